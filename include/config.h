@@ -1,0 +1,60 @@
+/* config.h — byokfs.ini and `-o section.key=value` in one table: parse, check, defaults (product.md, byokfs.ini).
+ *
+ * Unknown section or key, duplicate, value out of range, over-long line: an error naming file, line and key. Durations take ms, s, m, h.
+ * No other layer includes this header: main and the tools hand each module its own parameters.                                          */
+#ifndef BYOKFS_CONFIG_H
+#define BYOKFS_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "cleanup.h"
+#include "context.h"
+
+#define CONFIG_WHY 400u
+
+struct config {
+	char *source; /* file it came from, or NULL */
+	struct {
+		char *provider, *key, *region, *endpoint, *profile, *role_arn, *external_id, *session_name, *ca_bundle, *proxy, *context, *replicas, *failover;
+		uint32_t connect_timeout_ms, request_timeout_ms, max_connections;
+	} kms;
+	struct {
+		char *path;
+	} keyfile;
+	struct {
+		uint32_t probe_ms, lease_ms, max_age_ms, idle_ms, pool;
+		bool allow_unlocked;
+	} cache;
+	struct {
+		bool writeback, torn_ok, commit_strict, locked_start;
+		uint32_t readahead_kib, threads, max_background;
+		uint32_t attr_timeout_ms; /* 0 in the ini = "lease"; capped by the lease */
+	} mount;
+	struct {
+		char *store, *names; /* pins; optional */
+		uint32_t suite;
+	} store;
+	struct {
+		bool syslog;
+		char *level; /* err, warn, info, debug */
+	} log;
+	struct context_extra extra; /* kms.context, parsed */
+};
+
+/* Defaults. */
+void config_init(struct config *);
+void config_free(struct config *);
+/* Reads a file: 0, or -errno with why ("/etc/byokfs/byokfs.ini:14: unknown key 'ttll' in [cache]"). */
+MUST_CHECK int config_read(struct config *, const char *path, char *why);
+/* "section.key", "value" from -o; overrides the file. */
+MUST_CHECK int config_set(struct config *, const char *name, const char *value, char *why);
+/* What only the whole can tell: lease >= 2 * probe..., key given, provider known, paths absolute. Fills extra. */
+MUST_CHECK int config_check(struct config *, char *why);
+/* Finds and reads the file by the contract's order: explicit path (must exist), $BYOKFS_CONFIG (must exist), /etc/byokfs/byokfs.ini (may be missing). */
+MUST_CHECK int config_load(struct config *, const char *explicit_path, char *why);
+/* Every key with unit, default and a line of explanation: for the example file's test and the man page. */
+void config_describe(FILE *);
+
+#endif

@@ -1,0 +1,28 @@
+/* ctl.h — the control socket of a live mount: one JSON request line, one JSON answer line, then close.
+ *
+ * Socket: /run/byokfs/<32 hex of SHA-256 of the mount point's real path>.sock for root, $XDG_RUNTIME_DIR/byokfs/... (else /tmp/byokfs-<uid>/...) for users; directory 0700.
+ * The peer must be root or the daemon's own uid (SO_PEERCRED). Requests are at most 4096 bytes, answers 1 MiB, both within 5 s; one client at a time is enough.
+ * Request: {"verb":"status"}; answer: {"code":<exit code>,"message":"...", ...}. */
+#ifndef BYOKFS_CTL_H
+#define BYOKFS_CTL_H
+
+#include <jansson.h>
+#include <stddef.h>
+
+#include "cleanup.h"
+
+struct ctl;
+
+/* Called on the control thread with the parsed request; returns the answer (a new reference) or NULL for an internal error. */
+typedef json_t *(*ctl_handler)(void *arg, const json_t *request);
+
+/* Path of a mount's socket; out holds 160. */
+MUST_CHECK int ctl_path(const char *mountpoint, char *out);
+MUST_CHECK int ctl_open(struct ctl **out, const char *mountpoint, ctl_handler, void *arg);
+/* Stops the thread, removes the socket; NULL is fine. */
+void ctl_close(struct ctl *);
+
+/* Client: sends request, *answer is a new reference. -ENOENT/-ECONNREFUSED: no such mount (exit 8). */
+MUST_CHECK int ctl_call(const char *mountpoint, const json_t *request, unsigned timeout_ms, json_t **answer);
+
+#endif

@@ -1,0 +1,26 @@
+/* fuseio.h — our own hands on /dev/fuse under libfuse 3.14: INIT flags it forgets, notifications it does not know.
+ *
+ * fuse_session_custom_io hooks: read sees INIT requests (which flags the kernel offers), writev sees the INIT reply and adds PARALLEL_DIROPS and HANDLE_KILLPRIV_V2
+ * where offered (never SETXATTR_EXT: 3.14 parses the short struct). The read hook also keeps, per thread, the raw flags that 3.14 does not pass on.              */
+#ifndef BYOKFS_FUSEIO_H
+#define BYOKFS_FUSEIO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cleanup.h"
+
+struct fuse_session;
+
+/* After fuse_session_mount. 0 or -errno. */
+MUST_CHECK int fuseio_attach(struct fuse_session *);
+/* What was negotiated; valid after INIT. */
+uint32_t fuseio_init_flags(void);
+/* The request this thread is handling asks to drop setuid/setgid bits (FUSE_WRITE_KILL_SUIDGID, FATTR_KILL_SUIDGID, FUSE_OPEN_KILL_SUIDGID). */
+bool fuseio_kill_suidgid(void);
+/* Raw notifications, 0 or -errno; -ENOENT: the kernel does not know it; -EINVAL: kernel too old. Callers hold no lock. */
+MUST_CHECK int fuseio_inval_inode(int fd, uint64_t nodeid);
+MUST_CHECK int fuseio_inc_epoch(int fd);
+
+#endif

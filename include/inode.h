@@ -1,0 +1,84 @@
+/* inode.h — the table of live inodes: what the kernel knows by nodeid, who it is on the backing, which descriptors are at hand.
+ *
+ * Nodeids are dense slot numbers (root 1), reused only with a new generation, so that purge and watchdog can walk 1..inode_top().
+ * Identity is a file handle (open_by_handle_at) where the process may (CAP_DAC_READ_SEARCH and the backing exports handles), else an O_PATH descriptor.
+ * Real descriptors of directories are kept in an LRU; never one descriptor per inode in handle mode.
+ *
+ * States of an inode: live (nlookup > 0, found by dev/ino), stale (detached from dev/ino by inode_detach, still known to the kernel), free.
+ * Counts: nlookup is the kernel's; refs are ours (an operation, an open file, a syncer). A slot is freed when both are 0.
+ * Locks: table lock (look-up, insertion, counts; a dozen lines, never across a system call on the backing but for inode_look's own) -> inode.lock
+ * (guards file, opens, dirid, flags). Never take the table lock while holding inode.lock. Neither is held across a reply, a notification or a key request. */
+#ifndef BYOKFS_INODE_H
+#define BYOKFS_INODE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#include "dir.h"
+#include "name.h"
+
+struct file;
+struct inode_table;
+
+struct inode {
+	uint64_t nodeid, generation;
+	dev_t dev;
+	ino_t ino;
+	mode_t type; /* S_IFMT part */
+	pthread_mutex_t lock;
+	/* guarded by lock */
+	struct file *file;       /* open state, or NULL; owned by the FUSE layer's sync module */
+	unsigned opens;          /* open handles in the kernel's eyes */
+	bool have_dirid;
+	uint8_t dirid[16];
+	bool have_fileid;
+	uint8_t fileid[16];      /* object id for xattrs */
+	bool no_acl;             /* known to have no default ACL */
+	bool unflushed;          /* created here and never flushed: fsync of its directory must */
+	uint32_t flags;          /* FUSE layer's own */
+	void *extra;             /* FUSE layer's own */
+};
+
+struct inode_params {
+	int root_fd;
+	size_t max_fds;  /* directory descriptors kept, e.g. a quarter of RLIMIT_NOFILE */
+	bool force_path; /* tests: O_PATH descriptors instead of handles */
+};
+
+MUST_CHECK int inode_table_open(struct inode_table **out, const struct inode_params *);
+void inode_table_close(struct inode_table *);
+/* true: identities are file handles; false: one O_PATH descriptor per inode. */
+bool inode_by_handle(const struct inode_table *);
+
+/* The inode of a nodeid the kernel named, with a ref; NULL when unknown (a kernel bug: answer ESTALE). */
+struct inode *inode_get(struct inode_table *, uint64_t nodeid);
+void inode_put(struct inode_table *, struct inode *);
+/* The inode of an existing entry, whose lstat the caller has: found or made; nlookup + 1 and a ref. dirfd/entry tell how to identify it. */
+MUST_CHECK int inode_look(struct inode_table *, int dirfd, const char *entry, const struct stat *, struct inode **out);
+/* The kernel forgets n look-ups. */
+void inode_forget(struct inode_table *, uint64_t nodeid, uint64_t n);
+/* The next look-up of this (dev, ino) gets a new nodeid (size hint was wrong; format.md 6). */
+void inode_detach(struct inode_table *, struct inode *);
+
+/* A new descriptor of the object with these open(2) flags (O_CLOEXEC is added; O_NOFOLLOW semantics kept: the type must be the one looked up, else -EIO).
+ * O_PATH works for every type. -errno. */
+MUST_CHECK int inode_open(struct inode_table *, struct inode *, int flags);
+/* lstat of the object. */
+MUST_CHECK int inode_stat(struct inode_table *, struct inode *, struct stat *);
+
+/* A directory descriptor from the LRU, pinned until inode_dir_put(); fills d->fd and d->id (reading and verifying .byokfs.d the first time; a second directory with
+ * the same id is -EIO). names is copied into d. -ENOTDIR, -EIO. */
+struct inode_pin;
+MUST_CHECK int inode_dir(struct inode_table *, struct inode *, const struct name_keys *, struct dir *d, struct inode_pin **pin);
+void inode_dir_put(struct inode_table *, struct inode_pin *);
+
+/* Highest nodeid ever used; and a shared counter page may be given that is kept equal to it (watchdog). */
+uint64_t inode_top(const struct inode_table *);
+void inode_share_top(struct inode_table *, _Atomic uint64_t *top);
+/* Calls fn for every live or stale inode with a ref held and no lock; fn false stops. opened_first: those with opens > 0 or file != NULL come first. */
+void inode_each(struct inode_table *, bool opened_first, bool (*fn)(void *arg, struct inode *), void *arg);
+size_t inode_count(const struct inode_table *);
+
+#endif

@@ -1,0 +1,113 @@
+/* lease.h — short-lived possession of keys: the domain's lease, the cache of file keys, lock and unlock (product.md, Keys, Lease and lock).
+ *
+ * A domain is OPEN while its lease is valid. A background thread renews it by a canary Decrypt every `probe`. A denial locks at once;
+ * anything else merely does not renew, and the domain locks when the lease ends (counted from when the successful call was SENT).
+ * Two good answers in a row open it again: the domain secret is unwrapped anew, the commitment compared. Clock: CLOCK_BOOTTIME.
+ *
+ * States, and who may run:
+ *   OPEN     everything
+ *   LOCKING  new work is refused (-EIO); LEASE_WRITEBACK still enters, so that the kernel's dirty pages reach the disk; at most drain_ms
+ *   LOCKED   nothing enters; when the last one in flight has left, keys are wiped
+ *   OPENING  nothing enters yet
+ * Lock sequence, on the lease thread, no mutex held while a hook runs:
+ *   OPEN -> LOCKING; parked waiters fail with -EIO; wait until LEASE_WORK in flight is 0; hooks.drain() on a thread of its own, bounded by
+ *   drain_ms; -> LOCKED (a drain still running now meets -EIO and so ends soon; it is waited for); hooks.purge(); wait until nothing is in
+ *   flight; hooks.wipe(); file keys, domain keys, block contexts, name keys wiped; one log line with the reason.
+ * File keys: unwrapped by KMS threads, never by the caller. One call per file_id at a time (single flight). Keys are re-unwrapped after
+ * max_age, wiped after idle. For seal=domain (wrap 2) the unwrap is local and immediate.
+ * New keys come from a pool filled ahead by concurrent GenerateDataKey calls (file_id is drawn first and bound in the context).          */
+#ifndef BYOKFS_LEASE_H
+#define BYOKFS_LEASE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "block.h"
+#include "descriptor.h"
+#include "header.h"
+#include "kms.h"
+#include "name.h"
+
+struct lease_params {
+	uint32_t probe_ms, lease_ms, max_age_ms, idle_ms, drain_ms;
+	uint32_t pool;    /* new keys kept ready, seal=file; 0: none */
+	uint32_t threads; /* KMS threads for file keys */
+};
+
+enum lease_state { LEASE_OPEN, LEASE_LOCKING, LEASE_LOCKED, LEASE_OPENING };
+
+/* Called on lease threads with no lock held. */
+struct lease_hooks {
+	void *arg;
+	void (*drain)(void *arg); /* write back kernel-dirty pages, flush files; operations as LEASE_WRITEBACK still enter */
+	void (*purge)(void *arg); /* invalidate everything the kernel still caches */
+	void (*wipe)(void *arg);  /* drop plaintext the files layer holds; nothing is in flight */
+	void (*opened)(void *arg);/* the domain answers again */
+};
+
+struct lease;       /* one key domain at run time */
+struct lease_key;   /* one file's keys, counted */
+
+enum lease_class { LEASE_WORK, LEASE_WRITEBACK };
+
+/* Something waiting for a key. Embed it; ready() is called once, on a KMS thread or the lease thread, with no lock held, and may free it.
+ * result: 0, then call lease_file_key()/lease_new_key() again from the same waiter (the key is held for it), or -EIO. */
+struct lease_waiter {
+	void (*ready)(struct lease_waiter *);
+	int result;
+	struct lease_key *key;       /* private */
+	struct header_slot *slot;    /* private: result of a generated key */
+	struct lease_waiter *next;   /* private */
+};
+
+/* Unwraps the domain secret now, on the caller's thread (mount time, byokfsctl): verifies the commitment and the descriptor's MAC. On KMS_OK the lease
+ * is OPEN. start_locked: an error of class D, T or C gives a LOCKED lease instead of a failure (locked_start).
+ * desc and kms are borrowed for the life of the lease. KMS_BAD_BLOB also stands for a commitment or MAC mismatch (err says which). */
+enum kms_status lease_open(struct lease **out, const struct lease_params *, struct kms *, const struct descriptor_domain *desc,
+    const struct context_ids *, enum name_mode, bool start_locked, struct kms_err *err);
+/* Starts probe and KMS threads. After every fork. */
+MUST_CHECK int lease_start(struct lease *, const struct lease_hooks *);
+/* Stops threads, fails waiters, wipes everything, frees. No operation may be in flight. */
+void lease_close(struct lease *);
+
+/* Every operation enters before it touches a key, a name or cached plaintext, and leaves after its reply was sent.
+ * 0, or -EIO: not open (the deadline is checked here too, so a stalled lease thread cannot prolong a lease). */
+MUST_CHECK int lease_enter(struct lease *, enum lease_class);
+void lease_leave(struct lease *, enum lease_class);
+
+/* Valid between enter and leave. */
+const struct domain_keys *lease_domain_keys(const struct lease *);
+const struct name_keys *lease_names(const struct lease *);
+const struct context_ids *lease_ids(const struct lease *);
+enum descriptor_seal lease_seal(const struct lease *);
+
+/* The keys of an existing file. 0: *out is yours, lease_key_put() it. -EINPROGRESS: w is parked, ready() will come (never when w is NULL: then
+ * -EAGAIN). -EIO: denied, damaged blob or commitment mismatch (logged). Called between enter and leave; a parked operation must leave. */
+MUST_CHECK int lease_file_key(struct lease *, const struct header_ident *, const struct header_slot *, struct lease_waiter *w,
+    struct lease_key **out);
+/* The keys of a new file with its IDENT (complete) and slot (seq 1). Same results. */
+MUST_CHECK int lease_new_key(struct lease *, struct lease_waiter *w, struct lease_key **out, struct header_ident *, struct header_slot *);
+void lease_key_put(struct lease_key *);
+/* Valid while held and between enter and leave. */
+const struct file_keys *lease_key_file(const struct lease_key *);
+const struct block_file *lease_key_block(const struct lease_key *);
+
+/* Administrator: lock now and stay locked until lease_unlock(); asynchronous, returns at once. 0 or -EALREADY. */
+MUST_CHECK int lease_lock(struct lease *, const char *reason);
+MUST_CHECK int lease_unlock(struct lease *);
+/* Waits until the state is as wanted or the deadline (io_boot_ms) passes: 0 or -ETIMEDOUT. */
+MUST_CHECK int lease_wait(struct lease *, enum lease_state, uint64_t deadline);
+
+struct lease_status {
+	enum lease_state state;
+	char reason[320];      /* why it is not open, "" when open */
+	int64_t since;         /* Unix seconds of the last change of state */
+	bool by_admin;
+	uint64_t lease_left_ms;
+	uint64_t file_keys, pool_ready, parked;
+	uint64_t probes, probe_failures, unwraps, generates, locks, hits;
+};
+void lease_status(struct lease *, struct lease_status *out);
+const char *lease_state_name(enum lease_state);
+
+#endif

@@ -1,0 +1,22 @@
+/* log.h — one line per event to stderr or, once detached, to syslog(3). Thread-safe; keeps errno.
+ *
+ * Never key material, never file content. A plain path may be logged: the log belongs to the
+ * administrator of the host, who sees the mount anyway.                                     */
+#ifndef BYOKFS_LOG_H
+#define BYOKFS_LOG_H
+
+#include <stdbool.h>
+
+enum log_level { LOG_LEVEL_ERR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
+
+/* ident is printed before every message ("byokfs: "). to_syslog switches from stderr to syslog. */
+void log_setup(const char *ident, enum log_level max, bool to_syslog);
+
+void log_at(enum log_level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#define log_err(...) log_at(LOG_LEVEL_ERR, __VA_ARGS__)
+#define log_warn(...) log_at(LOG_LEVEL_WARN, __VA_ARGS__)
+#define log_info(...) log_at(LOG_LEVEL_INFO, __VA_ARGS__)
+#define log_debug(...) log_at(LOG_LEVEL_DEBUG, __VA_ARGS__)
+
+#endif

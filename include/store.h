@@ -1,0 +1,71 @@
+/* store.h — the ciphertext directory as a whole: descriptors and their copies, exclusive lock, mount markers, sizes in doubt
+ * (format.md 1, 6, 8, 12). Knows no KMS: whoever has the domain's keys calls store_authenticate().
+ *
+ * Functions that an administrator watches return 0 or -errno and write one line for people into why (STORE_WHY bytes), in the voice
+ * "cannot open store '/x': ...". errno to exit code: -ENOENT/-EINVAL/-EPROTONOSUPPORT/-EBADMSG 4, -EBUSY 9, others 1.                      */
+#ifndef BYOKFS_STORE_H
+#define BYOKFS_STORE_H
+
+#include <stdbool.h>
+#include <sys/stat.h>
+
+#include "descriptor.h"
+#include "kdf.h"
+#include "name.h"
+
+#define STORE_WHY 400u
+
+struct store {
+	char *path;  /* as given, absolute */
+	int fd;      /* the root, O_RDONLY|O_DIRECTORY */
+	int meta_fd; /* .byokfs */
+	struct descriptor_store desc;
+	struct descriptor_domain domain; /* domain 0 */
+	struct context_ids ids;          /* of domain 0 */
+	bool readonly;
+	/* private: lock, marker, in-doubt window */
+	int lock_fd, marker_fd;
+	char marker[40];
+	bool doubt, doubt_all;
+	struct timespec doubt_from, start;
+};
+
+struct store_options {
+	bool readonly;
+	bool torn_ok; /* accept a backing with blocks under 4096 bytes */
+};
+
+/* Reads and checks descriptors (unauthenticated yet), takes the exclusive lock (read-write), refuses unsuitable backings. */
+MUST_CHECK int store_open(struct store *out, const char *path, const struct store_options *, char *why);
+/* Descriptor MACs, commitment, the root's .byokfs.d; restores a lost copy when read-write. -EBADMSG: tampered. */
+MUST_CHECK int store_authenticate(struct store *, const struct domain_keys *, const struct name_keys *, char *why);
+/* Read-write mounts: marker written before the first change; determines what is in doubt. */
+MUST_CHECK int store_mark(struct store *, char *why);
+/* Orderly end: everything was flushed and hints are set: syncfs, remove marker. clean = false leaves it. Then frees. */
+void store_close(struct store *, bool clean);
+
+/* Must stat of this regular backing file be answered from page 0 instead of the hint? (format.md 6, "in doubt") */
+bool store_in_doubt(const struct store *, const struct stat *);
+/* After every file was visited: forgets stale markers. */
+void store_doubt_done(struct store *);
+
+/* Makes an empty directory a store: new ids, descriptors for domain 0 with the given sealed secrets, root .byokfs.d. The directory must be empty
+ * (lost+found is tolerated); -ENOTEMPTY, -EEXIST (already a store). What was written is removed again on failure. */
+struct store_create {
+	struct context_ids ids;
+	uint8_t dirid[16];
+	enum name_mode names;
+	enum descriptor_seal seal;
+	const char *by;
+	const struct context_extra *extra;
+	struct descriptor_slot slot; /* filled, seq 1 */
+	const struct domain_keys *keys;
+	const struct name_keys *name_keys;
+};
+MUST_CHECK int store_create(const char *path, const struct store_create *, char *why);
+/* Is the directory fit to become one? Called before the KMS is asked for anything. */
+MUST_CHECK int store_creatable(const char *path, bool torn_ok, char *why);
+/* Writes the domain descriptor, both copies, seq raised (rotation). */
+MUST_CHECK int store_write_domain(struct store *, const struct domain_keys *, char *why);
+
+#endif

@@ -63,6 +63,94 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
+# --- what a bare Debian 12 lacks ------------------------------------------------------------------------------------
+DEPS_BUILD := gcc make pkg-config libfuse3-dev fuse3 libsodium-dev libssl-dev libcurl4-openssl-dev libinih-dev libjansson-dev \
+	libexpat1-dev libmicrohttpd-dev ca-certificates
+DEPS_TEST  := libcmocka-dev python3-pytest python3-boto3 python3-cryptography awscli git rsync sqlite3 attr acl mandoc strace
+DEPS_LINT  := clang-tidy cppcheck
+DEPS_BENCH := gocryptfs securefs fio
+SUDO       := $(if $(filter 0,$(shell id -u)),,sudo)
+
+# $(call need,PACKAGES): installs what is missing of them, quietly; nothing missing costs no apt call.
+need = missing=$$(for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then echo "installing:" $$missing; $(SUDO) apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+
+.PHONY: deps deps-test deps-lint deps-bench
+deps:
+	@$(call need,$(DEPS_BUILD))
+deps-test: deps
+	@$(call need,$(DEPS_TEST))
+deps-lint: deps
+	@$(call need,$(DEPS_LINT))
+deps-bench: deps
+	@$(call need,$(DEPS_BENCH))
+
+# --- tests ----------------------------------------------------------------------------------------------------------
+PYTEST := $(PYTHON) -B -m pytest -p no:cacheprovider -q --no-header
+
+.PHONY: check unit style conformance mount-test asan check-asan units tools-test
+# A package installed a moment ago changes what pkg-config says, so everything after deps is a make of its own.
+check: deps-test
+	@$(MAKE) --no-print-directory WERROR=$(WERROR) all units tools-test
+	@$(MAKE) --no-print-directory unit style conformance mount-test
+	@$(MAKE) --no-print-directory check-asan
+
+units: $(UNITS)
+tools-test: $(patsubst tests/tools/%.c,$(BUILD)/tests/tools/%,$(wildcard tests/tools/*.c))
+$(BUILD)/tests/tools/%: $(BUILD)/tests/tools/%.o $(BUILD)/libbyokfs.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+unit: $(UNITS)
+	@fail=0; for t in $(UNITS); do echo "== $$(basename $$t)"; (cd tests && ../$$t 2>&1) || fail=1; done; exit $$fail
+style:
+	@sh tests/style/run.sh
+conformance: all tools-test
+	BUILD=$(abspath $(BUILD)) $(PYTEST) tests/conformance tests/reader
+mount-test: all
+	BUILD=$(abspath $(BUILD)) $(PYTEST) tests/mount
+# The unit layer and the heart of the mount layer once more under AddressSanitizer and UndefinedBehaviorSanitizer.
+check-asan:
+	@$(MAKE) --no-print-directory SAN=address all units
+	@$(MAKE) --no-print-directory SAN=address unit
+	BUILD=$(abspath build-address) $(PYTEST) tests/mount -m sanitizer
+
+# --- analysis -------------------------------------------------------------------------------------------------------
+.PHONY: lint
+lint: deps-lint deps-test
+	@$(MAKE) --no-print-directory style
+	cppcheck --quiet --enable=warning,portability,performance --inline-suppr --error-exitcode=1 --std=c11 -Iinclude \
+		-D_GNU_SOURCE --suppress=missingIncludeSystem -j2 src tools
+	clang-tidy --quiet --warnings-as-errors='*' $(wildcard src/*.c tools/*.c) -- -std=gnu11 $(CPPFLAGS) $(PKG_CFLAGS) 2>/dev/null
+	@$(MAKE) --no-print-directory BUILD=build-analyzer OPT='-O2 -g -fanalyzer' WERROR=1 all
+
+# --- trial, bench, installation -------------------------------------------------------------------------------------
+.PHONY: try untry bench install
+try: deps
+	@$(MAKE) --no-print-directory all
+	@sh tools/try.sh start $(BUILD)
+untry:
+	@sh tools/try.sh stop $(BUILD)
+bench: deps-bench deps-test
+	@$(MAKE) --no-print-directory all
+	BUILD=$(abspath $(BUILD)) $(PYTHON) -B tests/bench/bench.py $(BENCH)
+
+SBIN := $(DESTDIR)$(PREFIX)/sbin
+MAN  := $(DESTDIR)$(PREFIX)/share/man
+install: all
+	install -D -m 755 $(BUILD)/byokfs $(SBIN)/byokfs
+	install -D -m 755 $(BUILD)/byokfsctl $(SBIN)/byokfsctl
+	install -D -m 755 $(BUILD)/byokfs-devkms $(DESTDIR)$(PREFIX)/bin/byokfs-devkms
+	install -d $(DESTDIR)/sbin && ln -sf $(PREFIX)/sbin/byokfs $(DESTDIR)/sbin/mount.byokfs
+	for s in 1 5 8; do for m in docs/*.$$s; do [ ! -e $$m ] || install -D -m 644 $$m $(MAN)/man$$s/$$(basename $$m); done; done
+	ln -sf byokfs.8 $(MAN)/man8/mount.byokfs.8
+	install -D -m 644 byokfs.ini.example $(DESTDIR)$(PREFIX)/share/doc/byokfs/byokfs.ini.example
+	install -d $(DESTDIR)/etc/byokfs
+	for u in systemd/*; do install -D -m 644 $$u $(DESTDIR)/lib/systemd/system/$$(basename $$u); done
+	install -D -m 644 docs/completion/byokfsctl.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/byokfsctl
+	install -D -m 644 docs/completion/_byokfsctl $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_byokfsctl
+
 clean:
 	rm -rf build build-*
 

@@ -61,6 +61,13 @@ MUST_CHECK int block_seal_bytes(uint8_t suite, const uint8_t key[static 32], con
 MUST_CHECK int block_open_bytes(uint8_t suite, const uint8_t key[static 32], const uint8_t nonce[static 24],
     const uint8_t *aad, size_t aadlen, const uint8_t *in, size_t n, uint8_t *text);
 
+/* The two seals with given randomness: for tests and vectors only. */
+#define BLOCK_RND 10u
+MUST_CHECK int block_seal_with_rnd(struct block_run *, enum unit_type, uint64_t index, uint64_t ver,
+    const uint8_t rnd[static BLOCK_RND], const uint8_t text[static LAYOUT_BODY], uint8_t page[static LAYOUT_PAGE]);
+MUST_CHECK int block_seal_root_with_rnd(struct block_run *, uint64_t seq, uint64_t clock,
+    const uint8_t rnd[static BLOCK_RND], const uint8_t text[static BLOCK_ROOT_TEXT], uint8_t out[static BLOCK_ROOT]);
+
 /* Wipes pooled contexts of one serial, or of all. The caller guarantees that no run of theirs is open. */
 void block_forget(uint64_t serial);
 void block_forget_all(void);

@@ -42,6 +42,21 @@ static inline void cleanup_unlock(pthread_mutex_t **m)
 		explicit_bzero(p, sizeof(*p));                                                     \
 	}
 
+struct wipe_scope {
+	void *p;
+	size_t n;
+};
+
+static inline void cleanup_wipe_scope(const struct wipe_scope *w)
+{
+	explicit_bzero(w->p, w->n);
+}
+
+/* The same for a variable of any type, arrays included, from here to the end of its scope. */
+#define WIPE_SCOPE(var)                                                                            \
+	__attribute__((cleanup(cleanup_wipe_scope), unused))                                       \
+	const struct wipe_scope wipe_##var##_ = { &(var), sizeof(var) }
+
 /* Holds a mutex until the end of the enclosing scope. */
 #define LOCK_SCOPE(m)                                                                              \
 	__attribute__((cleanup(cleanup_unlock))) pthread_mutex_t *lock_scope_ = (m);               \

@@ -1,6 +1,7 @@
-/* config.h — byokfs.ini and `-o section.key=value` in one table: parse, check, defaults (product.md, byokfs.ini).
+/* config.h — byokfs.ini and `-o section.key=value` in one table: parse, check, defaults (byokfs.ini(5)).
  *
  * Unknown section or key, duplicate, value out of range, over-long line: an error naming file, line and key. Durations take ms, s, m, h.
+ * Keys of later versions (role_arn, replicas, [vault], ...) are refused as such, never silently accepted.
  * No other layer includes this header: main and the tools hand each module its own parameters.                                          */
 #ifndef BYOKFS_CONFIG_H
 #define BYOKFS_CONFIG_H
@@ -13,11 +14,15 @@
 #include "context.h"
 
 #define CONFIG_WHY 400u
+#define CONFIG_LINE 190u /* longest line of a file, without its end */
+#define CONFIG_PATH "/etc/byokfs/byokfs.ini"
 
 struct config {
 	char *source; /* file it came from, or NULL */
 	struct {
-		char *provider, *key, *region, *endpoint, *profile, *role_arn, *external_id, *session_name, *ca_bundle, *proxy, *context, *replicas, *failover;
+		char *provider, *key, *region, *endpoint, *profile, *ca_bundle;
+		char *proxy;   /* NULL: the environment's; "" none ("none" in the ini) */
+		char *context; /* as written; extra holds it parsed */
 		uint32_t connect_timeout_ms, request_timeout_ms, max_connections;
 	} kms;
 	struct {
@@ -30,11 +35,12 @@ struct config {
 	struct {
 		bool writeback, torn_ok, commit_strict, locked_start;
 		uint32_t readahead_kib, threads, max_background;
-		uint32_t attr_timeout_ms; /* 0 in the ini = "lease"; capped by the lease */
+		uint32_t attr_timeout_ms; /* 0 in the ini = the lease; config_check() sets and caps it */
+		char *transport;          /* "fuse" */
 	} mount;
 	struct {
-		char *store, *names; /* pins; optional */
-		uint32_t suite;
+		char *id, *names; /* pins of what the store must be; NULL: not pinned */
+		uint32_t suite;   /* 0: not pinned */
 	} store;
 	struct {
 		bool syslog;
@@ -54,7 +60,7 @@ MUST_CHECK int config_set(struct config *, const char *name, const char *value, 
 MUST_CHECK int config_check(struct config *, char *why);
 /* Finds and reads the file by the contract's order: explicit path (must exist), $BYOKFS_CONFIG (must exist), /etc/byokfs/byokfs.ini (may be missing). */
 MUST_CHECK int config_load(struct config *, const char *explicit_path, char *why);
-/* Every key with unit, default and a line of explanation: for the example file's test and the man page. */
+/* byokfs.ini.example, byte for byte: every key, commented out, with unit, range, default and a line of explanation. */
 void config_describe(FILE *);
 
 #endif

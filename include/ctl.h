@@ -16,13 +16,23 @@ struct ctl;
 /* Called on the control thread with the parsed request; returns the answer (a new reference) or NULL for an internal error. */
 typedef json_t *(*ctl_handler)(void *arg, const json_t *request);
 
-/* Path of a mount's socket; out holds 160. */
+#define CTL_PATH 160u
+#define CTL_REQUEST_MAX 4096u
+#define CTL_ANSWER_MAX (1u << 20)
+
+/* The directory of this user's sockets; out holds CTL_PATH. It need not exist. */
+MUST_CHECK int ctl_directory(char *out);
+/* Path of a mount's socket; out holds CTL_PATH. -errno when the mount point has no real path. */
 MUST_CHECK int ctl_path(const char *mountpoint, char *out);
+/* Makes the directory, the socket and the thread (signals blocked). -EBUSY: a daemon answers there already; -EPERM: the directory is not ours alone.
+ * A socket that nobody serves is replaced. After every fork. */
 MUST_CHECK int ctl_open(struct ctl **out, const char *mountpoint, ctl_handler, void *arg);
 /* Stops the thread, removes the socket; NULL is fine. */
 void ctl_close(struct ctl *);
 
 /* Client: sends request, *answer is a new reference. -ENOENT/-ECONNREFUSED: no such mount (exit 8). */
 MUST_CHECK int ctl_call(const char *mountpoint, const json_t *request, unsigned timeout_ms, json_t **answer);
+/* The same for the socket itself (ctl_directory() lists them). -EPERM: the server is neither root's nor ours; -EPROTO: no sensible answer; -ETIMEDOUT. */
+MUST_CHECK int ctl_call_socket(const char *path, const json_t *request, unsigned timeout_ms, json_t **answer);
 
 #endif

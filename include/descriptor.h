@@ -5,6 +5,7 @@
 #ifndef BYOKFS_DESCRIPTOR_H
 #define BYOKFS_DESCRIPTOR_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -16,6 +17,7 @@
 #define DESCRIPTOR_DOMAIN_BYTES (256u << 10)
 #define DESCRIPTOR_BLOB_MAX 6144u
 #define DESCRIPTOR_KEY_MAX 2048u
+#define DESCRIPTOR_GENERATIONS_MAX 1024u /* about 9 MiB; no rotation keeps nearly as many */
 
 struct descriptor_domain_line {
 	uint16_t index;
@@ -40,7 +42,7 @@ struct descriptor_slot {
 	uint64_t seq; /* 0: empty */
 	uint8_t provider; /* 1 aws, 2 vault, 3 keyfile, 4 pkcs11 */
 	char key[DESCRIPTOR_KEY_MAX + 1];
-	uint8_t material[32];
+	uint8_t material[32]; /* zero: the provider names none ("-") */
 	uint16_t context; /* generation */
 	int64_t sealed;
 	uint16_t blob_len, probe_len;
@@ -78,10 +80,12 @@ struct descriptor_marker {
 MUST_CHECK int descriptor_store_parse(struct descriptor_store *out, const char *text, size_t len);
 MUST_CHECK int descriptor_domain_parse(struct descriptor_domain *out, const char *text, size_t len);
 MUST_CHECK int descriptor_marker_parse(struct descriptor_marker *out, const char *text, size_t len);
-/* Verify the mac of a parsed text under the key: re-prints the authenticated lines and compares. 0 or -EBADMSG. */
+/* Verify the mac of a parsed text under the key: re-prints the authenticated lines and compares. 0, -EBADMSG or -ENOMEM. */
 MUST_CHECK int descriptor_store_verify(const struct descriptor_store *, const struct domain_keys *);
 MUST_CHECK int descriptor_domain_verify(const struct descriptor_domain *, const struct domain_keys *);
-/* malloc'ed text; *len without NUL. With keys the mac is computed (and stored in the struct); with NULL keys the struct's own mac is printed. */
+/* malloc'ed text; *len without NUL. With keys the mac is computed (and stored in the struct); with NULL keys the struct's own mac is printed.
+ * -EINVAL: a value that the grammar cannot express (no domain, no filled slot, two slots of one seq, a slot without blob,
+ * probe, key or recorded generation, a time before 1970); -EFBIG: over the limit; -ENOMEM. */
 MUST_CHECK int descriptor_store_print(struct descriptor_store *, const struct domain_keys *, char **text, size_t *len);
 MUST_CHECK int descriptor_domain_print(struct descriptor_domain *, const struct domain_keys *, char **text, size_t *len);
 MUST_CHECK int descriptor_marker_print(const struct descriptor_marker *, char **text, size_t *len);

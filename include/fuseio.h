@@ -22,5 +22,9 @@ bool fuseio_kill_suidgid(void);
 /* Raw notifications, 0 or -errno; -ENOENT: the kernel does not know it; -EINVAL: kernel too old. Callers hold no lock. */
 MUST_CHECK int fuseio_inval_inode(int fd, uint64_t nodeid);
 MUST_CHECK int fuseio_inc_epoch(int fd);
+/* The connection's number: minor of the mount's st_dev. Asks the kernel only, never the daemon, so it may run before the session loop. 0 or -errno. */
+MUST_CHECK int fuseio_connection(const char *mountpoint, unsigned *connection);
+/* Raises the kernel's readahead (capped at 128 KiB by INIT) through /sys/class/bdi. Best effort: 0 or -errno; needs root. */
+MUST_CHECK int fuseio_readahead(unsigned connection, unsigned kib);
 
 #endif

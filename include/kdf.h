@@ -34,6 +34,10 @@ MUST_CHECK int kdf_domain(struct domain_keys *out, const uint8_t secret[static K
 /* Wrap 2: seals a file secret under K(wrap, file_id) of the domain, AES-256-GCM, AAD = CC of the file. */
 MUST_CHECK int kdf_wrap(uint8_t blob[static KDF_WRAP_BLOB], const uint8_t secret[static KDF_SECRET],
     const struct domain_keys *, const struct context_ids *, const uint8_t file_id[static CONTEXT_ID]);
+/* The same with a given iv: for tests and vectors only. */
+MUST_CHECK int kdf_wrap_with_iv(uint8_t blob[static KDF_WRAP_BLOB], const uint8_t iv[static 12],
+    const uint8_t secret[static KDF_SECRET], const struct domain_keys *, const struct context_ids *,
+    const uint8_t file_id[static CONTEXT_ID]);
 /* -EBADMSG when the blob is not ours. */
 MUST_CHECK int kdf_unwrap(uint8_t secret[static KDF_SECRET], const uint8_t blob[static KDF_WRAP_BLOB],
     const struct domain_keys *, const struct context_ids *, const uint8_t file_id[static CONTEXT_ID]);

@@ -64,6 +64,7 @@ struct kms_params {
 	const char *user_agent;
 };
 
+/* Every attempt counts, retries too. */
 struct kms_stats {
 	uint64_t calls, errors, denied, busy, down, config;
 	uint64_t latency_ms_sum, latency_ms_max;
@@ -90,6 +91,8 @@ struct kms_provider {
 	enum kms_status (*describe)(void *priv, const char *key, uint64_t deadline, struct kms_description *, struct kms_err *err);
 	/* optional: forget cached credentials (SIGHUP) */
 	void (*refresh)(void *priv);
+	/* optional: the name of a key the configuration does not name; constant after open */
+	const char *(*key)(void *priv);
 };
 
 /* Opens the provider and, for aws, resolves an alias or id by DescribeKey so that kms_key() is an ARN. -EINVAL (unknown provider,

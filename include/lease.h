@@ -11,8 +11,9 @@
  *   OPENING  nothing enters yet
  * Lock sequence, on the lease thread, no mutex held while a hook runs:
  *   OPEN -> LOCKING; parked waiters fail with -EIO; wait until LEASE_WORK in flight is 0; hooks.drain() on a thread of its own, bounded by
- *   drain_ms; -> LOCKED (a drain still running now meets -EIO and so ends soon; it is waited for); hooks.purge(); wait until nothing is in
- *   flight; hooks.wipe(); file keys, domain keys, block contexts, name keys wiped; one log line with the reason.
+ *   drain_ms in all (work that is still in flight after drain_ms costs the drain its turn); -> LOCKED (a drain still running now meets -EIO and so
+ *   ends soon; it gets as long again, then purge no longer waits for it); hooks.purge(); wait until drain has ended and nothing is in flight;
+ *   hooks.wipe(); file keys, domain keys, block contexts, name keys wiped; one log line with the reason.
  * File keys: unwrapped by KMS threads, never by the caller. One call per file_id at a time (single flight). Keys are re-unwrapped after
  * max_age, wiped after idle. For seal=domain (wrap 2) the unwrap is local and immediate.
  * New keys come from a pool filled ahead by concurrent GenerateDataKey calls (file_id is drawn first and bound in the context).          */
@@ -51,17 +52,18 @@ struct lease_key;   /* one file's keys, counted */
 enum lease_class { LEASE_WORK, LEASE_WRITEBACK };
 
 /* Something waiting for a key. Embed it; ready() is called once, on a KMS thread or the lease thread, with no lock held, and may free it.
- * result: 0, then call lease_file_key()/lease_new_key() again from the same waiter (the key is held for it), or -EIO. */
+ * result: 0, then call lease_file_key()/lease_new_key() again with the same waiter (the key is held for it), or lease_waiter_cancel(); or -EIO.
+ * Zero the struct before its first use. A parked waiter gets its answer after two request timeouts of the KMS at the latest. */
 struct lease_waiter {
 	void (*ready)(struct lease_waiter *);
 	int result;
 	struct lease_key *key;       /* private */
-	struct header_slot *slot;    /* private: result of a generated key */
+	uint64_t deadline;           /* private */
 	struct lease_waiter *next;   /* private */
 };
 
 /* Unwraps the domain secret now, on the caller's thread (mount time, byokfsctl): verifies the commitment and the descriptor's MAC. On KMS_OK the lease
- * is OPEN. start_locked: an error of class D, T or C gives a LOCKED lease instead of a failure (locked_start).
+ * is OPEN. start_locked: an error of class D, T or C gives a LOCKED lease and KMS_OK instead of a failure (locked_start); err still tells why.
  * desc and kms are borrowed for the life of the lease. KMS_BAD_BLOB also stands for a commitment or MAC mismatch (err says which). */
 enum kms_status lease_open(struct lease **out, const struct lease_params *, struct kms *, const struct descriptor_domain *desc,
     const struct context_ids *, enum name_mode, bool start_locked, struct kms_err *err);
@@ -82,13 +84,16 @@ const struct context_ids *lease_ids(const struct lease *);
 enum descriptor_seal lease_seal(const struct lease *);
 
 /* The keys of an existing file. 0: *out is yours, lease_key_put() it. -EINPROGRESS: w is parked, ready() will come (never when w is NULL: then
- * -EAGAIN). -EIO: denied, damaged blob or commitment mismatch (logged). Called between enter and leave; a parked operation must leave. */
+ * -EAGAIN, and the key is fetched all the same: key read-ahead). slot NULL: looks only, w is not used. -EIO: denied, damaged blob or commitment
+ * mismatch (logged). Called between enter and leave; a parked operation must leave. */
 MUST_CHECK int lease_file_key(struct lease *, const struct header_ident *, const struct header_slot *, struct lease_waiter *w,
     struct lease_key **out);
 /* The keys of a new file with its IDENT (complete) and slot (seq 1). Same results. */
 MUST_CHECK int lease_new_key(struct lease *, struct lease_waiter *w, struct lease_key **out, struct header_ident *, struct header_slot *);
 void lease_key_put(struct lease_key *);
-/* Valid while held and between enter and leave. */
+/* Gives back what is held for a waiter that was told 0 but will not ask again (its operation met a lock). Safe on any waiter that is not parked. */
+void lease_waiter_cancel(struct lease_waiter *);
+/* Valid while held and between enter and leave. Take it and put it back within one operation; NULL once a lock has wiped it. */
 const struct file_keys *lease_key_file(const struct lease_key *);
 const struct block_file *lease_key_block(const struct lease_key *);
 

@@ -34,7 +34,8 @@ struct name_entry {
 	char entry[NAME_ENTRY_MAX + 1];
 	char long_target[NAME_LONG_TARGET_MAX + 1];
 };
-/* 0; -ENAMETOOLONG over 255 bytes; -EPERM for a reserved name in plain mode; -EINVAL for "", ".", "..", or a name with '/' or NUL. */
+/* 0; -ENAMETOOLONG over 255 bytes; -EPERM for a reserved name in plain mode; -EINVAL for "", ".", "..", or a name with '/' or NUL;
+ * -ENOMEM, -EIO (the library failed). */
 MUST_CHECK int name_encrypt(const struct name_keys *, const uint8_t dirid[static 16], const char *name, size_t len,
     struct name_entry *out);
 
@@ -42,7 +43,8 @@ MUST_CHECK int name_encrypt(const struct name_keys *, const uint8_t dirid[static
  * "<entry>.n", NAME_SHORT: decrypt it. */
 enum name_kind { NAME_SKIP, NAME_SHORT, NAME_LONG };
 enum name_kind name_kind(const struct name_keys *, const char *entry);
-/* Plain name of an entry; long_target only for NAME_LONG. out holds 256; returns its length (NUL added) or -EBADMSG. */
+/* Plain name of an entry; long_target only for NAME_LONG. out holds 256; returns its length (NUL added) or -EBADMSG (or, as every
+ * function here, -ENOMEM or -EIO when the library fails). */
 MUST_CHECK int name_decrypt(const struct name_keys *, const uint8_t dirid[static 16], const char *entry,
     const char *long_target, char out[static NAME_MAX_PLAIN + 1]);
 
@@ -51,11 +53,15 @@ void name_dir_make(const struct name_keys *, uint16_t domain_index, const uint8_
 /* 0 or -EBADMSG. */
 MUST_CHECK int name_dir_parse(const struct name_keys *, const char *text, size_t len, uint16_t *domain_index, uint8_t dirid[static 16]);
 
-/* Symlink targets: out holds NAME_LINK_TEXT(len). Returns text length or -ENAMETOOLONG (over max_text). */
+/* Symlink targets: out holds NAME_LINK_TEXT(len). Returns text length, -ENAMETOOLONG (over max_text) or
+ * -EINVAL (empty, or with a NUL). */
 #define NAME_LINK_TEXT(len) (((len) + 8u + 16u + 2u) / 3u * 4u + 1u)
 MUST_CHECK int name_link_encrypt(const struct name_keys *, const char *target, size_t len, char *out, size_t max_text);
 /* out holds NAME_LINK_MAX + 1; returns its length or -EBADMSG. */
 MUST_CHECK int name_link_decrypt(const struct name_keys *, const char *text, size_t len, char *out);
+/* The same with a given salt, for tests and vectors. */
+MUST_CHECK int name_link_encrypt_with_salt(const struct name_keys *, const uint8_t salt[static 8], const char *target,
+    size_t len, char *out, size_t max_text);
 /* st_size of a link from the length of its content. */
 static inline uint64_t name_link_size(uint64_t textlen)
 {
@@ -70,12 +76,15 @@ static inline uint64_t name_link_size(uint64_t textlen)
 #define NAME_XATTR_OVERHEAD 40u
 #define NAME_XATTR_VALUE_MAX 65496u
 MUST_CHECK int name_xattr_encrypt(const struct name_keys *, const uint8_t id[static 16], const char *name,
-    char out[static NAME_XATTR_BACKING]); /* 0; -ERANGE over 160 bytes */
+    char out[static NAME_XATTR_BACKING]); /* 0; -ERANGE for "" and over 160 bytes */
 /* Plain name (NUL added, out holds 161) or -EBADMSG (not ours). */
 MUST_CHECK int name_xattr_decrypt(const struct name_keys *, const uint8_t id[static 16], const char *backing, char *out);
-/* out holds n + 40. */
+/* out holds n + 40. 0, -E2BIG over NAME_XATTR_VALUE_MAX, -EIO. */
 MUST_CHECK int name_xattr_seal(const struct name_keys *, const uint8_t id[static 16], const char *backing, const void *value,
     size_t n, uint8_t *out);
+/* The same with a given nonce, for tests and vectors. */
+MUST_CHECK int name_xattr_seal_with_nonce(const struct name_keys *, const uint8_t id[static 16], const char *backing,
+    const uint8_t nonce[static 24], const void *value, size_t n, uint8_t *out);
 /* Length of the value (out holds n - 40) or -EBADMSG. */
 MUST_CHECK int name_xattr_open(const struct name_keys *, const uint8_t id[static 16], const char *backing, const uint8_t *in,
     size_t n, void *out);

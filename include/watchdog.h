@@ -16,7 +16,8 @@ struct watchdog;
 MUST_CHECK int watchdog_start(struct watchdog **out);
 /* The counter it reads: keep it at the highest nodeid (inode_share_top). */
 _Atomic uint64_t *watchdog_top(struct watchdog *);
-/* Hands over the device descriptor (SCM_RIGHTS). mountpoint: to find /sys/fs/fuse/connections/N (its st_dev minor), may fail silently. */
+/* Hands over the device descriptor (SCM_RIGHTS) and the calling process as the one to outlive: call it in the daemon, after its last fork.
+ * connection: fuseio_connection(); 0 when unknown, then nothing can be aborted and a reader whom the dead daemon left waiting waits on. */
 MUST_CHECK int watchdog_arm(struct watchdog *, int device_fd, unsigned connection);
 /* Orderly end: it exits without purging. Waits for it (2 s at most). NULL is fine. */
 void watchdog_stop(struct watchdog *);

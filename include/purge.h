@@ -1,0 +1,13 @@
+/* purge.h — what a lock does to the FUSE side: the lease's hooks (lease.h) over the inode table and the kernel's caches.
+ *
+ * drain: every inode's dirty pages are written back and its pages and attributes dropped (open ones first), then file states are flushed.
+ * purge: dentries (INC_EPOCH where the kernel has it). wipe: plaintext in the daemon.                                                    */
+#ifndef BYOKFS_PURGE_H
+#define BYOKFS_PURGE_H
+
+#include "fs.h"
+
+/* Hooks whose arg is fs. `opened` authenticates the store first when the mount began locked. */
+void purge_hooks(struct fs *, struct lease_hooks *out);
+
+#endif

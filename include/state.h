@@ -1,0 +1,35 @@
+/* state.h — file states of inodes: loaded by the first open, flushed at close and 5 s after the first change, promoted by one syncfs for many every 30 s,
+ * dropped when nobody has the file open and nothing is pending.
+ *
+ * inode->file is set and cleared here only, under inode->lock. inode->opens counts kernel handles and operations that pin the state. */
+#ifndef BYOKFS_STATE_H
+#define BYOKFS_STATE_H
+
+#include "fs.h"
+
+/* Creates the bookkeeping; no thread yet. */
+MUST_CHECK int states_open(struct fs *);
+/* The syncer thread. After every fork. */
+MUST_CHECK int states_start(struct fs *);
+/* Stops the syncer; with `flush`, writes and promotes everything first (unmount; keys at hand). Returns true when nothing was left unwritten. */
+bool states_stop(struct fs *, bool flush);
+
+/* Pins the state of a regular file, loading it when needed (then the task's key is used). write: the state must be able to write. -EAGAIN, -EINPROGRESS: return from run.
+ * -ESTALE: the kernel had been told a wrong size; the inode was detached, a new look-up will get a new one. -ENODATA: unborn. */
+MUST_CHECK int state_pin(struct task *, struct inode *, bool write, struct file **out);
+/* Takes over a freshly made file: pinned once. */
+MUST_CHECK int state_adopt(struct fs *, struct inode *, struct file *);
+void state_unpin(struct fs *, struct inode *);
+/* The file changed: have the syncer look at it. */
+void state_changed(struct fs *, struct inode *);
+/* Flushes every dirty state with the keys that are at hand (lock): number of files that could not be. */
+unsigned states_flush_cached(struct fs *);
+/* Forgets every plaintext byte of every state; number of files that lost un-fsynced data. Nothing is in flight. */
+unsigned states_wipe(struct fs *);
+/* Files changed or pending right now. */
+size_t states_queued(struct fs *);
+
+/* Size told to the kernel for a regular file without state: from the hint, or from page 0 when in doubt. fd: any open descriptor of it, or -1 to open dirfd/entry. */
+uint64_t state_told_size(struct fs *, int fd, int dirfd, const char *entry, const struct stat *);
+
+#endif

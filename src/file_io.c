@@ -1,0 +1,185 @@
+/* file_io.c — the backing file as the file module sees it: pages, a length, holes.
+ *
+ * Hides the system calls behind a table that tests replace, the bookkeeping of the backing's length, the putting back of
+ * mtime for work nobody asked for, and a page-aligned buffer per thread.                                             */
+#include <errno.h>
+#include <fcntl.h>
+
+#include "file_internal.h"
+#include "io.h"
+
+static int backing_sync(int fd)
+{
+	return fdatasync(fd) == 0 ? 0 : -errno;
+}
+
+static int backing_truncate(int fd, uint64_t size)
+{
+	int rc;
+
+	do
+		rc = ftruncate(fd, (off_t)size);
+	while (rc != 0 && errno == EINTR);
+	return rc == 0 ? 0 : -errno;
+}
+
+static int backing_allocate(int fd, int mode, uint64_t off, uint64_t n)
+{
+	int rc;
+
+	do
+		rc = fallocate(fd, mode, (off_t)off, (off_t)n);
+	while (rc != 0 && errno == EINTR);
+	return rc == 0 ? 0 : -errno;
+}
+
+static int64_t backing_seek_data(int fd, uint64_t off)
+{
+	off_t at = lseek(fd, (off_t)off, SEEK_DATA);
+
+	return at >= 0 ? at : -errno;
+}
+
+static int backing_stat(int fd, struct stat *st)
+{
+	return fstat(fd, st) == 0 ? 0 : -errno;
+}
+
+static int backing_set_mtime(int fd, const struct timespec *mtime)
+{
+	const struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, *mtime };
+
+	return futimens(fd, times) == 0 ? 0 : -errno;
+}
+
+static void *backing_alloc(size_t n)
+{
+	return calloc(1, n);
+}
+
+const struct file_io file_io_backing = {
+	.read = io_pread,
+	.write = io_pwrite,
+	.sync = backing_sync,
+	.truncate = backing_truncate,
+	.allocate = backing_allocate,
+	.seek_data = backing_seek_data,
+	.stat = backing_stat,
+	.set_mtime = backing_set_mtime,
+	.alloc = backing_alloc,
+};
+
+const struct file_io *file_io = &file_io_backing;
+
+static pthread_key_t buffer_key;
+static pthread_once_t buffer_once = PTHREAD_ONCE_INIT;
+static bool buffer_ready;
+
+static void buffer_init(void)
+{
+	buffer_ready = pthread_key_create(&buffer_key, free) == 0;
+}
+
+uint8_t *file_buffer(void)
+{
+	static __thread uint8_t *mine;
+	void *p = NULL;
+
+	if (mine)
+		return mine;
+	(void)pthread_once(&buffer_once, buffer_init);
+	if (!buffer_ready || posix_memalign(&p, LAYOUT_PAGE, (size_t)FILE_BUFFER * LAYOUT_PAGE) != 0)
+		return NULL;
+	if (pthread_setspecific(buffer_key, p) != 0) {
+		free(p);
+		return NULL;
+	}
+	mine = p;
+	return mine;
+}
+
+ssize_t file_pread(struct file *f, void *buf, size_t n, uint64_t page)
+{
+	return file_io->read(f->fd, buf, n, page * LAYOUT_PAGE);
+}
+
+/* Before the first change of quiet work: the time to put back. */
+static int keep_mtime(struct file *f)
+{
+	struct stat st;
+	int rc;
+
+	if (!f->keep_times || f->times_saved)
+		return 0;
+	rc = file_io->stat(f->fd, &st);
+	if (rc != 0)
+		return rc;
+	f->mtime = st.st_mtim;
+	f->times_saved = true;
+	return 0;
+}
+
+/* Asks for the length again after a call that may have done half of its work. */
+static void relearn_length(struct file *f)
+{
+	struct stat st;
+
+	if (file_io->stat(f->fd, &st) == 0)
+		f->st_size = (uint64_t)st.st_size;
+}
+
+int file_pwrite(struct file *f, const void *buf, size_t pages, uint64_t page)
+{
+	uint64_t off = page * LAYOUT_PAGE, end = off + pages * LAYOUT_PAGE;
+	int rc = keep_mtime(f);
+
+	if (rc != 0)
+		return rc;
+	rc = file_io->write(f->fd, buf, pages * LAYOUT_PAGE, off);
+	if (rc != 0)
+		relearn_length(f);
+	else if (end > f->st_size)
+		f->st_size = end;
+	return rc;
+}
+
+int file_set_length(struct file *f, uint64_t size)
+{
+	int rc = keep_mtime(f);
+
+	if (rc == 0)
+		rc = file_io->truncate(f->fd, size);
+	if (rc == 0)
+		f->st_size = size;
+	return rc;
+}
+
+/* Where the backing cannot punch, a page of zeros is as absent as a hole. */
+static int zero_backing(struct file *f, uint64_t page, uint64_t pages)
+{
+	static const uint8_t zero[LAYOUT_PAGE];
+	int rc = 0;
+
+	for (uint64_t i = 0; i < pages && rc == 0 && (page + i) * LAYOUT_PAGE < f->st_size; i++)
+		rc = file_pwrite(f, zero, 1, page + i);
+	return rc;
+}
+
+int file_punch_backing(struct file *f, uint64_t page, uint64_t pages)
+{
+	int rc = keep_mtime(f);
+
+	if (rc == 0)
+		rc = file_io->allocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, page * LAYOUT_PAGE,
+		    pages * LAYOUT_PAGE);
+	return rc == -EOPNOTSUPP ? zero_backing(f, page, pages) : rc;
+}
+
+uint64_t file_next_backed(struct file *f, uint64_t page)
+{
+	int64_t at = file_io->seek_data(f->fd, page * LAYOUT_PAGE);
+
+	if (at == -ENXIO)
+		return UINT64_MAX;
+	return at < 0 ? page : (uint64_t)at / LAYOUT_PAGE;
+}

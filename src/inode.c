@@ -1,0 +1,506 @@
+/* inode.c — slots, chains and counts. Hides how a nodeid or a (dev, ino) leads to a struct inode, and when its slot may be used again.
+ *
+ * The kernel names an inode in nearly every request, so inode_get takes no lock: chunks never move, and a ref is taken only from a
+ * non-zero count. The kernel's look-ups together hold one ref. Whoever drops the last ref takes the table lock and looks again:
+ * a look-up, which works under that lock, may have revived the inode; then it stays. */
+#include "inode.h"
+
+#include <errno.h>
+
+#include "bytes.h"
+#include "inode_internal.h"
+#include "log.h"
+
+#define ROOT_SLOT 1u
+
+/* ---- slots and chains */
+
+static struct inode *slot_inode(const struct inode_table *t, uint64_t slot)
+{
+	struct inode *chunk = atomic_load_explicit(&t->chunk[slot / INODE_CHUNK], memory_order_acquire);
+
+	return &chunk[slot % INODE_CHUNK];
+}
+
+static uint32_t slot_of(const struct inode *i)
+{
+	return (uint32_t)i->nodeid;
+}
+
+static size_t mix(uint64_t v)
+{
+	v ^= v >> 32;
+	v *= 0x9e3779b97f4a7c15ull;
+	return (size_t)(v >> 20);
+}
+
+static size_t hash_ino(const struct inode *i)
+{
+	return mix(i->ino ^ (uint64_t)i->dev << 40);
+}
+
+static size_t hash_dirid(const struct inode *i)
+{
+	return mix(le64_get(i->dirid)); /* random, unless somebody chose it; then only chains get longer */
+}
+
+typedef size_t (*hash_fn)(const struct inode *);
+typedef uint32_t *(*next_fn)(struct inode *);
+
+static uint32_t *next_ino(struct inode *i)
+{
+	return &i->next;
+}
+
+static uint32_t *next_dirid(struct inode *i)
+{
+	return &i->dirnext;
+}
+
+static void chains_push(struct inode_chains *c, struct inode *i, hash_fn hash, next_fn next)
+{
+	uint32_t *head = &c->head[hash(i) & (c->size - 1)];
+
+	*next(i) = *head;
+	*head = slot_of(i);
+}
+
+/* Room for one more, or at least longer chains: only an empty table needs memory to go on. */
+static int chains_grow(struct inode_table *t, struct inode_chains *c, hash_fn hash, next_fn next)
+{
+	struct inode_chains bigger = { .size = c->size ? 2 * c->size : 1024, .used = c->used };
+
+	if (c->used < c->size)
+		return 0;
+	bigger.head = calloc(bigger.size, sizeof(*bigger.head));
+	if (!bigger.head)
+		return c->size ? 0 : -ENOMEM;
+	for (size_t b = 0; b < c->size; b++)
+		for (uint32_t slot = c->head[b], after; slot; slot = after) {
+			struct inode *i = slot_inode(t, slot);
+
+			after = *next(i);
+			chains_push(&bigger, i, hash, next);
+		}
+	free(c->head);
+	*c = bigger;
+	return 0;
+}
+
+static int chains_add(struct inode_table *t, struct inode_chains *c, struct inode *i, hash_fn hash, next_fn next)
+{
+	int r = chains_grow(t, c, hash, next);
+
+	if (r)
+		return r;
+	chains_push(c, i, hash, next);
+	c->used++;
+	return 0;
+}
+
+static void chains_remove(struct inode_table *t, struct inode_chains *c, struct inode *i, hash_fn hash, next_fn next)
+{
+	uint32_t *at = &c->head[hash(i) & (c->size - 1)];
+
+	while (*at && *at != slot_of(i))
+		at = next(slot_inode(t, *at));
+	if (!*at)
+		return;
+	*at = *next(i);
+	c->used--;
+}
+
+static struct inode *find(const struct inode_table *t, dev_t dev, ino_t ino)
+{
+	struct inode key = { .dev = dev, .ino = ino };
+	uint32_t slot = t->by_ino.size ? t->by_ino.head[hash_ino(&key) & (t->by_ino.size - 1)] : 0;
+
+	for (; slot; slot = slot_inode(t, slot)->next) {
+		struct inode *i = slot_inode(t, slot);
+
+		if (i->ino == ino && i->dev == dev)
+			return i;
+	}
+	return NULL;
+}
+
+static int chunk_make(struct inode_table *t, uint64_t number)
+{
+	struct inode *chunk = calloc(INODE_CHUNK, sizeof(*chunk));
+
+	if (!chunk)
+		return -ENOMEM;
+	for (unsigned n = 0; n < INODE_CHUNK; n++) {
+		chunk[n].nodeid = number * INODE_CHUNK + n;
+		(void)pthread_mutex_init(&chunk[n].lock, NULL);
+	}
+	atomic_store_explicit(&t->chunk[number], chunk, memory_order_release);
+	return 0;
+}
+
+/* A free slot; table lock held. */
+static int slot_take(struct inode_table *t, struct inode **out)
+{
+	uint64_t slot = t->free_head;
+
+	if (slot) {
+		*out = slot_inode(t, slot);
+		t->free_head = (*out)->next;
+	} else {
+		slot = atomic_load_explicit(&t->top, memory_order_relaxed) + 1;
+		if (slot / INODE_CHUNK >= INODE_CHUNKS)
+			return -ENFILE;
+		if (!atomic_load_explicit(&t->chunk[slot / INODE_CHUNK], memory_order_relaxed)) {
+			int r = chunk_make(t, slot / INODE_CHUNK);
+
+			if (r)
+				return r;
+		}
+		*out = slot_inode(t, slot);
+		atomic_store_explicit(&t->top, slot, memory_order_release);
+		if (t->shared_top)
+			atomic_store(t->shared_top, slot);
+	}
+	(*out)->generation++;
+	atomic_fetch_add(&t->count, 1);
+	return 0;
+}
+
+static void slot_give(struct inode_table *t, struct inode *i)
+{
+	i->state = INODE_FREE;
+	i->next = t->free_head;
+	t->free_head = slot_of(i);
+	atomic_fetch_sub(&t->count, 1);
+}
+
+/* Everything but nodeid, generation, the mutex, and the identity. */
+static void slot_reset(struct inode *i, const struct stat *st)
+{
+	i->dev = st->st_dev;
+	i->ino = st->st_ino;
+	i->type = st->st_mode & S_IFMT;
+	i->flags = 0;
+	i->file = NULL;
+	i->extra = NULL;
+	i->opens = 0;
+	i->have_fileid = i->no_acl = i->unflushed = i->have_dirid = false;
+	i->nlookup = 0;
+	i->pin = NULL;
+}
+
+/* ---- counts */
+
+void inode_ref(struct inode *i)
+{
+	atomic_fetch_add_explicit(&i->refs, 1, memory_order_acq_rel);
+}
+
+struct inode *inode_get(struct inode_table *t, uint64_t nodeid)
+{
+	if (!nodeid || nodeid > atomic_load_explicit(&t->top, memory_order_acquire))
+		return NULL;
+	struct inode *i = slot_inode(t, nodeid);
+	uint32_t refs = atomic_load_explicit(&i->refs, memory_order_relaxed);
+
+	do {
+		if (!refs)
+			return NULL;
+	} while (!atomic_compare_exchange_weak_explicit(&i->refs, &refs, refs + 1, memory_order_acquire, memory_order_relaxed));
+	return i;
+}
+
+static void unhash(struct inode_table *t, struct inode *i)
+{
+	if (i->state == INODE_LIVE)
+		chains_remove(t, &t->by_ino, i, hash_ino, next_ino);
+	i->state = INODE_STALE;
+}
+
+static void release(struct inode_table *t, struct inode *i)
+{
+	CLEANUP_FD int fd = -1;
+	LOCK_SCOPE(&t->lock);
+
+	/* Revived, or somebody who dropped it after us was here first. */
+	if (atomic_load(&i->refs) || i->state == INODE_FREE)
+		return;
+	unhash(t, i);
+	if (i->have_dirid)
+		chains_remove(t, &t->by_dirid, i, hash_dirid, next_dirid);
+	fd = pin_forget(t, i);
+	identity_drop(i);
+	slot_give(t, i);
+}
+
+void inode_put(struct inode_table *t, struct inode *i)
+{
+	if (atomic_fetch_sub_explicit(&i->refs, 1, memory_order_acq_rel) == 1)
+		release(t, i);
+}
+
+void inode_forget(struct inode_table *t, uint64_t nodeid, uint64_t n)
+{
+	struct inode *i = nodeid == ROOT_SLOT ? NULL : inode_get(t, nodeid);
+	bool last;
+
+	if (!i)
+		return;
+	(void)pthread_mutex_lock(&t->lock);
+	last = i->nlookup && n >= i->nlookup;
+	if (n > i->nlookup)
+		log_warn("the kernel forgot inode %llu more often than it looked it up", (unsigned long long)nodeid);
+	i->nlookup -= n < i->nlookup ? n : i->nlookup;
+	(void)pthread_mutex_unlock(&t->lock);
+	if (last)
+		inode_put(t, i);
+	inode_put(t, i);
+}
+
+/* ---- look-up */
+
+/* Table lock held: the kernel looked it up once more, and the caller gets a ref. */
+static struct inode *lookup_count(struct inode *i)
+{
+	if (!i->nlookup++)
+		inode_ref(i);
+	inode_ref(i);
+	return i;
+}
+
+static int insert(struct inode_table *t, const struct stat *st, struct inode_identity *who, struct inode **out)
+{
+	struct inode *i;
+	int r = slot_take(t, &i);
+
+	if (r)
+		return r;
+	slot_reset(i, st);
+	r = identity_store(i, who);
+	if (!r)
+		r = chains_add(t, &t->by_ino, i, hash_ino, next_ino);
+	if (r) {
+		identity_drop(i);
+		slot_give(t, i);
+		return r;
+	}
+	i->state = INODE_LIVE;
+	*out = lookup_count(i);
+	return 0;
+}
+
+static struct inode *look_known(struct inode_table *t, const struct stat *st, const struct inode_identity *who)
+{
+	struct inode *i = find(t, st->st_dev, st->st_ino);
+
+	if (!i)
+		return NULL;
+	if (i->type == (st->st_mode & S_IFMT) && identity_same(i, who))
+		return lookup_count(i);
+	/* The backing gave the number to another object; the kernel still knows the old one. */
+	unhash(t, i);
+	return NULL;
+}
+
+int inode_look(struct inode_table *t, int dirfd, const char *entry, const struct stat *st, struct inode **out)
+{
+	struct inode_identity who = { .fd = -1 };
+	int r = 0;
+
+	if (st->st_dev != t->dev) {
+		log_err("'%s': on another filesystem than the store: refused", entry);
+		return -EXDEV;
+	}
+	if (!t->by_handle) { /* a descriptor pins the number, so it tells all */
+		LOCK_SCOPE(&t->lock);
+		*out = look_known(t, st, &who);
+		if (*out)
+			return 0;
+	}
+	r = identity_take(t, dirfd, entry, &who);
+	if (r)
+		return r;
+	(void)pthread_mutex_lock(&t->lock);
+	*out = look_known(t, st, &who);
+	if (!*out)
+		r = insert(t, st, &who, out);
+	(void)pthread_mutex_unlock(&t->lock);
+	cleanup_fd(&who.fd);
+	return r;
+}
+
+void inode_detach(struct inode_table *t, struct inode *i)
+{
+	LOCK_SCOPE(&t->lock);
+
+	if (i->nodeid != ROOT_SLOT && i->state == INODE_LIVE)
+		unhash(t, i);
+}
+
+int inode_set_dirid(struct inode_table *t, struct inode *i, const uint8_t id[static 16])
+{
+	struct inode key;
+	int r;
+
+	if (i->have_dirid)
+		return bytes_equal(i->dirid, id, sizeof(i->dirid)) ? 0 : -EIO;
+	memcpy(key.dirid, id, sizeof(key.dirid));
+	if (t->by_dirid.size)
+		for (uint32_t slot = t->by_dirid.head[hash_dirid(&key) & (t->by_dirid.size - 1)]; slot;) {
+			struct inode *other = slot_inode(t, slot);
+
+			if (!memcmp(other->dirid, id, sizeof(other->dirid)) && (other->ino != i->ino || other->dev != i->dev))
+				return -EIO;
+			slot = other->dirnext;
+		}
+	(void)pthread_mutex_lock(&i->lock);
+	memcpy(i->dirid, id, sizeof(i->dirid));
+	r = chains_add(t, &t->by_dirid, i, hash_dirid, next_dirid);
+	i->have_dirid = !r;
+	(void)pthread_mutex_unlock(&i->lock);
+	return r;
+}
+
+/* ---- the whole table */
+
+static int table_root(struct inode_table *t)
+{
+	struct inode *root;
+	struct stat st;
+	int r;
+
+	if (fstat(t->root_fd, &st))
+		return -errno;
+	t->dev = st.st_dev;
+	r = inode_look(t, t->root_fd, "", &st, &root);
+	if (!r && root->nodeid != ROOT_SLOT)
+		r = -EIO;
+	return r; /* the ref and the look-up stay: the root is never freed */
+}
+
+int inode_table_open(struct inode_table **out, const struct inode_params *p)
+{
+	struct inode_table *t = calloc(1, sizeof(*t));
+	int r;
+
+	if (!t)
+		return -ENOMEM;
+	(void)pthread_mutex_init(&t->lock, NULL);
+	TAILQ_INIT(&t->idle);
+	t->max_fds = p->max_fds;
+	t->root_fd = fcntl(p->root_fd, F_DUPFD_CLOEXEC, 0);
+	r = t->root_fd < 0 ? -errno : 0;
+	t->chunk = calloc(INODE_CHUNKS, sizeof(*t->chunk)); /* touched only as far as used */
+	if (!r && !t->chunk)
+		r = -ENOMEM;
+	if (!r) {
+		t->by_handle = !p->force_path && identity_by_handle(t->root_fd);
+		r = table_root(t);
+	}
+	if (r) {
+		inode_table_close(t);
+		return r;
+	}
+	*out = t;
+	return 0;
+}
+
+static void chunk_close(struct inode_table *t, struct inode *chunk)
+{
+	for (unsigned n = 0; n < INODE_CHUNK; n++) {
+		if (chunk[n].state != INODE_FREE) {
+			CLEANUP_FD int fd = pin_forget(t, &chunk[n]);
+
+			identity_drop(&chunk[n]);
+		}
+		(void)pthread_mutex_destroy(&chunk[n].lock);
+	}
+	free(chunk);
+}
+
+void inode_table_close(struct inode_table *t)
+{
+	if (!t)
+		return;
+	for (unsigned n = 0; t->chunk && n <= atomic_load(&t->top) / INODE_CHUNK; n++)
+		if (atomic_load(&t->chunk[n]))
+			chunk_close(t, atomic_load(&t->chunk[n]));
+	free(t->chunk);
+	free(t->by_ino.head);
+	free(t->by_dirid.head);
+	cleanup_fd(&t->root_fd);
+	(void)pthread_mutex_destroy(&t->lock);
+	free(t);
+}
+
+bool inode_by_handle(const struct inode_table *t)
+{
+	return t->by_handle;
+}
+
+uint64_t inode_top(const struct inode_table *t)
+{
+	return atomic_load(&t->top);
+}
+
+void inode_share_top(struct inode_table *t, _Atomic uint64_t *top)
+{
+	LOCK_SCOPE(&t->lock);
+
+	t->shared_top = top;
+	if (top)
+		atomic_store(top, atomic_load(&t->top));
+}
+
+size_t inode_count(const struct inode_table *t)
+{
+	return atomic_load(&t->count);
+}
+
+static bool in_use(struct inode *i)
+{
+	LOCK_SCOPE(&i->lock);
+
+	return i->opens || i->file;
+}
+
+struct walk {
+	struct inode_table *table;
+	bool (*fn)(void *arg, struct inode *);
+	void *arg;
+	uint8_t *seen; /* a bit per slot, or NULL */
+	uint64_t top;
+};
+
+/* One pass: those in use only, or all that were not seen. */
+static bool walk_pass(struct walk *w, bool used_only)
+{
+	for (uint64_t n = 1; n <= w->top; n++) {
+		uint8_t bit = (uint8_t)(1u << n % 8);
+		bool go_on = true;
+		struct inode *i = w->seen && (w->seen[n / 8] & bit) ? NULL : inode_get(w->table, n);
+
+		if (!i)
+			continue;
+		if (!used_only || in_use(i)) {
+			if (w->seen)
+				w->seen[n / 8] |= bit;
+			go_on = w->fn(w->arg, i);
+		}
+		inode_put(w->table, i);
+		if (!go_on)
+			return false;
+	}
+	return true;
+}
+
+void inode_each(struct inode_table *t, bool opened_first, bool (*fn)(void *arg, struct inode *), void *arg)
+{
+	struct walk w = { .table = t, .fn = fn, .arg = arg, .top = inode_top(t) };
+
+	/* Without memory for the marks nobody comes first, but everybody comes once. */
+	w.seen = opened_first ? calloc(1, (size_t)(w.top / 8 + 1)) : NULL;
+	if (!w.seen || walk_pass(&w, true))
+		(void)walk_pass(&w, false);
+	free(w.seen);
+}

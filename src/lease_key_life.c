@@ -1,0 +1,286 @@
+/* One file's keys from derivation to wipe, and the hash table they are found in.
+ *
+ * file_ids come from the disk, so whoever owns the disk chooses them: the table's hash is keyed (SipHash). It needs no
+ * bound of its own; idle keys leave it.                                                                                   */
+#include <errno.h>
+#include <sodium.h>
+
+#include "lease_internal.h"
+#include "log.h"
+#include "secret.h"
+
+#define BUCKETS_MIN 256u
+#define LOG_WINDOW_MS 10000u
+#define LOG_LINES 20u
+
+struct lease_key *lease_key_new(struct lease_keys *k, const uint8_t file[static CONTEXT_ID])
+{
+	struct lease_key *key = calloc(1, sizeof(*key));
+
+	if (!key)
+		return NULL;
+	key->owner = k;
+	memcpy(key->file, file, CONTEXT_ID);
+	return key;
+}
+
+void lease_key_free(struct lease_key *key)
+{
+	if (!key)
+		return;
+	if (key->loaded)
+		block_forget(key->block.serial);
+	secret_free(key->keys);
+	free(key->blob);
+	free(key->made);
+	free(key);
+}
+
+void lease_key_free_all(struct lease_key *list)
+{
+	while (list) {
+		struct lease_key *next = list->next;
+
+		lease_key_free(list);
+		list = next;
+	}
+}
+
+struct file_keys *lease_key_derive(struct lease_keys *k, const uint8_t file[static CONTEXT_ID],
+    const uint8_t secret[static KDF_SECRET])
+{
+	struct file_keys *keys = secret_alloc(sizeof(*keys));
+
+	if (keys && kdf_file(keys, secret, &k->lease->ids, file)) {
+		secret_free(keys);
+		return NULL;
+	}
+	return keys;
+}
+
+void lease_key_load(struct lease_key *key, struct file_keys *keys, uint64_t sent)
+{
+	const struct lease *l = key->owner->lease;
+
+	key->keys = keys;
+	key->block.serial = block_serial();
+	key->block.suite = l->ids.suite;
+	memcpy(key->block.store, l->ids.store, CONTEXT_ID);
+	memcpy(key->block.file, key->file, CONTEXT_ID);
+	key->block.key = keys->page;
+	memcpy(key->commit, keys->commit, sizeof(key->commit));
+	key->unwrapped = sent;
+	key->refresh = sent + l->params.max_age_ms / 5 * 4;
+	key->used = lease_clock();
+	key->loaded = true;
+}
+
+bool lease_key_unref(struct lease_key *key)
+{
+	return --key->refs == 0 && !key->listed;
+}
+
+int lease_key_set_blob(struct lease_key *key, const struct header_slot *slot)
+{
+	struct lease_blob *blob;
+
+	if (slot->len == 0 || slot->len > HEADER_BLOB_MAX)
+		return -EIO;
+	if (key->blob && key->blob->wrap == slot->wrap && key->blob->generation == slot->generation &&
+	    key->blob->len == slot->len && memcmp(key->blob->bytes, slot->blob, slot->len) == 0)
+		return 0;
+	blob = malloc(sizeof(*blob) + slot->len);
+	if (!blob)
+		return -ENOMEM;
+	blob->wrap = slot->wrap;
+	blob->generation = slot->generation;
+	blob->len = slot->len;
+	memcpy(blob->bytes, slot->blob, slot->len);
+	free(key->blob);
+	key->blob = blob;
+	return 0;
+}
+
+static struct lease_key **bucket_of(struct lease_keys *k, const uint8_t *file)
+{
+	uint64_t hash;
+
+	(void)crypto_shorthash((unsigned char *)&hash, file, CONTEXT_ID, k->seed);
+	return &k->bucket[hash & (k->buckets - 1)];
+}
+
+int lease_keys_init(struct lease_keys *k, struct lease *l)
+{
+	int r;
+
+	k->lease = l;
+	k->jobs_tail = &k->jobs;
+	k->pool_tail = &k->pool;
+	k->wanting_tail = &k->wanting;
+	secret_random(k->seed, sizeof(k->seed));
+	k->bucket = calloc(BUCKETS_MIN, sizeof(struct lease_key *));
+	if (!k->bucket)
+		return -ENOMEM;
+	k->buckets = BUCKETS_MIN;
+	r = lease_cond_init(&k->work);
+	if (r) {
+		free(k->bucket);
+		return r;
+	}
+	(void)pthread_mutex_init(&k->lock, NULL);
+	return 0;
+}
+
+void lease_keys_destroy(struct lease_keys *k)
+{
+	(void)pthread_cond_destroy(&k->work);
+	(void)pthread_mutex_destroy(&k->lock);
+	free(k->bucket);
+}
+
+/* Twice as many buckets; without memory chains just get longer. */
+static void table_grow(struct lease_keys *k)
+{
+	struct lease_key **old = k->bucket;
+	struct lease_key **bucket = calloc(2 * k->buckets, sizeof(struct lease_key *));
+	size_t n = k->buckets;
+
+	if (!bucket)
+		return;
+	k->bucket = bucket;
+	k->buckets = 2 * n;
+	for (size_t i = 0; i < n; i++) {
+		while (old[i]) {
+			struct lease_key *key = old[i];
+			struct lease_key **to = bucket_of(k, key->file);
+
+			old[i] = key->next;
+			key->next = *to;
+			*to = key;
+		}
+	}
+	free(old);
+}
+
+struct lease_key *lease_table_find(struct lease_keys *k, const uint8_t file[static CONTEXT_ID])
+{
+	struct lease_key *key = *bucket_of(k, file);
+
+	while (key && memcmp(key->file, file, CONTEXT_ID) != 0)
+		key = key->next;
+	return key;
+}
+
+void lease_table_add(struct lease_keys *k, struct lease_key *key)
+{
+	struct lease_key **at;
+
+	if (k->count >= k->buckets)
+		table_grow(k);
+	at = bucket_of(k, key->file);
+	key->next = *at;
+	*at = key;
+	key->listed = true;
+	k->count++;
+}
+
+void lease_table_remove(struct lease_keys *k, struct lease_key *key)
+{
+	struct lease_key **at = bucket_of(k, key->file);
+
+	while (*at != key)
+		at = &(*at)->next;
+	*at = key->next;
+	key->next = NULL;
+	key->listed = false;
+	k->count--;
+}
+
+void lease_table_drop(struct lease_keys *k, struct lease_key *key, struct lease_key **dead)
+{
+	lease_table_remove(k, key);
+	if (key->refs)
+		return;
+	key->next = *dead;
+	*dead = key;
+}
+
+void lease_park(struct lease_keys *k, struct lease_waiter **list, struct lease_waiter *w)
+{
+	/* Its own call and, at worst, the one a busy KMS thread is in. */
+	w->deadline = lease_clock() + 2 * k->lease->call_ms;
+	w->next = *list;
+	*list = w;
+	k->parked++;
+}
+
+void lease_tell(struct lease_waiter *list, int result)
+{
+	while (list) {
+		struct lease_waiter *w = list;
+
+		list = w->next;
+		w->next = NULL;
+		w->result = result;
+		w->ready(w);
+	}
+}
+
+/* May another line be logged? A damaged file read in a loop must not fill the log. */
+static bool may_log(struct lease_keys *k)
+{
+	uint64_t now = lease_clock();
+
+	LOCK_SCOPE(&k->lock);
+	if (now - k->log_since >= LOG_WINDOW_MS) {
+		k->log_since = now;
+		k->log_lines = 0;
+	}
+	return k->log_lines++ < LOG_LINES;
+}
+
+void lease_complain(struct lease_keys *k, const uint8_t *file, const char *what)
+{
+	char id[2 * CONTEXT_ID + 1] = "";
+
+	if (!may_log(k))
+		return;
+	if (file)
+		bytes_hex(id, file, CONTEXT_ID);
+	log_err("%s%s: %s", file ? "key of file " : "new file key", id, what);
+}
+
+static void drop_ref(struct lease_keys *k, struct lease_key *key)
+{
+	bool last;
+
+	{
+		LOCK_SCOPE(&k->lock);
+		key->used = lease_clock();
+		last = lease_key_unref(key);
+	}
+	if (last)
+		lease_key_free(key);
+}
+
+void lease_key_put(struct lease_key *key)
+{
+	if (key)
+		drop_ref(key->owner, key);
+}
+
+void lease_waiter_cancel(struct lease_waiter *w)
+{
+	lease_key_put(w->key);
+	w->key = NULL;
+}
+
+const struct file_keys *lease_key_file(const struct lease_key *key)
+{
+	return key->keys;
+}
+
+const struct block_file *lease_key_block(const struct lease_key *key)
+{
+	return key->loaded ? &key->block : NULL;
+}

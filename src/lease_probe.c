@@ -1,0 +1,223 @@
+/* Whether the key still works: the canary, and the domain secret itself when the domain opens (again).
+ *
+ * One thread makes these calls and may hang in them; the lease thread does not wait for it. A lease is counted from when a
+ * call was sent, because the key may have been disabled while the answer travelled. Only a denial locks; whatever else
+ * goes wrong merely does not renew.                                                                                       */
+#include <stdio.h>
+
+#include "bytes.h"
+#include "lease_internal.h"
+#include "log.h"
+#include "secret.h"
+
+/* The canary is not asked more often than this for the sake of single files. */
+#define SUSPECT_MS 1000u
+
+static enum kms_status fail(struct kms_err *err, const char *code, const char *message)
+{
+	memset(err, 0, sizeof(*err));
+	err->status = KMS_BAD_BLOB;
+	(void)snprintf(err->code, sizeof(err->code), "%s", code);
+	(void)snprintf(err->message, sizeof(err->message), "%s", message);
+	return KMS_BAD_BLOB;
+}
+
+void lease_domain_wipe(struct lease_domain *d)
+{
+	name_free(d->names);
+	secret_free(d->keys);
+	d->names = NULL;
+	d->keys = NULL;
+}
+
+/* From the domain secret to working keys. Nothing but the commitment is used before the commitment was compared. */
+static enum kms_status derive(struct lease *l, const uint8_t *secret, struct lease_domain *out, struct kms_err *err)
+{
+	out->keys = secret_alloc(sizeof(*out->keys));
+	if (!out->keys || kdf_domain(out->keys, secret, &l->ids))
+		return fail(err, "OutOfMemory", "cannot derive the domain's keys");
+	if (!bytes_equal(out->keys->commit, l->desc->commit, sizeof(l->desc->commit)))
+		return fail(err, "CommitmentMismatch", "the key unsealed is not the one this store commits to");
+	if (descriptor_domain_verify(l->desc, out->keys))
+		return fail(err, "DescriptorMac", "the domain's descriptor does not authenticate");
+	if (name_open(&out->names, l->mode, out->keys, &l->ids))
+		return fail(err, "OutOfMemory", "cannot prepare the domain's name keys");
+	return KMS_OK;
+}
+
+/* One call for one slot. out: NULL asks with the probe blob, whose plaintext nobody wants. */
+static enum kms_status ask_slot(struct lease *l, const struct descriptor_slot *slot, struct lease_domain *out,
+    struct kms_err *err)
+{
+	const struct context_extra *extra = descriptor_generation(l->desc, slot->context);
+	uint8_t *secret = secret_alloc(KDF_SECRET);
+	enum kms_status status;
+	struct kms_used used;
+
+	if (!secret || !extra) {
+		secret_free(secret);
+		return fail(err, "Descriptor", extra ? "out of memory" : "the slot's context generation is not recorded");
+	}
+	context_build(l->context, out ? CONTEXT_DOMAIN : CONTEXT_PROBE, &l->ids, NULL, extra);
+	status = kms_decrypt(l->kms, l->context, out ? slot->blob : slot->probe, out ? slot->blob_len : slot->probe_len,
+	    kms_deadline(l->kms), secret, &used, err);
+	if (status == KMS_OK && out) {
+		status = derive(l, secret, out, err);
+		if (status != KMS_OK)
+			lease_domain_wipe(out);
+	}
+	secret_free(secret);
+	return status;
+}
+
+/* The ruling slot; while a rotation is under way (both filled) the other one may answer as well. */
+static enum kms_status ask(struct lease *l, struct lease_domain *out, uint64_t *sent, struct kms_err *err)
+{
+	const struct descriptor_slot *rules = descriptor_ruling_slot(l->desc);
+	const struct descriptor_slot *other = rules == &l->desc->slot[0] ? &l->desc->slot[1] : &l->desc->slot[0];
+	enum kms_status status, second;
+	struct kms_err err2 = {0};
+
+	*sent = lease_clock();
+	if (!rules)
+		return fail(err, "Descriptor", "no slot of the domain's descriptor is filled");
+	status = ask_slot(l, rules, out, err);
+	if (other->seq == 0 || status == KMS_OK || status == KMS_BUSY || status == KMS_DOWN)
+		return status;
+	*sent = lease_clock();
+	second = ask_slot(l, other, out, &err2);
+	if (second != KMS_OK && (status == KMS_DENIED || second != KMS_DENIED))
+		return status;
+	*err = err2;
+	return second;
+}
+
+enum kms_status lease_domain_open(struct lease *l, struct lease_domain *out, uint64_t *sent, struct kms_err *err)
+{
+	return ask(l, out, sent, err);
+}
+
+void lease_suspect(struct lease *l)
+{
+	LOCK_SCOPE(&l->lock);
+	uint64_t due = l->last_probe + SUSPECT_MS;
+
+	if (l->next_probe <= due)
+		return;
+	l->next_probe = due;
+	(void)pthread_cond_broadcast(&l->changed);
+}
+
+/* lock held; given up during the calls. Two good answers came: unwrap the domain secret anew. */
+static void reopen(struct lease *l)
+{
+	struct lease_domain domain = {0};
+	uint64_t sent;
+	struct kms_err err = {0};
+	enum kms_status status;
+
+	lease_set_state(l, LEASE_OPENING);
+	(void)pthread_mutex_unlock(&l->lock);
+	status = lease_domain_open(l, &domain, &sent, &err);
+	(void)pthread_mutex_lock(&l->lock);
+	l->good = 0;
+	if (status == KMS_OK && !l->by_admin && !l->stop && lease_clock() < sent + l->params.lease_ms) {
+		l->domain = domain;
+		l->hurry = false;
+		lease_keys_accept(&l->keys);
+		lease_renew(l, sent);
+		l->next_probe = lease_clock() + l->params.probe_ms;
+		l->opened_pending = true;
+		lease_set_state(l, LEASE_OPEN);
+		return;
+	}
+	lease_domain_wipe(&domain);
+	l->hurry = false;
+	if (status != KMS_OK && !l->by_admin) {
+		kms_err_text(l->reason, sizeof(l->reason), &err);
+		log_warn("cannot open: %s", l->reason);
+	}
+	lease_set_state(l, LEASE_LOCKED);
+}
+
+/* lock held. */
+static void answered_well(struct lease *l, uint64_t sent)
+{
+	if (lease_state_of(l) == LEASE_OPEN) {
+		if (l->trouble[0])
+			log_info("the KMS answers again; the lease is renewed");
+		if (!l->lock_wanted)
+			lease_renew(l, sent);
+		return;
+	}
+	if (++l->good >= 2)
+		reopen(l);
+	else if (l->hurry)
+		l->next_probe = 0;
+}
+
+/* lock held. */
+static void answered_badly(struct lease *l, enum kms_status status, const struct kms_err *err)
+{
+	char text[sizeof(l->trouble)];
+
+	kms_err_text(text, sizeof(text), err);
+	l->probe_failures++;
+	l->good = 0;
+	l->hurry = false;
+	if (lease_state_of(l) != LEASE_OPEN) {
+		if (strcmp(l->reason, text) != 0)
+			log_info("still locked: %s", text);
+		memcpy(l->reason, text, sizeof(l->reason));
+		return;
+	}
+	/* Once per reason, not once per probe. */
+	if (strcmp(l->trouble, text) != 0)
+		log_at(status == KMS_BUSY || status == KMS_DOWN ? LOG_LEVEL_WARN : LOG_LEVEL_ERR, "the lease was not renewed: %s",
+		    text);
+	memcpy(l->trouble, text, sizeof(l->trouble));
+	if (status == KMS_DENIED)
+		lease_want_lock(l, text);
+}
+
+/* lock held. Nothing is asked while the administrator keeps the domain locked, nor during the lock sequence. */
+static bool probing(const struct lease *l)
+{
+	return lease_state_of(l) == LEASE_OPEN ? !l->lock_wanted : !l->busy && !l->by_admin;
+}
+
+/* lock held; given up during the call. */
+static void probe(struct lease *l)
+{
+	uint64_t sent, locks = l->locks;
+	struct kms_err err = {0};
+	enum kms_status status;
+
+	l->last_probe = lease_clock();
+	l->next_probe = l->last_probe + l->params.probe_ms;
+	l->probes++;
+	(void)pthread_mutex_unlock(&l->lock);
+	status = ask(l, NULL, &sent, &err);
+	(void)pthread_mutex_lock(&l->lock);
+	/* An answer to a question from before a lock says nothing about now. */
+	if (!probing(l) || l->locks != locks)
+		return;
+	if (status == KMS_OK)
+		answered_well(l, sent);
+	else
+		answered_badly(l, status, &err);
+}
+
+void *lease_probe_main(void *arg)
+{
+	struct lease *l = arg;
+
+	LOCK_SCOPE(&l->lock);
+	while (!l->stop) {
+		if (probing(l) && lease_clock() >= l->next_probe)
+			probe(l);
+		else
+			lease_sleep(&l->changed, &l->lock, probing(l) ? l->next_probe : UINT64_MAX);
+	}
+	return NULL;
+}

@@ -1,0 +1,342 @@
+/* byokfs: main() is the list of what happens, in order. Everything that can be refused is refused while the administrator is watching:
+ * options, configuration, the store, the KMS, the mount itself. The watchdog is forked before there is a key to copy.              */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "bytes.h"
+#include "config.h"
+#include "exitcode.h"
+#include "fs.h"
+#include "fuseio.h"
+#include "log.h"
+#include "options.h"
+#include "purge.h"
+#include "secret.h"
+#include "service.h"
+#include "state.h"
+
+struct daemon {
+	struct config config;
+	struct options options;
+	struct store store;
+	bool store_open;
+	struct kms *kms;
+	struct fs fs;
+	struct service service;
+};
+
+static int fail(int code, const char *what, const char *hint)
+{
+	fprintf(stderr, "byokfs: error: %s\n", what);
+	if (hint)
+		fprintf(stderr, "byokfs: hint: %s\n", hint);
+	return code;
+}
+
+static int fail_errno(const char *what, int err)
+{
+	char text[200];
+
+	(void)snprintf(text, sizeof(text), "%s: %s", what, strerror(err < 0 ? -err : err));
+	return fail(EXIT_FAILED, text, NULL);
+}
+
+static enum log_level level_of(const struct daemon *d)
+{
+	static const char *const names[] = {"err", "warn", "info", "debug"};
+
+	if (d->options.debug)
+		return LOG_LEVEL_DEBUG;
+	for (unsigned i = 0; i < 4; i++)
+		if (d->config.log.level && strcmp(d->config.log.level, names[i]) == 0)
+			return (enum log_level)i;
+	return LOG_LEVEL_INFO;
+}
+
+/* As many descriptors as allowed: open files and directories each want one. */
+static size_t raise_nofile(void)
+{
+	struct rlimit lim;
+
+	if (getrlimit(RLIMIT_NOFILE, &lim))
+		return 256;
+	lim.rlim_cur = lim.rlim_max;
+	(void)setrlimit(RLIMIT_NOFILE, &lim);
+	(void)getrlimit(RLIMIT_NOFILE, &lim);
+	return lim.rlim_cur / 4 > 65536 ? 65536 : lim.rlim_cur / 4;
+}
+
+static int open_store(struct daemon *d)
+{
+	struct store_options so = {.readonly = d->options.readonly, .torn_ok = d->config.mount.torn_ok};
+	char why[STORE_WHY], id[33];
+	int r = store_open(&d->store, d->options.store, &so, why);
+
+	switch (r) {
+	case 0:
+		break;
+	case -EBUSY:
+		return fail(EXIT_ALREADY, why, NULL);
+	case -ENOENT:
+	case -EINVAL:
+	case -EPROTONOSUPPORT:
+	case -EBADMSG:
+		return fail(EXIT_NOT_A_STORE, why, r == -ENOENT ? "make one with 'byokfsctl init'" : NULL);
+	default:
+		return fail(EXIT_FAILED, why, NULL);
+	}
+	d->store_open = true;
+	bytes_hex(id, d->store.desc.store, 16);
+	if (d->config.store.id && strcmp(d->config.store.id, id) != 0)
+		return fail(EXIT_CONFIG, "the store is not the one pinned by [store] id", id);
+	if (d->config.store.suite && d->config.store.suite != d->store.desc.suite)
+		return fail(EXIT_CONFIG, "the store's suite is not the one pinned by [store] suite", NULL);
+	static const char *const names[] = {"siv64", "siv32", "plain"};
+
+	if (d->config.store.names && strcmp(d->config.store.names, names[d->store.desc.names]) != 0)
+		return fail(EXIT_CONFIG, "the store's names mode is not the one pinned by [store] names", NULL);
+	return 0;
+}
+
+static int fail_kms(const struct daemon *d, const struct kms_err *err, enum kms_status status)
+{
+	char text[512], what[640];
+	const struct descriptor_slot *slot = descriptor_ruling_slot(&d->store.domain);
+
+	kms_err_text(text, sizeof(text), err);
+	(void)snprintf(what, sizeof(what), "cannot open the store's key: %s", text);
+	switch (status) {
+	case KMS_DENIED:
+		return fail(EXIT_DENIED, what, "ask the key's owner, or mount with '-o locked_start' to wait for the key");
+	case KMS_BUSY:
+	case KMS_DOWN:
+		return fail(EXIT_UNREACHABLE, what, "check endpoint and network, or mount with '-o locked_start' to wait for the KMS");
+	case KMS_BAD_BLOB:
+		if (slot && d->kms && strcmp(slot->key, kms_key(d->kms)) != 0)
+			return fail(EXIT_CONFIG, what, slot->key);
+		return fail(EXIT_NOT_A_STORE, what, NULL);
+	default:
+		return fail(EXIT_CONFIG, what, "run 'byokfsctl test' to see which step fails");
+	}
+}
+
+static int open_kms(struct daemon *d)
+{
+	const struct config *c = &d->config;
+	char agent[64];
+	struct kms_err err = {0};
+	struct kms_params params = {
+		.provider = c->kms.provider,
+		.key = c->kms.key,
+		.region = c->kms.region,
+		.endpoint = c->kms.endpoint,
+		.profile = c->kms.profile,
+		.ca_bundle = c->kms.ca_bundle,
+		.proxy = c->kms.proxy,
+		.keyfile_path = c->keyfile.path,
+		.connect_timeout_ms = c->kms.connect_timeout_ms,
+		.request_timeout_ms = c->kms.request_timeout_ms,
+		.max_connections = c->kms.max_connections,
+		.user_agent = agent,
+	};
+	struct lease_params lp = {
+		.probe_ms = c->cache.probe_ms,
+		.lease_ms = c->cache.lease_ms,
+		.max_age_ms = c->cache.max_age_ms,
+		.idle_ms = c->cache.idle_ms,
+		.drain_ms = 2000,
+		.pool = d->options.readonly ? 0 : c->cache.pool,
+		.threads = c->kms.max_connections,
+	};
+
+	(void)snprintf(agent, sizeof(agent), "byokfs/%s", BYOKFS_VERSION);
+	if (kms_open(&d->kms, &params, true, &err))
+		return fail_kms(d, &err, err.status == KMS_OK ? KMS_CONFIG : err.status);
+	enum kms_status st = lease_open(&d->fs.lease, &lp, d->kms, &d->store.domain, &d->store.ids, d->store.desc.names,
+	    c->mount.locked_start, &err);
+
+	if (st != KMS_OK)
+		return fail_kms(d, &err, st);
+	if (err.status != KMS_OK) {
+		char text[512];
+
+		kms_err_text(text, sizeof(text), &err);
+		log_warn("mounting locked: %s", text);
+	}
+	return 0;
+}
+
+/* With the keys at hand, everything the descriptors say is proved before anybody can use it. */
+static int authenticate(struct daemon *d)
+{
+	char why[STORE_WHY];
+	int r;
+
+	if (lease_enter(d->fs.lease, LEASE_WORK)) {
+		if (d->config.mount.locked_start)
+			return 0; /* purge.c does it when the domain opens */
+		return fail(EXIT_UNREACHABLE, "the lease ended before the mount began", NULL);
+	}
+	r = store_authenticate(&d->store, lease_domain_keys(d->fs.lease), lease_names(d->fs.lease), why);
+	if (!r && !d->options.readonly)
+		r = store_mark(&d->store, why);
+	lease_leave(d->fs.lease, LEASE_WORK);
+	if (r)
+		return fail(r == -EBADMSG ? EXIT_NOT_A_STORE : EXIT_FAILED, why, NULL);
+	atomic_store(&d->fs.ready, true);
+	return 0;
+}
+
+static int open_fs(struct daemon *d)
+{
+	struct inode_params ip = {.root_fd = d->store.fd, .max_fds = raise_nofile()};
+	struct fs *fs = &d->fs;
+	int r = inode_table_open(&fs->inodes, &ip);
+
+	if (!r)
+		r = states_open(fs);
+	if (r)
+		return fail_errno("cannot set up the file table", r);
+	fs->store = &d->store;
+	pthread_mutex_init(&fs->dirs_lock, NULL);
+	inode_share_top(fs->inodes, watchdog_top(d->service.watchdog));
+	fs->params = (struct fs_params){
+		.timeout = d->config.mount.attr_timeout_ms / 1000.0,
+		.readonly = d->options.readonly,
+		.writeback = d->config.mount.writeback && !d->options.readonly,
+		.commit_strict = d->config.mount.commit_strict,
+		.multiuser = geteuid() == 0,
+		.max_background = d->config.mount.max_background,
+		.ready = service_ready,
+		.ready_arg = &d->service,
+	};
+	return 0;
+}
+
+static int mount_fs(struct daemon *d)
+{
+	struct fs *fs = &d->fs;
+	unsigned connection = 0;
+	int r;
+
+	fs->se = fuse_session_new(&d->options.args, &fs_ops, sizeof(fs_ops), fs);
+	if (!fs->se)
+		return fail(EXIT_USAGE, "libfuse refuses the mount options", NULL);
+	if (fuse_session_mount(fs->se, d->options.mountpoint))
+		return fail(EXIT_FAILED, "cannot mount", "is /dev/fuse there, and may you use it?");
+	r = fuseio_attach(fs->se);
+	if (r)
+		return fail_errno("cannot attach to the FUSE device", r);
+	if (fuseio_connection(d->options.mountpoint, &connection) == 0 &&
+	    fuseio_readahead(connection, d->config.mount.readahead_kib))
+		log_debug("readahead stays at the kernel's default");
+	r = watchdog_arm(d->service.watchdog, fuse_session_fd(fs->se), connection);
+	return r ? fail_errno("cannot arm the watchdog", r) : 0;
+}
+
+static int serve(struct daemon *d)
+{
+	struct fuse_loop_config *loop = fuse_loop_cfg_create();
+	struct lease_hooks hooks;
+	struct fs *fs = &d->fs;
+	int r;
+
+	if (!loop)
+		return fail_errno("cannot start", ENOMEM);
+	fuse_loop_cfg_set_max_threads(loop, d->config.mount.threads);
+	fuse_loop_cfg_set_idle_threads(loop, d->config.mount.threads);
+	fuse_loop_cfg_set_clone_fd(loop, 0);
+	purge_hooks(fs, &hooks);
+	r = lease_start(fs->lease, &hooks);
+	if (!r)
+		r = states_start(fs);
+	d->service.fs = fs;
+	d->service.kms = d->kms;
+	d->service.mountpoint = d->options.mountpoint;
+	if (!r)
+		r = service_start(&d->service);
+	if (r) {
+		fuse_loop_cfg_destroy(loop);
+		return fail_errno("cannot start threads", r);
+	}
+	if (!d->options.foreground || d->config.log.syslog)
+		log_setup("byokfs", level_of(d), true);
+	log_info("mounted '%s' at '%s'", d->options.store, d->options.mountpoint);
+	r = fuse_session_loop_mt(fs->se, loop);
+	fuse_loop_cfg_destroy(loop);
+	log_info("unmounting '%s'%s", d->options.mountpoint, r < 0 ? ": the session ended with an error" : "");
+	return 0;
+}
+
+/* The reverse order; every part may be missing. */
+static void end(struct daemon *d, bool mounted)
+{
+	bool clean = false;
+
+	service_stop(&d->service);
+	if (mounted)
+		fuse_session_unmount(d->fs.se);
+	if (d->fs.states)
+		clean = states_stop(&d->fs, !d->options.readonly && mounted);
+	watchdog_stop(d->service.watchdog);
+	if (d->fs.lease)
+		lease_close(d->fs.lease);
+	if (d->fs.inodes)
+		inode_table_close(d->fs.inodes);
+	if (d->fs.se)
+		fuse_session_destroy(d->fs.se);
+	kms_close(d->kms);
+	if (d->store_open)
+		store_close(&d->store, clean || !mounted);
+	options_free(&d->options);
+	config_free(&d->config);
+}
+
+static int run(struct daemon *d)
+{
+	int code = open_store(d);
+
+	if (code)
+		return code;
+	if (watchdog_start(&d->service.watchdog))
+		return fail(EXIT_FAILED, "cannot start the watchdog", NULL);
+	secret_lock_process();
+	code = open_kms(d);
+	if (!code)
+		code = authenticate(d);
+	if (!code)
+		code = open_fs(d);
+	if (!code)
+		code = mount_fs(d);
+	if (!code)
+		code = serve(d);
+	return code;
+}
+
+int main(int argc, char **argv)
+{
+	static struct daemon d; /* descriptors hold blobs: too large for the stack */
+	bool done;
+	int code;
+
+	log_setup("byokfs", LOG_LEVEL_INFO, false);
+	config_init(&d.config);
+	code = options_parse(&d.options, &d.config, argc, argv, &done);
+	if (code || done || d.options.fake)
+		return code;
+	log_setup("byokfs", level_of(&d), false);
+	code = service_background(d.options.foreground, d.options.mountpoint, &d.service.ready_fd);
+	if (code)
+		return fail_errno("cannot go to the background", code);
+	if (secret_init(d.config.cache.allow_unlocked))
+		return fail(EXIT_FAILED, "cannot protect the memory of keys",
+		    "raise 'ulimit -l', or set cache.allow_unlocked = yes to accept swapping");
+	(void)umask(0);
+	service_block_signals();
+	code = run(&d);
+	end(&d, d.fs.se && fuse_session_fd(d.fs.se) >= 0);
+	return code;
+}

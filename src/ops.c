@@ -1,0 +1,303 @@
+/* The operations table, INIT, statfs, and the life of a task: entered, run, answered, or parked until a key arrives.        */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+
+#include "fs.h"
+#include "fuseio.h"
+#include "log.h"
+
+void fs_error(struct fs *fs, fuse_req_t req, int err)
+{
+	atomic_fetch_add_explicit(&fs->op_errors, 1, memory_order_relaxed);
+	/* A handle that no longer resolves is a file that is gone. */
+	(void)fuse_reply_err(req, err < 0 ? -err : EIO);
+}
+
+int fs_enter(struct fs *fs, enum lease_class class)
+{
+	atomic_fetch_add_explicit(&fs->ops, 1, memory_order_relaxed);
+	if (!atomic_load_explicit(&fs->ready, memory_order_acquire))
+		return -EIO;
+	return lease_enter(fs->lease, class);
+}
+
+void fs_leave(struct fs *fs, enum lease_class class)
+{
+	lease_leave(fs->lease, class);
+}
+
+void task_init(struct task *t, struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi,
+    int (*run)(struct task *))
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+
+	memset(t, 0, sizeof(*t));
+	t->fs = fs;
+	t->req = req;
+	t->ino = ino;
+	t->run = run;
+	t->class = LEASE_WORK;
+	t->uid = ctx->uid;
+	t->gid = ctx->gid;
+	t->umask = ctx->umask;
+	t->kill = fuseio_kill_suidgid();
+	if (fi) {
+		t->fi = *fi;
+		t->handle = (struct handle *)(uintptr_t)fi->fh; // NOLINT(performance-no-int-to-ptr)
+	}
+}
+
+static void task_free(struct task *t)
+{
+	if (t->data) {
+		explicit_bzero((void *)(uintptr_t)t->data, t->size); // NOLINT(performance-no-int-to-ptr)
+		free((void *)(uintptr_t)t->data);                    // NOLINT(performance-no-int-to-ptr)
+	}
+	free(t);
+}
+
+static void task_ready(struct lease_waiter *);
+
+/* The same task on the heap, with its own copy of what the request buffer held. */
+static struct task *task_copy(const struct task *t)
+{
+	struct task *h = malloc(sizeof(*h));
+
+	if (!h)
+		return NULL;
+	*h = *t;
+	h->heap = true;
+	h->data = NULL;
+	h->waiter = (struct lease_waiter){.ready = task_ready};
+	if (t->data) {
+		void *data = malloc(t->size ? t->size : 1);
+
+		if (!data) {
+			free(h);
+			return NULL;
+		}
+		memcpy(data, t->data, t->size);
+		h->data = data;
+	}
+	return h;
+}
+
+/* Answers a task that the domain's state forbids. */
+static void task_refuse(struct task *t, int err)
+{
+	if (t->lenient)
+		(void)fuse_reply_err(t->req, 0);
+	else
+		fs_error(t->fs, t->req, err);
+}
+
+/* One attempt, from the beginning. Returns 0 (answered), -EAGAIN (needs to be parked) or -EINPROGRESS (is parked:
+ * the task may be gone already). */
+static int task_attempt(struct task *t)
+{
+	struct fs *fs = t->fs;
+	enum lease_class class = t->class;
+	int r = fs_enter(fs, class);
+
+	if (r) {
+		task_refuse(t, r);
+		return 0;
+	}
+	r = t->run(t);
+	if (r == -EINPROGRESS) {
+		lease_leave(fs->lease, class);
+		return r;
+	}
+	lease_key_put(t->key);
+	t->key = NULL;
+	if (r && r != -EAGAIN)
+		fs_error(fs, t->req, r);
+	lease_leave(fs->lease, class);
+	return r == -EAGAIN ? r : 0;
+}
+
+static void task_finish(struct task *t, int r)
+{
+	if (r == -EINPROGRESS)
+		return;
+	if (r)
+		task_refuse(t, -EIO);
+	task_free(t);
+}
+
+static void task_ready(struct lease_waiter *w)
+{
+	struct task *t = (struct task *)(void *)((char *)w - offsetof(struct task, waiter));
+
+	if (w->result) {
+		task_finish(t, w->result);
+		return;
+	}
+	int r = task_attempt(t);
+
+	if (r != -EINPROGRESS)
+		lease_waiter_cancel(w);
+	task_finish(t, r);
+}
+
+void task_start(struct task *t)
+{
+	int r = task_attempt(t);
+
+	if (r == 0)
+		return;
+	struct task *h = task_copy(t);
+
+	if (!h) {
+		fs_error(t->fs, t->req, -ENOMEM);
+		return;
+	}
+	atomic_fetch_add_explicit(&t->fs->parked, 1, memory_order_relaxed);
+	task_finish(h, task_attempt(h));
+}
+
+static void key_fill(struct task *t, struct file_key *fk)
+{
+	fk->keys = lease_key_file(t->key);
+	fk->block = lease_key_block(t->key);
+}
+
+int task_key_for(struct task *t, const struct header_ident *ident, const struct header_slot *slot, struct file_key *fk)
+{
+	if (!t->key) {
+		int r = lease_file_key(t->fs->lease, ident, slot, t->heap && slot ? &t->waiter : NULL, &t->key);
+
+		if (r)
+			return r;
+	}
+	key_fill(t, fk);
+	return 0;
+}
+
+int task_key(struct task *t, const struct file *f, struct file_key *fk)
+{
+	struct header_ident ident;
+	struct header_slot slot;
+	/* Only a miss needs the sealed key, so only a miss reads it. */
+	int r = task_key_for(t, file_ident(f), NULL, fk);
+
+	if (r != -EAGAIN)
+		return r;
+	r = file_peek(file_fd(f), &ident, &slot);
+	if (r || memcmp(ident.file, file_ident(f)->file, sizeof(ident.file)) != 0)
+		return -EIO;
+	return task_key_for(t, &ident, &slot, fk);
+}
+
+int task_key_new(struct task *t, struct header_ident *ident, struct header_slot *slot, struct file_key *fk)
+{
+	int r = lease_new_key(t->fs->lease, t->heap ? &t->waiter : NULL, &t->key, ident, slot);
+
+	if (r)
+		return r;
+	key_fill(t, fk);
+	return 0;
+}
+
+int fs_dir_get(struct fs *fs, fuse_ino_t ino, struct fs_dir *d)
+{
+	int r;
+
+	d->inode = fs_inode(fs, ino);
+	if (!d->inode)
+		return -ESTALE;
+	r = inode_dir(fs->inodes, d->inode, lease_names(fs->lease), &d->dir, &d->pin);
+	if (r)
+		inode_put(fs->inodes, d->inode);
+	return r;
+}
+
+void fs_dir_put(struct fs *fs, struct fs_dir *d)
+{
+	inode_dir_put(fs->inodes, d->pin);
+	inode_put(fs->inodes, d->inode);
+}
+
+void fs_describe(void *arg, char *out, size_t size)
+{
+	const struct inode *inode = arg;
+
+	(void)snprintf(out, size, "inode %llu", (unsigned long long)inode->ino);
+}
+
+static void op_init(void *userdata, struct fuse_conn_info *conn)
+{
+	struct fs *fs = userdata;
+
+	conn->want &= ~(unsigned)(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE |
+	    FUSE_CAP_SPLICE_MOVE | FUSE_CAP_IOCTL_DIR);
+	unsigned want = FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_DONT_MASK | FUSE_CAP_ASYNC_READ |
+	    FUSE_CAP_ASYNC_DIO | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_PARALLEL_DIROPS |
+	    FUSE_CAP_CACHE_SYMLINKS;
+
+	if (fs->params.writeback)
+		want |= FUSE_CAP_WRITEBACK_CACHE;
+	if (fs->params.multiuser)
+		want |= FUSE_CAP_POSIX_ACL;
+	conn->want |= want & conn->capable;
+	conn->max_background = fs->params.max_background;
+	conn->congestion_threshold = fs->params.max_background * 3 / 4;
+	conn->time_gran = 1;
+	conn->max_readahead = 1u << 20;
+	if (fs->params.ready)
+		fs->params.ready(fs->params.ready_arg);
+}
+
+/* Works while locked: df must not make an administrator think that the disk is gone. */
+static void op_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+	struct fs *fs = fuse_req_userdata(req);
+	struct statvfs st;
+
+	(void)ino;
+	if (fstatvfs(fs->store->fd, &st)) {
+		fs_error(fs, req, -errno);
+		return;
+	}
+	st.f_namemax = NAME_MAX_PLAIN;
+	(void)fuse_reply_statfs(req, &st);
+}
+
+const struct fuse_lowlevel_ops fs_ops = {
+	.init = op_init,
+	.statfs = op_statfs,
+	.lookup = op_lookup,
+	.forget = op_forget,
+	.forget_multi = op_forget_multi,
+	.mkdir = op_mkdir,
+	.mknod = op_mknod,
+	.symlink = op_symlink,
+	.readlink = op_readlink,
+	.unlink = op_unlink,
+	.rmdir = op_rmdir,
+	.rename = op_rename,
+	.link = op_link,
+	.create = op_create,
+	.open = op_open,
+	.read = op_read,
+	.write = op_write,
+	.flush = op_flush,
+	.release = op_release,
+	.fsync = op_fsync,
+	.fallocate = op_fallocate,
+	.lseek = op_lseek,
+	.getattr = op_getattr,
+	.setattr = op_setattr,
+	.getxattr = op_getxattr,
+	.setxattr = op_setxattr,
+	.listxattr = op_listxattr,
+	.removexattr = op_removexattr,
+	.opendir = op_opendir,
+	.readdir = op_readdir,
+	.readdirplus = op_readdirplus,
+	.releasedir = op_releasedir,
+	.fsyncdir = op_fsyncdir,
+};

@@ -1,0 +1,463 @@
+/* Regular files: create, open, read, write, commit. These are the operations that need a file key, so they are tasks:
+ * run from the beginning again when a key had to be fetched first.                                                     */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs.h"
+#include "io.h"
+#include "log.h"
+#include "newborn.h"
+#include "state.h"
+
+static struct handle *handle_new(struct inode *inode, int flags)
+{
+	struct handle *h = malloc(sizeof(*h));
+
+	if (h)
+		*h = (struct handle){.inode = inode, .write = (flags & O_ACCMODE) != O_RDONLY};
+	return h;
+}
+
+/* Ends what open or create began: the pin, the ref. */
+static void handle_close(struct fs *fs, struct handle *h)
+{
+	state_unpin(fs, h->inode);
+	inode_put(fs->inodes, h->inode);
+	free(h);
+}
+
+struct birth {
+	struct fs_dir d;
+	struct fs_birth b;
+	struct header_ident ident;
+	struct file_key fk;
+	uint8_t page[LAYOUT_PAGE];
+	int fd;
+	struct stat st;
+	struct fuse_entry_param e;
+	struct inode *inode;
+};
+
+/* The backing file under its name, with its inode. */
+static int create_backing(struct task *t, struct birth *b)
+{
+	struct name_entry entry;
+	size_t len = strlen(t->name);
+	int r = name_encrypt(b->d.dir.names, b->d.dir.id, t->name, len, &entry);
+
+	if (!r)
+		r = dir_create(&b->d.dir, t->name, len, b->page, b->b.mode & 07777, &b->b.owner, &b->fd, &b->st);
+	if (!r)
+		r = fs_birth_acl(t->fs, &b->b, b->fd, b->ident.file);
+	if (!r)
+		r = fs_entry(t->fs, &b->d, entry.entry, &b->st, &b->e, &b->inode);
+	if (r)
+		return r;
+	pthread_mutex_lock(&b->inode->lock);
+	memcpy(b->inode->fileid, b->ident.file, sizeof(b->inode->fileid));
+	b->inode->have_fileid = true;
+	pthread_mutex_unlock(&b->inode->lock);
+	newborn_note(b->d.inode->nodeid, b->inode->nodeid, b->inode->generation);
+	return 0;
+}
+
+/* Hands the new file to the kernel as an open file; consumes b->fd and the ref on b->inode. */
+static int create_reply_open(struct task *t, struct birth *b)
+{
+	struct fs *fs = t->fs;
+	struct file_params params = {.commit_strict = fs->params.commit_strict, .describe = fs_describe, .arg = b->inode};
+	struct handle *h = handle_new(b->inode, t->fi.flags);
+	struct file *f = NULL;
+	int r = h ? file_new(&f, b->fd, b->page, &b->fk, &params) : -ENOMEM;
+
+	if (!r) {
+		b->fd = -1;
+		r = state_adopt(fs, b->inode, f);
+		if (r)
+			file_close(f);
+	}
+	if (r) {
+		free(h);
+		inode_forget(fs->inodes, b->e.ino, 1);
+		inode_put(fs->inodes, b->inode);
+		return r;
+	}
+	t->fi.fh = (uintptr_t)h;
+	t->fi.keep_cache = 1;
+	b->e.attr.st_size = 0;
+	if (fuse_reply_create(t->req, &b->e, &t->fi) == -ENOENT) {
+		inode_forget(fs->inodes, b->e.ino, 1);
+		handle_close(fs, h);
+	}
+	return 0;
+}
+
+static int create_reply(struct task *t, struct birth *b)
+{
+	struct fs *fs = t->fs;
+
+	if (t->handle == NULL && t->size == 0) /* mknod: no handle wanted */
+	{
+		inode_put(fs->inodes, b->inode);
+		if (fuse_reply_entry(t->req, &b->e) == -ENOENT)
+			inode_forget(fs->inodes, b->e.ino, 1);
+		return 0;
+	}
+	return create_reply_open(t, b);
+}
+
+static int run_create(struct task *t)
+{
+	struct birth b = {.fd = -1};
+	struct header_slot slot;
+	int r = fs_dir_get(t->fs, t->ino, &b.d);
+
+	if (r)
+		return r;
+	r = fs_birth(t->fs, &b.d, S_IFREG | (mode_t)t->mode, t->umask, t->uid, t->gid, &b.b);
+	if (!r)
+		r = task_key_new(t, &b.ident, &slot, &b.fk);
+	if (!r)
+		r = file_new_page(b.page, &b.ident, &slot, &b.fk);
+	if (!r)
+		r = create_backing(t, &b);
+	if (!r)
+		r = create_reply(t, &b);
+	if (b.fd >= 0)
+		(void)close(b.fd);
+	fs_birth_free(&b.b);
+	fs_dir_put(t->fs, &b.d);
+	return r;
+}
+
+/* fi NULL: mknod of a regular file. */
+void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
+{
+	struct fs *fs = fuse_req_userdata(req);
+	struct task t;
+
+	task_init(&t, fs, req, parent, fi, run_create);
+	t.handle = NULL;
+	t.size = fi ? 1 : 0;
+	t.mode = (int)mode;
+	if (strlen(name) > NAME_MAX_PLAIN) {
+		fs_error(fs, req, -ENAMETOOLONG);
+		return;
+	}
+	strncpy(t.name, name, NAME_MAX_PLAIN);
+	task_start(&t);
+}
+
+/* open(O_TRUNC) of a backing file that never got its page 0: it becomes a new, empty file in place. */
+static int reborn(struct task *t, struct inode *inode)
+{
+	CLEANUP_FD int fd = -1;
+	uint8_t page[LAYOUT_PAGE];
+	struct header_ident ident;
+	struct header_slot slot;
+	struct file_key fk;
+	int r = task_key_new(t, &ident, &slot, &fk);
+
+	if (r)
+		return r;
+	fd = inode_open(t->fs->inodes, inode, O_RDWR);
+	if (fd < 0)
+		return fd;
+	r = file_new_page(page, &ident, &slot, &fk);
+	if (!r)
+		r = io_pwrite(fd, page, sizeof(page), 0);
+	if (!r && ftruncate(fd, LAYOUT_PAGE))
+		r = -errno;
+	lease_key_put(t->key);
+	t->key = NULL;
+	return r;
+}
+
+static int truncate_open(struct task *t, struct inode *inode, struct file *f)
+{
+	struct file_key fk;
+	int r = task_key(t, f, &fk);
+
+	if (!r)
+		r = file_truncate(f, &fk, 0);
+	if (!r)
+		state_changed(t->fs, inode);
+	return r;
+}
+
+static int open_pin(struct task *t, struct inode *inode, struct file **f)
+{
+	bool write = (t->fi.flags & O_ACCMODE) != O_RDONLY;
+	bool trunc = (t->fi.flags & O_TRUNC) != 0;
+	int r = state_pin(t, inode, write || trunc, f);
+
+	if (r == -ENODATA) {
+		r = trunc ? reborn(t, inode) : -EIO;
+		if (!r)
+			r = state_pin(t, inode, true, f);
+	}
+	if (r || !trunc)
+		return r;
+	r = truncate_open(t, inode, *f);
+	if (r)
+		state_unpin(t->fs, inode);
+	return r;
+}
+
+static int run_open(struct task *t)
+{
+	struct fs *fs = t->fs;
+	struct inode *inode = fs_inode(fs, t->ino);
+	struct file *f;
+	int r;
+
+	if (!inode)
+		return -ESTALE;
+	r = open_pin(t, inode, &f);
+	if (r) {
+		inode_put(fs->inodes, inode);
+		return r;
+	}
+	struct handle *h = handle_new(inode, t->fi.flags);
+
+	if (!h) {
+		state_unpin(fs, inode);
+		inode_put(fs->inodes, inode);
+		return -ENOMEM;
+	}
+	t->fi.fh = (uintptr_t)h;
+	t->fi.keep_cache = 1;
+	if (fuse_reply_open(t->req, &t->fi) == -ENOENT)
+		handle_close(fs, h);
+	return 0;
+}
+
+void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct task t;
+
+	task_init(&t, fuse_req_userdata(req), req, ino, fi, run_open);
+	t.handle = NULL;
+	task_start(&t);
+}
+
+void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct fs *fs = fuse_req_userdata(req);
+	struct handle *h = (struct handle *)(uintptr_t)fi->fh; // NOLINT(performance-no-int-to-ptr)
+
+	(void)ino;
+	handle_close(fs, h);
+	(void)fuse_reply_err(req, 0);
+}
+
+/* One buffer per thread, the size of the largest request; page-aligned, never returned to the heap with plaintext in it. */
+static _Thread_local struct {
+	uint8_t *p;
+	size_t size;
+} scratch;
+
+static uint8_t *scratch_get(size_t size)
+{
+	if (size <= scratch.size)
+		return scratch.p;
+	free(scratch.p);
+	scratch.size = 0;
+	size = (size + LAYOUT_PAGE - 1) & ~(size_t)(LAYOUT_PAGE - 1);
+	scratch.p = aligned_alloc(LAYOUT_PAGE, size);
+	if (scratch.p)
+		scratch.size = size;
+	return scratch.p;
+}
+
+static int run_read(struct task *t)
+{
+	struct file *f = t->handle->inode->file;
+	struct file_key fk;
+	int r = task_key(t, f, &fk);
+
+	if (r)
+		return r;
+	uint8_t *buf = scratch_get(t->size);
+
+	if (!buf)
+		return -ENOMEM;
+	ssize_t n = file_read(f, &fk, buf, t->size, t->off);
+
+	if (n < 0)
+		return (int)n;
+	(void)fuse_reply_buf(t->req, (const char *)buf, (size_t)n);
+	explicit_bzero(buf, (size_t)n);
+	atomic_fetch_add_explicit(&t->fs->reads, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&t->fs->read_bytes, (unsigned long long)n, memory_order_relaxed);
+	return 0;
+}
+
+void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	struct task t;
+
+	task_init(&t, fuse_req_userdata(req), req, ino, fi, run_read);
+	t.size = size;
+	t.off = (uint64_t)off;
+	task_start(&t);
+}
+
+/* A write by somebody without CAP_FSETID ends setuid and setgid, as on any filesystem. */
+static int kill_suidgid(int fd)
+{
+	struct stat st;
+	mode_t gone = S_ISUID;
+
+	if (fstat(fd, &st))
+		return -errno;
+	if (st.st_mode & S_IXGRP)
+		gone |= S_ISGID;
+	if (!(st.st_mode & gone))
+		return 0;
+	return fchmod(fd, st.st_mode & 07777 & ~gone) ? -errno : 0;
+}
+
+static int run_write(struct task *t)
+{
+	struct inode *inode = t->handle->inode;
+	struct file *f = inode->file;
+	struct file_key fk;
+	int r = task_key(t, f, &fk);
+
+	if (!r && t->kill)
+		r = kill_suidgid(file_fd(f));
+	if (r)
+		return r;
+	bool was = file_dirty(f);
+
+	r = file_write(f, &fk, t->data, t->size, t->off);
+	if (!was)
+		state_changed(t->fs, inode);
+	if (r)
+		return r;
+	(void)fuse_reply_write(t->req, t->size);
+	atomic_fetch_add_explicit(&t->fs->writes, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&t->fs->write_bytes, t->size, memory_order_relaxed);
+	return 0;
+}
+
+void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	struct task t;
+
+	task_init(&t, fuse_req_userdata(req), req, ino, fi, run_write);
+	t.class = fi->writepage ? LEASE_WRITEBACK : LEASE_WORK;
+	t.data = buf;
+	t.size = size;
+	t.off = (uint64_t)off;
+	task_start(&t);
+	/* The request buffer is libfuse's and lives on: it must not keep plaintext. */
+	explicit_bzero((void *)(uintptr_t)buf, size); // NOLINT(performance-no-int-to-ptr)
+}
+
+static int run_flush(struct task *t)
+{
+	struct file *f = t->handle->inode->file;
+	struct file_key fk;
+	int r = 0;
+
+	if (file_dirty(f)) {
+		r = task_key(t, f, &fk);
+		if (!r)
+			r = file_flush(f, &fk, true);
+	}
+	if (!r)
+		(void)fuse_reply_err(t->req, 0);
+	return r;
+}
+
+/* close(2). While locked there is nothing to write back, and letting go always succeeds. */
+void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct task t;
+
+	task_init(&t, fuse_req_userdata(req), req, ino, fi, run_flush);
+	t.lenient = true;
+	if (!file_dirty(t.handle->inode->file))
+		(void)fuse_reply_err(req, 0);
+	else
+		task_start(&t);
+}
+
+static int run_fsync(struct task *t)
+{
+	struct file *f = t->handle->inode->file;
+	struct file_key fk;
+	int r = task_key(t, f, &fk);
+
+	if (!r)
+		r = file_fsync(f, &fk);
+	if (!r)
+		(void)fuse_reply_err(t->req, 0);
+	return r;
+}
+
+void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	struct task t;
+
+	(void)datasync;
+	task_init(&t, fuse_req_userdata(req), req, ino, fi, run_fsync);
+	task_start(&t);
+}
+
+static int run_fallocate(struct task *t)
+{
+	struct inode *inode = t->handle->inode;
+	struct file *f = inode->file;
+	struct file_key fk;
+	int r = task_key(t, f, &fk);
+
+	if (!r)
+		r = file_allocate(f, &fk, t->mode, t->off, t->size);
+	if (r)
+		return r;
+	state_changed(t->fs, inode);
+	(void)fuse_reply_err(t->req, 0);
+	return 0;
+}
+
+void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
+{
+	struct task t;
+
+	task_init(&t, fuse_req_userdata(req), req, ino, fi, run_fallocate);
+	t.mode = mode;
+	t.off = (uint64_t)off;
+	t.size = (size_t)len;
+	task_start(&t);
+}
+
+static int run_lseek(struct task *t)
+{
+	struct file *f = t->handle->inode->file;
+	struct file_key fk;
+	int r = task_key(t, f, &fk);
+
+	if (r)
+		return r;
+	int64_t at = file_seek(f, &fk, t->off, t->mode);
+
+	if (at < 0)
+		return (int)at;
+	(void)fuse_reply_lseek(t->req, at);
+	return 0;
+}
+
+void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+	struct task t;
+
+	task_init(&t, fuse_req_userdata(req), req, ino, fi, run_lseek);
+	t.off = (uint64_t)off;
+	t.mode = whence;
+	task_start(&t);
+}

@@ -1,0 +1,256 @@
+/* Three kinds of -o words: ours (config=, locked_start, section.key=value), the kernel's and libfuse's (handed on), and those that only
+ * mount(8), systemd and fstab care about (ignored). Anything else is a mistake somebody should hear about now.                      */
+#include "options.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "exitcode.h"
+
+static const char *const handed_on[] = {
+	"allow_other", "default_permissions", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "atime", "noatime", "sync",
+	"dirsync", "async", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime",
+};
+static const char *const ignored[] = {
+	"_netdev", "nofail", "user", "users", "nouser", "owner", "group", "auto", "noauto", "defaults", "loud", "silent",
+};
+
+static bool listed(const char *word, const char *const *list, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (strcmp(word, list[i]) == 0)
+			return true;
+	return false;
+}
+
+static void usage(FILE *to)
+{
+	fputs("usage: byokfs [-c FILE] [-o OPT,...] [-f] [-d] CIPHERDIR MOUNTPOINT\n"
+	      "\n"
+	      "Mounts the store CIPHERDIR at MOUNTPOINT.\n"
+	      "  -c FILE   configuration (default: $BYOKFS_CONFIG, else " CONFIG_PATH ")\n"
+	      "  -o OPT    mount options, locked_start, config=FILE, or section.key=value as in byokfs.ini(5)\n"
+	      "  -f        stay in the foreground; ready is told to systemd\n"
+	      "  -d        debug: log every decision (implies -f)\n"
+	      "  -V, -h    version, this help\n",
+	    to);
+}
+
+/* Prints "byokfs: error: <what> '<quoted>'" (quoted may be NULL) and returns the code. */
+static int say(const char *what, const char *quoted, int code)
+{
+	if (quoted)
+		fprintf(stderr, "byokfs: error: %s '%s'\n", what, quoted);
+	else
+		fprintf(stderr, "byokfs: error: %s\n", what);
+	return code;
+}
+
+/* One word of -o. section.key=value pairs are kept for after the file was read. */
+struct words {
+	char *config[64]; /* "section.key=value" */
+	size_t n;
+	char *fuse; /* comma-joined words for libfuse */
+};
+
+static int hand_on(struct words *w, const char *word)
+{
+	char *joined;
+
+	if (asprintf(&joined, "%s%s%s", w->fuse ? w->fuse : "", w->fuse ? "," : "", word) < 0)
+		return say("out of memory", NULL, EXIT_FAILED);
+	free(w->fuse);
+	w->fuse = joined;
+	return 0;
+}
+
+static int keep(struct words *w, const char *word)
+{
+	if (w->n == sizeof(w->config) / sizeof(*w->config))
+		return say("too many -o settings at", word, EXIT_USAGE);
+	w->config[w->n] = strdup(word);
+	return w->config[w->n++] ? 0 : say("out of memory", NULL, EXIT_FAILED);
+}
+
+static int take_word(struct options *o, struct words *w, char *word)
+{
+	const char *eq = strchr(word, '='), *dot = strchr(word, '.');
+
+	if (strncmp(word, "config=", 7) == 0) {
+		o->config_path = word + 7;
+		return 0;
+	}
+	if (strcmp(word, "locked_start") == 0)
+		return keep(w, "mount.locked_start=yes");
+	if (strcmp(word, "ro") == 0) {
+		o->readonly = true;
+		return hand_on(w, word);
+	}
+	if (listed(word, ignored, sizeof(ignored) / sizeof(*ignored)) || strncmp(word, "x-", 2) == 0 ||
+	    strncmp(word, "comment=", 8) == 0 || *word == '\0')
+		return 0;
+	if (listed(word, handed_on, sizeof(handed_on) / sizeof(*handed_on)))
+		return hand_on(w, word);
+	if (eq && dot && dot < eq)
+		return keep(w, word);
+	return say("unknown option", word, EXIT_USAGE);
+}
+
+static int take_words(struct options *o, struct words *w, char *list)
+{
+	char *word;
+
+	while ((word = strsep(&list, ",")) != NULL) {
+		int r = take_word(o, w, word);
+
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* mount(8) calls its helper with flags of its own: -f is "fake" there, -n -s -v are noise. */
+static int take_flags(struct options *o, struct words *w, int argc, char **argv, bool *done)
+{
+	bool helper = strncmp(o->program, "mount.", 6) == 0;
+	int c, r = 0;
+
+	opterr = 0;
+	while (!r && (c = getopt(argc, argv, helper ? "o:fnsvN:t:hV" : "c:o:fdhV")) != -1) {
+		switch (c) {
+		case 'c':
+			o->config_path = optarg;
+			break;
+		case 'o':
+			r = take_words(o, w, optarg);
+			break;
+		case 'f':
+			*(helper ? &o->fake : &o->foreground) = true;
+			break;
+		case 'd':
+			o->debug = o->foreground = true;
+			break;
+		case 'h':
+			usage(stdout);
+			*done = true;
+			return 0;
+		case 'V':
+			puts("byokfs " BYOKFS_VERSION);
+			*done = true;
+			return 0;
+		case '?':
+			usage(stderr);
+			return EXIT_USAGE;
+		default:
+			break;
+		}
+	}
+	return r;
+}
+
+static bool inside(const char *path, const char *dir)
+{
+	size_t n = strlen(dir);
+
+	return strncmp(path, dir, n) == 0 && (path[n] == '/' || path[n] == '\0' || n == 1);
+}
+
+static int take_paths(struct options *o, int argc, char **argv)
+{
+	struct stat st;
+
+	if (argc - optind != 2) {
+		usage(stderr);
+		return EXIT_USAGE;
+	}
+	o->store = realpath(argv[optind], NULL);
+	if (!o->store)
+		return say("cannot find the store", argv[optind], EXIT_NOT_A_STORE);
+	if (stat(argv[optind + 1], &st) && errno == ENOTCONN) {
+		(void)say("the mount's daemon died:", argv[optind + 1], 0);
+		fprintf(stderr, "byokfs: hint: umount '%s' first\n", argv[optind + 1]);
+		return EXIT_ALREADY;
+	}
+	o->mountpoint = realpath(argv[optind + 1], NULL);
+	if (!o->mountpoint || stat(o->mountpoint, &st) || !S_ISDIR(st.st_mode))
+		return say("the mount point is not a directory:", argv[optind + 1], EXIT_FAILED);
+	if (inside(o->mountpoint, o->store) || inside(o->store, o->mountpoint))
+		return say("store and mount point must not lie inside each other:", o->mountpoint, EXIT_USAGE);
+	return 0;
+}
+
+static int load_config(struct options *o, struct config *c, struct words *w)
+{
+	char why[CONFIG_WHY];
+	int r = config_load(c, o->config_path, why);
+
+	for (size_t i = 0; !r && i < w->n; i++) {
+		char *eq = strchr(w->config[i], '=');
+
+		*eq = '\0';
+		r = config_set(c, w->config[i], eq + 1, why);
+	}
+	if (!r)
+		r = config_check(c, why);
+	if (r)
+		return say(why, NULL, EXIT_CONFIG);
+	if ((c->keyfile.path && inside(c->keyfile.path, o->mountpoint)) ||
+	    (c->kms.ca_bundle && inside(c->kms.ca_bundle, o->mountpoint)))
+		return say("a file that the daemon itself needs lies below the mount point", o->mountpoint, EXIT_CONFIG);
+	return 0;
+}
+
+/* fsname is what mount(8) and df show; libfuse wants commas and backslashes escaped. */
+static int fuse_words(struct options *o, struct words *w, bool root)
+{
+	char escaped[2 * PATH_MAX + 1], *all;
+	size_t n = 0;
+
+	for (const char *p = o->store; *p && n < sizeof(escaped) - 2; p++) {
+		if (*p == ',' || *p == '\\')
+			escaped[n++] = '\\';
+		escaped[n++] = *p;
+	}
+	escaped[n] = '\0';
+	if (asprintf(&all, "-ofsname=%s,subtype=byokfs,default_permissions%s%s%s", escaped, root ? ",allow_other" : "",
+		w->fuse ? "," : "", w->fuse ? w->fuse : "") < 0)
+		return say("out of memory", NULL, EXIT_FAILED);
+	int r = fuse_opt_add_arg(&o->args, "byokfs") || fuse_opt_add_arg(&o->args, all) ||
+	    (o->debug && getenv("BYOKFS_FUSE_DEBUG") && fuse_opt_add_arg(&o->args, "-d"));
+
+	free(all);
+	return r ? say("out of memory", NULL, EXIT_FAILED) : 0;
+}
+
+int options_parse(struct options *o, struct config *c, int argc, char **argv, bool *done)
+{
+	struct words w = {0};
+	const char *slash = strrchr(argv[0], '/');
+	int r;
+
+	*done = false;
+	*o = (struct options){.program = slash ? slash + 1 : argv[0]};
+	r = take_flags(o, &w, argc, argv, done);
+	if (!r && !*done)
+		r = take_paths(o, argc, argv);
+	if (!r && !*done)
+		r = load_config(o, c, &w);
+	if (!r && !*done)
+		r = fuse_words(o, &w, geteuid() == 0);
+	for (size_t i = 0; i < w.n; i++)
+		free(w.config[i]);
+	free(w.fuse);
+	return r;
+}
+
+void options_free(struct options *o)
+{
+	free(o->store);
+	free(o->mountpoint);
+	fuse_opt_free_args(&o->args);
+}

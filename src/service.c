@@ -1,0 +1,211 @@
+/* An orderly stop is an unmount: dirty pages go out, hints are set, the marker goes. When the mount is busy the domain is locked first,
+ * so that neither keys nor cached plaintext outlive the daemon.                                                                   */
+#include "service.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+
+#include "control.h"
+#include "exitcode.h"
+#include "io.h"
+#include "log.h"
+
+#define FUSE_MAGIC 0x65735546
+
+/* The parent: passes on what the child says, and believes in success only when the mount answers. */
+__attribute__((noreturn)) static void wait_for(pid_t child, int fd, const char *mountpoint)
+{
+	struct statfs st;
+	char code = EXIT_FAILED;
+	int status;
+	ssize_t n;
+
+	do
+		n = read(fd, &code, 1);
+	while (n < 0 && errno == EINTR);
+	if (n == 1 && code == EXIT_OK && (statfs(mountpoint, &st) || st.f_type != FUSE_MAGIC)) {
+		fprintf(stderr, "byokfs: error: '%s' does not answer\n", mountpoint);
+		code = EXIT_FAILED;
+	}
+	if (n != 1 && waitpid(child, &status, 0) == child && WIFEXITED(status))
+		code = (char)WEXITSTATUS(status);
+	_exit(code);
+}
+
+int service_background(bool foreground, const char *mountpoint, int *ready_fd)
+{
+	int p[2];
+	pid_t child;
+
+	*ready_fd = -1;
+	if (foreground)
+		return 0;
+	if (pipe2(p, O_CLOEXEC))
+		return -errno;
+	child = fork();
+	if (child < 0)
+		return -errno;
+	if (child > 0) {
+		(void)close(p[1]);
+		wait_for(child, p[0], mountpoint);
+	}
+	(void)close(p[0]);
+	(void)setsid();
+	*ready_fd = p[1];
+	return chdir("/") ? -errno : 0;
+}
+
+/* sd_notify(3) without the library: one datagram. */
+static void tell_systemd(const char *message)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un to = {.sun_family = AF_UNIX};
+
+	if (!path || (*path != '/' && *path != '@') || strlen(path) >= sizeof(to.sun_path))
+		return;
+	size_t n = strlen(path);
+
+	memcpy(to.sun_path, path, n);
+	if (*path == '@')
+		to.sun_path[0] = '\0';
+	CLEANUP_FD int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (fd >= 0)
+		(void)sendto(fd, message, strlen(message), MSG_NOSIGNAL, (struct sockaddr *)&to,
+		    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n));
+}
+
+void service_ready(void *arg)
+{
+	struct service *s = arg;
+	char ok = EXIT_OK;
+
+	tell_systemd("READY=1");
+	if (s->ready_fd < 0)
+		return;
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (null >= 0) {
+		(void)dup2(null, STDIN_FILENO);
+		(void)dup2(null, STDOUT_FILENO);
+		(void)dup2(null, STDERR_FILENO);
+		(void)close(null);
+	}
+	if (write(s->ready_fd, &ok, 1) != 1)
+		log_warn("nobody waits for the mount to be ready");
+	(void)close(s->ready_fd);
+	s->ready_fd = -1;
+}
+
+static void stop_set(sigset_t *set)
+{
+	(void)sigemptyset(set);
+	(void)sigaddset(set, SIGTERM);
+	(void)sigaddset(set, SIGINT);
+	(void)sigaddset(set, SIGHUP);
+}
+
+static void nothing(int sig)
+{
+	(void)sig;
+}
+
+void service_block_signals(void)
+{
+	struct sigaction wake = {.sa_handler = nothing};
+	sigset_t set;
+
+	stop_set(&set);
+	(void)pthread_sigmask(SIG_BLOCK, &set, NULL);
+	(void)signal(SIGPIPE, SIG_IGN);
+	(void)sigaction(SIGUSR1, &wake, NULL); /* wakes the session loop, no more */
+}
+
+static void sync_mount(const char *mountpoint)
+{
+	CLEANUP_FD int fd = open(mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd >= 0)
+		(void)syncfs(fd);
+}
+
+static void stop_mount(struct service *s)
+{
+	tell_systemd("STOPPING=1");
+	if (umount2(s->mountpoint, UMOUNT_NOFOLLOW) == 0)
+		return; /* the session loop sees the end of the connection */
+	log_warn("'%s' is busy: open files are cut off", s->mountpoint);
+	sync_mount(s->mountpoint);
+	if (lease_lock(s->fs->lease, "stopping") == 0 && lease_wait(s->fs->lease, LEASE_LOCKED, io_boot_ms() + 10000))
+		log_warn("locking did not end in time");
+	fuse_session_exit(s->fs->se);
+	(void)pthread_kill(s->loop, SIGUSR1);
+}
+
+static void check_watchdog(struct service *s)
+{
+	if (s->watchdog_dead || !s->watchdog || watchdog_alive(s->watchdog))
+		return;
+	s->watchdog_dead = true;
+	log_err("the watchdog died: cached plaintext would outlive a killed daemon; remount '%s' soon", s->mountpoint);
+}
+
+static void *signals(void *arg)
+{
+	struct service *s = arg;
+	struct timespec wait = {.tv_sec = 5};
+	sigset_t set;
+
+	stop_set(&set);
+	for (;;) {
+		int sig = sigtimedwait(&set, NULL, &wait);
+
+		if (!__atomic_load_n(&s->running, __ATOMIC_ACQUIRE))
+			return NULL;
+		if (sig == SIGHUP) {
+			kms_refresh(s->kms);
+			log_info("credentials will be read again");
+		} else if (sig > 0) {
+			stop_mount(s);
+		}
+		check_watchdog(s);
+	}
+}
+
+int service_start(struct service *s)
+{
+	int r;
+
+	s->loop = pthread_self();
+	s->started = io_unix_time();
+	r = ctl_open(&s->ctl, s->mountpoint, control_answer, s);
+	if (r) {
+		log_warn("no control socket, so byokfsctl cannot reach this mount: %s", strerror(-r));
+		s->ctl = NULL;
+	}
+	__atomic_store_n(&s->running, true, __ATOMIC_RELEASE);
+	r = pthread_create(&s->signals, NULL, signals, s);
+	if (r)
+		s->running = false;
+	return -r;
+}
+
+void service_stop(struct service *s)
+{
+	ctl_close(s->ctl);
+	s->ctl = NULL;
+	if (!__atomic_exchange_n(&s->running, false, __ATOMIC_ACQ_REL))
+		return;
+	(void)pthread_kill(s->signals, SIGHUP); /* it looks at `running` first */
+	(void)pthread_join(s->signals, NULL);
+}

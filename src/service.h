@@ -1,0 +1,34 @@
+/* Being a service: the background with an honest exit code, systemd's notification, signals, and the control verbs. */
+#ifndef BYOKFS_SERVICE_H
+#define BYOKFS_SERVICE_H
+
+#include <stdbool.h>
+
+#include "ctl.h"
+#include "fs.h"
+#include "kms.h"
+#include "watchdog.h"
+
+struct service {
+	struct fs *fs;
+	struct kms *kms;
+	struct watchdog *watchdog;
+	const char *mountpoint;
+	int ready_fd; /* to the waiting parent, or -1 */
+	struct ctl *ctl;
+	int64_t started;
+	pthread_t signals, loop;
+	bool running, watchdog_dead;
+};
+
+/* Forks; the parent waits for the child's verdict and exits with it, the child returns with *ready_fd. Foreground: -1. */
+MUST_CHECK int service_background(bool foreground, const char *mountpoint, int *ready_fd);
+/* The mount answers: parent and systemd hear of it; stderr goes away in the background. */
+void service_ready(void *service);
+/* Blocks TERM, INT, HUP, PIPE in the calling thread and its children: call before any thread exists. */
+void service_block_signals(void);
+/* Signal thread and control socket. After every fork, after the mount. */
+MUST_CHECK int service_start(struct service *);
+void service_stop(struct service *);
+
+#endif

@@ -1,0 +1,334 @@
+/* Loading, pinning and dropping of file states. A state is found through inode->file; its bookkeeping hangs at
+ * inode->extra. Locks: inode->lock, then states->lock; neither across a key request. file_open runs under inode->lock,
+ * which keeps two openers of one file from loading it twice.                                                       */
+#include "state_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "io.h"
+#include "log.h"
+
+int states_open(struct fs *fs)
+{
+	struct states *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return -ENOMEM;
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->wake, NULL);
+	TAILQ_INIT(&s->queue);
+	fs->states = s;
+	return 0;
+}
+
+uint64_t state_told_size(struct fs *fs, int fd, int dirfd, const char *entry, const struct stat *st)
+{
+	CLEANUP_FD int own = -1;
+	uint8_t page[LAYOUT_PAGE];
+	struct header_state state;
+	uint64_t size;
+
+	if (!atomic_load_explicit(&fs->states->distrust, memory_order_relaxed) && !store_in_doubt(fs->store, st) &&
+	    layout_hint_decode((uint64_t)st->st_size, &size))
+		return size;
+	if (st->st_size < (off_t)LAYOUT_PAGE)
+		return 0;
+	if (fd < 0) {
+		own = openat(dirfd, entry, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+		fd = own;
+	}
+	if (fd < 0 || io_pread(fd, page, sizeof(page), 0) != (ssize_t)sizeof(page) || header_state_hint(page, &state))
+		return 0;
+	return state.size;
+}
+
+void fs_attr(struct fs *fs, struct inode *inode, int dirfd, const char *entry, struct stat *st)
+{
+	if (S_ISLNK(st->st_mode)) {
+		st->st_size = (off_t)name_link_size((uint64_t)st->st_size);
+		return;
+	}
+	if (S_ISDIR(st->st_mode)) {
+		if (inode->nodeid == FUSE_ROOT_ID && st->st_nlink > 2)
+			st->st_nlink--; /* .byokfs */
+		return;
+	}
+	if (!S_ISREG(st->st_mode))
+		return;
+	pthread_mutex_lock(&inode->lock);
+	struct file *f = inode->file;
+	uint64_t size = f ? file_size(f) : 0;
+
+	pthread_mutex_unlock(&inode->lock);
+	if (!f)
+		size = state_told_size(fs, -1, dirfd, entry, st);
+	st->st_size = (off_t)size;
+	st->st_blksize = LAYOUT_PAGE;
+}
+
+static struct state *state_of(const struct inode *inode)
+{
+	return inode->extra;
+}
+
+/* inode->lock is held; f becomes the inode's, and so does one ref on the inode that the caller took before. */
+static int attach(struct fs *fs, struct inode *inode, struct file *f, bool readonly)
+{
+	struct state *st = calloc(1, sizeof(*st));
+
+	if (!st)
+		return -ENOMEM;
+	st->inode = inode;
+	st->readonly = readonly;
+	inode->file = f;
+	inode->extra = st;
+	atomic_fetch_add(&fs->states->loaded, 1);
+	return 0;
+}
+
+/* inode->lock is held. The file to close after unlocking, or NULL: still wanted. */
+static struct file *detach(struct fs *fs, struct inode *inode)
+{
+	struct states *s = fs->states;
+	struct state *st = state_of(inode);
+	struct file *f = inode->file;
+
+	pthread_mutex_lock(&s->lock);
+	if (st->syncing) {
+		pthread_mutex_unlock(&s->lock);
+		return NULL;
+	}
+	if (st->queued) {
+		TAILQ_REMOVE(&s->queue, st, link);
+		s->queued--;
+	}
+	pthread_mutex_unlock(&s->lock);
+	inode->file = NULL;
+	inode->extra = NULL;
+	free(st);
+	atomic_fetch_sub(&s->loaded, 1);
+	return f;
+}
+
+/* Drops the state if nobody needs it any more. Called without locks, with a ref on the inode. */
+void state_settle(struct fs *fs, struct inode *inode)
+{
+	struct file *gone = NULL;
+	struct stat st;
+
+	pthread_mutex_lock(&inode->lock);
+	struct file *f = inode->file;
+
+	if (f && inode->opens == 0) {
+		bool wanted = (file_dirty(f) || file_pending(f)) && !(fstat(file_fd(f), &st) == 0 && st.st_nlink == 0);
+
+		if (!wanted)
+			gone = detach(fs, inode);
+	}
+	pthread_mutex_unlock(&inode->lock);
+	if (gone) {
+		file_close(gone);
+		inode_put(fs->inodes, inode); /* the state's own ref */
+	}
+}
+
+static int open_backing(struct fs *fs, struct inode *inode, bool write, bool *readonly)
+{
+	int fd = -EROFS;
+
+	*readonly = false;
+	if (!fs->params.readonly)
+		fd = inode_open(fs->inodes, inode, O_RDWR);
+	if (!write && (fd == -EACCES || fd == -EPERM || fd == -EROFS || fd == -ETXTBSY)) {
+		*readonly = true;
+		fd = inode_open(fs->inodes, inode, O_RDONLY);
+	}
+	return fd;
+}
+
+static bool ours(const struct fs *fs, const struct header_ident *ident)
+{
+	const struct context_ids *ids = lease_ids(fs->lease);
+
+	return ident->suite == ids->suite && memcmp(ident->store, ids->store, CONTEXT_ID) == 0 &&
+	    memcmp(ident->domain, ids->domain, CONTEXT_ID) == 0;
+}
+
+/* inode->lock is held. Loads the file unless somebody was faster; *told is what stat said before. */
+static int load_locked(struct fs *fs, struct inode *inode, int *fd, bool readonly, const struct file_key *fk)
+{
+	struct file_params params = {
+		.readonly = readonly,
+		.commit_strict = fs->params.commit_strict,
+		.describe = fs_describe,
+		.arg = inode,
+	};
+	struct file *f = NULL;
+	struct stat st;
+	bool wrong;
+	int r;
+
+	if (fstat(*fd, &st))
+		return -errno;
+	uint64_t told = state_told_size(fs, *fd, -1, NULL, &st);
+
+	r = file_open(&f, *fd, fk, &params, &wrong);
+	if (r)
+		return r;
+	*fd = -1;
+	if (told != file_size(f)) {
+		/* A hint that cannot be set right must not be believed again. */
+		if (readonly)
+			atomic_store(&fs->states->distrust, true);
+		file_close(f);
+		return -ESTALE;
+	}
+	r = attach(fs, inode, f, readonly);
+	if (r)
+		file_close(f);
+	return r;
+}
+
+/* A state that was loaded from a read-only descriptor gives way to one that can write. */
+static struct file *replace_readonly(struct fs *fs, struct inode *inode, bool readonly)
+{
+	struct state *st = state_of(inode);
+
+	if (!inode->file || readonly || !st->readonly)
+		return NULL;
+	return detach(fs, inode);
+}
+
+/* As load_locked, but takes the lock, and the ref that a state holds. *old: a state to close afterwards. */
+static int load_once(struct fs *fs, struct inode *inode, int *fd, bool readonly, const struct file_key *fk,
+    struct file **old, struct file **out)
+{
+	struct inode *ref = fs_inode(fs, inode->nodeid);
+	int r = 0;
+
+	if (!ref)
+		return -ESTALE;
+	pthread_mutex_lock(&inode->lock);
+	*old = replace_readonly(fs, inode, readonly);
+	if (!inode->file) {
+		r = load_locked(fs, inode, fd, readonly, fk);
+		if (!r)
+			ref = NULL;
+	}
+	if (!r) {
+		inode->opens++;
+		*out = inode->file;
+	}
+	pthread_mutex_unlock(&inode->lock);
+	if (ref)
+		inode_put(fs->inodes, ref);
+	return r;
+}
+
+static int load(struct task *t, struct inode *inode, bool write, struct file **out)
+{
+	struct fs *fs = t->fs;
+	CLEANUP_FD int fd = -1;
+	struct header_ident ident;
+	struct header_slot slot;
+	struct file_key fk;
+	bool readonly;
+	int r;
+
+	fd = open_backing(fs, inode, write, &readonly);
+	if (fd < 0)
+		return fd;
+	r = file_peek(fd, &ident, &slot);
+	if (r)
+		return r;
+	if (!ours(fs, &ident)) {
+		log_err("inode %llu: a file of another store or domain", (unsigned long long)inode->ino);
+		return -EIO;
+	}
+	r = task_key_for(t, &ident, &slot, &fk);
+	if (r)
+		return r;
+	struct file *old = NULL;
+
+	r = load_once(fs, inode, &fd, readonly, &fk, &old, out);
+	if (old) {
+		file_close(old);
+		inode_put(fs->inodes, inode);
+	}
+	if (r == -ESTALE)
+		inode_detach(fs->inodes, inode);
+	return r;
+}
+
+int state_pin(struct task *t, struct inode *inode, bool write, struct file **out)
+{
+	bool here;
+
+	pthread_mutex_lock(&inode->lock);
+	here = inode->file && !(write && state_of(inode)->readonly);
+	if (here) {
+		inode->opens++;
+		*out = inode->file;
+	}
+	pthread_mutex_unlock(&inode->lock);
+	return here ? 0 : load(t, inode, write, out);
+}
+
+int state_adopt(struct fs *fs, struct inode *inode, struct file *f)
+{
+	struct inode *ref = fs_inode(fs, inode->nodeid);
+	int r;
+
+	if (!ref)
+		return -ESTALE;
+	pthread_mutex_lock(&inode->lock);
+	r = inode->file ? -EIO : attach(fs, inode, f, false);
+	if (!r)
+		inode->opens++;
+	pthread_mutex_unlock(&inode->lock);
+	if (r)
+		inode_put(fs->inodes, ref);
+	return r;
+}
+
+void state_unpin(struct fs *fs, struct inode *inode)
+{
+	unsigned left;
+
+	pthread_mutex_lock(&inode->lock);
+	left = --inode->opens;
+	pthread_mutex_unlock(&inode->lock);
+	if (left)
+		return;
+	state_changed(fs, inode);
+	state_settle(fs, inode);
+}
+
+void state_changed(struct fs *fs, struct inode *inode)
+{
+	struct states *s = fs->states;
+
+	pthread_mutex_lock(&inode->lock);
+	struct state *st = state_of(inode);
+
+	if (st && !st->queued && (file_dirty(inode->file) || file_pending(inode->file))) {
+		pthread_mutex_lock(&s->lock);
+		st->queued = true;
+		st->since = io_boot_ms();
+		TAILQ_INSERT_TAIL(&s->queue, st, link);
+		s->queued++;
+		if (s->queued >= STATES_MANY)
+			pthread_cond_signal(&s->wake);
+		pthread_mutex_unlock(&s->lock);
+	}
+	pthread_mutex_unlock(&inode->lock);
+}
+
+size_t states_queued(struct fs *fs)
+{
+	LOCK_SCOPE(&fs->states->lock);
+	return fs->states->queued;
+}

@@ -1,0 +1,393 @@
+/* The syncer: one thread that flushes what has been dirty for 5 s and promotes what was closed without fsync, many files
+ * with one syncfs. It also does the last round at unmount, and the flush and wipe of a lock.
+ *
+ * A state it works on is marked `syncing` and its inode held, so that nobody drops it meanwhile.                        */
+#include "state_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "io.h"
+#include "log.h"
+#include "newborn.h"
+
+/* Deepest chain of records: data, group, L1, L2, root; one level a round, and two more for drops. */
+#define ROUNDS 8
+
+struct key_wait {
+	struct lease_waiter waiter;
+	pthread_mutex_t lock;
+	pthread_cond_t done;
+	bool ready;
+};
+
+static void key_ready(struct lease_waiter *w)
+{
+	struct key_wait *k = (struct key_wait *)(void *)((char *)w - offsetof(struct key_wait, waiter));
+
+	pthread_mutex_lock(&k->lock);
+	k->ready = true;
+	pthread_cond_signal(&k->done);
+	pthread_mutex_unlock(&k->lock);
+}
+
+/* One try between enter and leave of the caller; parks w when the KMS must be asked. */
+static int key_try(struct fs *fs, const struct file *f, struct lease_waiter *w, struct lease_key **key)
+{
+	struct header_ident ident;
+	struct header_slot slot;
+	int r = lease_file_key(fs->lease, file_ident(f), NULL, NULL, key);
+
+	if (r != -EAGAIN || !w)
+		return r;
+	r = file_peek(file_fd(f), &ident, &slot);
+	return r ? -EIO : lease_file_key(fs->lease, &ident, &slot, w, key);
+}
+
+/* Waits for a file's key on a thread of our own; returns entered when 0. */
+static int key_enter(struct fs *fs, const struct file *f, struct lease_key **key)
+{
+	struct key_wait k = {.waiter.ready = key_ready, .lock = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
+	int r = fs_enter(fs, LEASE_WORK);
+
+	*key = NULL;
+	if (r)
+		return r;
+	r = key_try(fs, f, &k.waiter, key);
+	if (r == -EINPROGRESS) {
+		fs_leave(fs, LEASE_WORK);
+		pthread_mutex_lock(&k.lock);
+		while (!k.ready)
+			pthread_cond_wait(&k.done, &k.lock);
+		pthread_mutex_unlock(&k.lock);
+		r = k.waiter.result ? k.waiter.result : fs_enter(fs, LEASE_WORK);
+		if (!r) {
+			r = key_try(fs, f, NULL, key);
+			if (r)
+				fs_leave(fs, LEASE_WORK);
+		}
+		if (!k.waiter.result)
+			lease_waiter_cancel(&k.waiter);
+		return r;
+	}
+	if (r)
+		fs_leave(fs, LEASE_WORK);
+	return r;
+}
+
+static void key_leave(struct fs *fs, struct lease_key *key)
+{
+	lease_key_put(key);
+	fs_leave(fs, LEASE_WORK);
+}
+
+enum step { STEP_FLUSH, STEP_FLUSH_HINT, STEP_BEGIN, STEP_END };
+
+/* One step on one file with its key. */
+static int step(struct fs *fs, struct file *f, enum step what, uint64_t *mark, bool durable)
+{
+	struct lease_key *key;
+	int r = key_enter(fs, f, &key);
+
+	if (r)
+		return r;
+	struct file_key fk = {lease_key_file(key), lease_key_block(key)};
+
+	switch (what) {
+	case STEP_FLUSH:
+	case STEP_FLUSH_HINT:
+		r = file_flush(f, &fk, what == STEP_FLUSH_HINT);
+		break;
+	case STEP_BEGIN:
+		r = file_promote_begin(f, &fk, mark);
+		break;
+	case STEP_END:
+		r = file_promote_end(f, &fk, *mark, durable);
+		break;
+	}
+	key_leave(fs, key);
+	return r;
+}
+
+struct job {
+	struct inode *inode; /* our ref */
+	struct state *state;
+	uint64_t mark;
+	bool closed, begun;
+};
+
+/* Takes queued states for work: all of them, or those dirty for long enough. */
+static size_t take(struct fs *fs, struct job *jobs, size_t max, uint64_t older_than)
+{
+	struct states *s = fs->states;
+	size_t n = 0;
+	struct state *st;
+
+	LOCK_SCOPE(&s->lock);
+	TAILQ_FOREACH(st, &s->queue, link) {
+		if (n == max)
+			break;
+		if (st->since > older_than || st->syncing)
+			continue;
+		st->syncing = true;
+		jobs[n++] = (struct job){.inode = st->inode, .state = st};
+	}
+	return n;
+}
+
+/* Gives states back; those with nothing left to do leave the queue. */
+static void give_back(struct fs *fs, struct job *jobs, size_t n)
+{
+	struct states *s = fs->states;
+
+	for (size_t i = 0; i < n; i++) {
+		struct state *st = jobs[i].state;
+		struct inode *inode = fs_inode(fs, jobs[i].inode->nodeid); /* the state's ref may end below */
+
+		pthread_mutex_lock(&inode->lock);
+		bool idle = !file_dirty(inode->file) && !file_pending(inode->file);
+
+		pthread_mutex_lock(&s->lock);
+		st->syncing = false;
+		st->since = io_boot_ms();
+		if (idle) {
+			TAILQ_REMOVE(&s->queue, st, link);
+			st->queued = false;
+			s->queued--;
+		}
+		pthread_mutex_unlock(&s->lock);
+		pthread_mutex_unlock(&inode->lock);
+		state_settle(fs, inode);
+		inode_put(fs->inodes, inode);
+	}
+}
+
+static bool nobody_has_open(struct inode *inode)
+{
+	LOCK_SCOPE(&inode->lock);
+	return inode->opens == 0;
+}
+
+static void flush_old(struct fs *fs)
+{
+	struct job jobs[64];
+	uint64_t now = io_boot_ms();
+	size_t n = take(fs, jobs, 64, now > STATES_FLUSH_MS ? now - STATES_FLUSH_MS : 0);
+
+	for (size_t i = 0; i < n; i++) {
+		struct file *f = jobs[i].inode->file;
+
+		if (file_dirty(f))
+			(void)step(fs, f, nobody_has_open(jobs[i].inode) ? STEP_FLUSH_HINT : STEP_FLUSH, NULL, false);
+	}
+	give_back(fs, jobs, n);
+}
+
+/* One syncfs for all jobs. Returns how many still have something pending. */
+static size_t promote_round(struct fs *fs, struct job *jobs, size_t n)
+{
+	size_t begun = 0, left = 0;
+	uint64_t newborns = newborn_mark();
+
+	for (size_t i = 0; i < n; i++) {
+		struct file *f = jobs[i].inode->file;
+
+		jobs[i].begun = file_pending(f) && step(fs, f, STEP_BEGIN, &jobs[i].mark, false) == 0;
+		begun += jobs[i].begun;
+	}
+	if (!begun)
+		return 0;
+	bool durable = syncfs(fs->store->fd) == 0;
+
+	if (durable)
+		newborn_clear(newborns);
+	else
+		log_err("cannot sync the store: %s", strerror(errno));
+	for (size_t i = 0; i < n; i++) {
+		struct file *f = jobs[i].inode->file;
+
+		if (jobs[i].begun && step(fs, f, STEP_END, &jobs[i].mark, durable) == 0 && durable)
+			left += file_pending(f);
+	}
+	return left;
+}
+
+/* Promotes up to STATES_MANY queued files until nothing is pending. false: some could not be. */
+static bool promote(struct fs *fs, size_t *worked)
+{
+	struct job *jobs = calloc(STATES_MANY, sizeof(*jobs));
+	bool clean = true;
+
+	*worked = 0;
+	if (!jobs)
+		return false;
+	size_t n = take(fs, jobs, STATES_MANY, UINT64_MAX);
+
+	for (int round = 0; round < ROUNDS; round++)
+		if (promote_round(fs, jobs, n) == 0)
+			break;
+	for (size_t i = 0; i < n; i++) {
+		struct file *f = jobs[i].inode->file;
+
+		if (step(fs, f, STEP_FLUSH_HINT, NULL, false) || file_pending(f) || file_dirty(f))
+			clean = false;
+	}
+	give_back(fs, jobs, n);
+	free(jobs);
+	*worked = n;
+	return clean;
+}
+
+static void *syncer(void *arg)
+{
+	struct fs *fs = arg;
+	struct states *s = fs->states;
+
+	pthread_mutex_lock(&s->lock);
+	while (!s->stop) {
+		struct timespec until;
+
+		(void)clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_sec++;
+		(void)pthread_cond_timedwait(&s->wake, &s->lock, &until);
+		bool many = s->queued >= STATES_MANY;
+
+		pthread_mutex_unlock(&s->lock);
+		uint64_t now = io_boot_ms();
+		size_t worked;
+
+		flush_old(fs);
+		if (many || now - s->promoted >= STATES_PROMOTE_MS) {
+			(void)promote(fs, &worked);
+			s->promoted = io_boot_ms();
+		}
+		pthread_mutex_lock(&s->lock);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return NULL;
+}
+
+int states_start(struct fs *fs)
+{
+	struct states *s = fs->states;
+	int r;
+
+	s->promoted = io_boot_ms();
+	r = pthread_create(&s->thread, NULL, syncer, fs);
+	s->running = r == 0;
+	return -r;
+}
+
+static bool close_one(void *arg, struct inode *inode)
+{
+	struct fs *fs = arg;
+	struct file *f;
+
+	pthread_mutex_lock(&inode->lock);
+	f = inode->file;
+	inode->file = NULL;
+	free(inode->extra);
+	inode->extra = NULL;
+	pthread_mutex_unlock(&inode->lock);
+	if (f) {
+		file_close(f);
+		inode_put(fs->inodes, inode);
+	}
+	return true;
+}
+
+bool states_stop(struct fs *fs, bool flush)
+{
+	struct states *s = fs->states;
+	bool clean = true;
+	size_t worked = 1;
+
+	if (!s)
+		return true;
+	if (s->running) {
+		pthread_mutex_lock(&s->lock);
+		s->stop = true;
+		pthread_cond_signal(&s->wake);
+		pthread_mutex_unlock(&s->lock);
+		(void)pthread_join(s->thread, NULL);
+	}
+	for (size_t rounds = 0; flush && worked && clean && rounds < 10000; rounds++)
+		clean = promote(fs, &worked);
+	clean = clean && s->queued == 0;
+	inode_each(fs->inodes, true, close_one, fs);
+	pthread_mutex_destroy(&s->lock);
+	pthread_cond_destroy(&s->wake);
+	free(s);
+	fs->states = NULL;
+	return clean;
+}
+
+struct sweep {
+	struct fs *fs;
+	unsigned count;
+};
+
+static bool flush_cached(void *arg, struct inode *inode)
+{
+	struct sweep *sweep = arg;
+	struct fs *fs = sweep->fs;
+	struct lease_key *key = NULL;
+
+	pthread_mutex_lock(&inode->lock);
+	struct file *f = inode->file;
+
+	if (f)
+		inode->opens++;
+	pthread_mutex_unlock(&inode->lock);
+	if (!f)
+		return true;
+	if (file_dirty(f)) {
+		int r = fs_enter(fs, LEASE_WRITEBACK);
+
+		if (!r) {
+			r = key_try(fs, f, NULL, &key);
+			if (!r) {
+				struct file_key fk = {lease_key_file(key), lease_key_block(key)};
+
+				r = file_flush(f, &fk, false);
+				lease_key_put(key);
+			}
+			fs_leave(fs, LEASE_WRITEBACK);
+		}
+		sweep->count += r != 0;
+	}
+	pthread_mutex_lock(&inode->lock);
+	inode->opens--;
+	pthread_mutex_unlock(&inode->lock);
+	return true;
+}
+
+unsigned states_flush_cached(struct fs *fs)
+{
+	struct sweep sweep = {.fs = fs};
+
+	inode_each(fs->inodes, true, flush_cached, &sweep);
+	return sweep.count;
+}
+
+static bool wipe_one(void *arg, struct inode *inode)
+{
+	struct sweep *sweep = arg;
+
+	pthread_mutex_lock(&inode->lock);
+	if (inode->file && file_wipe(inode->file)) {
+		log_warn("inode %llu: writes not yet fsynced were lost when the domain locked", (unsigned long long)inode->ino);
+		sweep->count++;
+	}
+	pthread_mutex_unlock(&inode->lock);
+	return true;
+}
+
+unsigned states_wipe(struct fs *fs)
+{
+	struct sweep sweep = {.fs = fs};
+
+	inode_each(fs->inodes, true, wipe_one, &sweep);
+	return sweep.count;
+}

@@ -1,0 +1,109 @@
+/* byokfsctl.c — administers stores and live mounts: a table of verbs, help printed from it, dispatch. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cmd.h"
+#include "log.h"
+#include "secret.h"
+
+const struct cmd cmd_table[] = {
+	{"init", cmd_init,
+	    "CIPHERDIR [-c FILE] [-o KEY=VALUE] [--seal=file|domain] [--names=siv64|siv32|plain] [--plain-names] [--suite=1|2] [--json]",
+	    "make an empty directory a store under the configured key",
+	    "The KMS seals the store's secret and must unseal it again before anything is written.\n"
+	    "\n"
+	    "  --seal=file     every file's key is sealed by the KMS: its log shows each one (default)\n"
+	    "  --seal=domain   files' keys are wrapped by the store's: one KMS call per lease\n"
+	    "  --names=siv64   encrypted names (default); siv32 for backings that fold case\n"
+	    "  --plain-names   names stay readable, as --names=plain\n"
+	    "  --suite=1|2     1 AES-256-GCM, 2 XChaCha20-Poly1305; default: 1 where the CPU has AES\n"},
+	{"info", cmd_info, "CIPHERDIR [--json]", "show a store's descriptor, without the KMS",
+	    "Nothing shown is secret, and nothing shown has been authenticated: that takes the key (byokfsctl test).\n"},
+	{"test", cmd_test, "[CIPHERDIR] [-c FILE] [-o KEY=VALUE]", "try configuration, credentials and key, step by step",
+	    "One line each: ok, FAILED and what to do. With CIPHERDIR also that the key opens this store.\n"
+	    "The exit code tells the first failure: 3 configuration or credentials, 5 denied, 6 not reached.\n"},
+	{"status", cmd_status, "[MOUNT] [--json]", "show the state of a mount, or of all",
+	    "open, or locked with the reason and since when; lease, counters, the KMS's latency and errors.\n"},
+	{"lock", cmd_lock, "MOUNT", "write back, then drop every key and all cached plaintext now",
+	    "The mount answers EIO until 'byokfsctl unlock', whatever the KMS says meanwhile.\n"},
+	{"unlock", cmd_unlock, "MOUNT", "ask the KMS again and open", "Undoes 'byokfsctl lock', and does not wait for the next probe.\n"},
+	{"check", cmd_check, "CIPHERDIR [--json]", "check a store's structure, without keys",
+	    "Reads descriptors, names, directory ids and page 0 of every file; changes nothing.\n"
+	    "Exit code 7 when something is damaged. Litter and sizes in doubt are warnings.\n"},
+	{"help", cmd_help, "[VERB | byokfs.ini]", "explain a verb, or print every configuration key", ""},
+	{"version", cmd_version, "", "print the version", ""},
+	{NULL, NULL, NULL, NULL, NULL},
+};
+
+const struct cmd *cmd_find(const char *name)
+{
+	for (const struct cmd *c = cmd_table; c->name; c++)
+		if (strcmp(c->name, name) == 0)
+			return c;
+	return NULL;
+}
+
+static void overview(FILE *f)
+{
+	(void)fputs("usage: byokfsctl VERB [options] ...\n\n", f);
+	for (const struct cmd *c = cmd_table; c->name; c++)
+		(void)fprintf(f, "  %-8s %s\n", c->name, c->summary);
+	(void)fputs("\n'byokfsctl help VERB' explains a verb; 'byokfsctl help byokfs.ini' prints every configuration key.\n"
+		    "exit codes: 0 ok, 1 failed, 2 usage, 3 configuration or credentials, 4 not a store, 5 denied by the KMS,\n"
+		    "6 KMS not reached, 7 damage, 8 no such mount, 9 already done or in progress\n", f);
+}
+
+void cmd_usage(FILE *f, const struct cmd *c)
+{
+	(void)fprintf(f, "usage: byokfsctl %s%s%s\n", c->name, *c->usage ? " " : "", c->usage);
+}
+
+int cmd_help(int argc, char **argv)
+{
+	const struct cmd *c = argc > 1 ? cmd_find(argv[1]) : NULL;
+
+	if (argc > 1 && strcmp(argv[1], "byokfs.ini") == 0) {
+		config_describe(stdout);
+	} else if (argc > 1 && !c) {
+		cmd_error("unknown verb '%s'", argv[1]);
+		return EXIT_USAGE;
+	} else if (c) {
+		cmd_usage(stdout, c);
+		(void)printf("\n%c%s.\n%s", c->summary[0] - 'a' + 'A', c->summary + 1, c->help);
+	} else {
+		overview(stdout);
+	}
+	return fflush(stdout) == 0 ? EXIT_OK : EXIT_FAILED;
+}
+
+int cmd_version(int argc, char **argv)
+{
+	(void)argc;
+	(void)argv;
+	return printf("byokfsctl " BYOKFS_VERSION ", format version 1\n") > 0 && fflush(stdout) == 0 ? EXIT_OK : EXIT_FAILED;
+}
+
+int main(int argc, char **argv)
+{
+	static char help[] = "help", version[] = "version";
+	const struct cmd *c;
+
+	log_setup("byokfsctl", LOG_LEVEL_WARN, false);
+	if (argc < 2) {
+		overview(stderr);
+		return EXIT_USAGE;
+	}
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
+		argv[1] = help;
+	else if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0)
+		argv[1] = version;
+	c = cmd_find(argv[1]);
+	if (!c) {
+		cmd_error("unknown verb '%s'", argv[1]);
+		cmd_hint("'byokfsctl help' lists the verbs");
+		return EXIT_USAGE;
+	}
+	if (secret_init(false) < 0)
+		return EXIT_FAILED;
+	return c->run(argc - 1, argv + 1);
+}

@@ -1,0 +1,94 @@
+/* cmd.h — what the verbs of byokfsctl share: the table, arguments, the voice, errors to exit codes.
+ *
+ * One file per verb. A verb returns an exit code (exitcode.h); stdout is the answer, stderr the rest.  */
+#ifndef BYOKFS_CMD_H
+#define BYOKFS_CMD_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "config.h"
+#include "exitcode.h"
+#include "kms.h"
+#include "lease.h"
+#include "store.h"
+
+struct cmd {
+	const char *name;
+	int (*run)(int argc, char **argv); /* argv[0] is the verb */
+	const char *usage;                 /* behind the verb */
+	const char *summary;
+	const char *help; /* lines */
+};
+
+extern const struct cmd cmd_table[]; /* ends with a NULL name */
+const struct cmd *cmd_find(const char *name);
+
+int cmd_init(int argc, char **argv);
+int cmd_info(int argc, char **argv);
+int cmd_test(int argc, char **argv);
+int cmd_status(int argc, char **argv);
+int cmd_lock(int argc, char **argv);
+int cmd_unlock(int argc, char **argv);
+int cmd_check(int argc, char **argv);
+int cmd_help(int argc, char **argv);
+int cmd_version(int argc, char **argv);
+
+/* Arguments. */
+#define CMD_SETTINGS 32u
+struct cmd_args {
+	const char *config;                 /* -c FILE */
+	const char *setting[CMD_SETTINGS];  /* -o section.key=value[,section.key=value...] */
+	size_t nsetting;
+	bool json;
+	const char *operand[2];
+	size_t noperand;
+};
+
+enum cmd_takes { CMD_CONFIG = 1, CMD_JSON = 2 };
+
+/* A verb's own long option: exactly one of value and flag. A NULL name ends the list. */
+struct cmd_option {
+	const char *name;
+	const char **value;
+	bool *flag;
+};
+
+/* -1: go on; else the exit code to return (wrong use, or --help answered). At least min and at most max operands. */
+MUST_CHECK int cmd_parse(struct cmd_args *, int argc, char **argv, unsigned takes, const struct cmd_option *, size_t min, size_t max);
+
+/* The configuration: file, then settings, then the check of the whole; says what is wrong. EXIT_OK or EXIT_CONFIG. config_free() it either way. */
+MUST_CHECK int cmd_configure(struct config *, const struct cmd_args *);
+
+/* The voice: "byokfsctl: error: ...", "byokfsctl: hint: ...". */
+void cmd_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void cmd_hint(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void cmd_usage(FILE *, const struct cmd *);
+
+/* Errors. */
+int cmd_exit_store(int err); /* -errno of store.h */
+int cmd_exit_kms(enum kms_status);
+/* What to do about it; NULL when there is nothing to say. */
+const char *cmd_kms_hint(const struct kms_err *);
+/* Prints "what: the KMS's words" and the hint; returns the exit code. */
+int cmd_kms_failed(const char *what, const struct kms_err *);
+
+/* The configured key service. EXIT_OK, or an error was printed. */
+MUST_CHECK int cmd_kms_open(struct kms **out, const struct config *, struct kms_err *err);
+void cmd_kms_params(struct kms_params *, const struct config *);
+/* Unwraps the store's domain secret and authenticates the descriptors: an open lease, or NULL with err or why filled. */
+MUST_CHECK int cmd_unseal(struct store *, struct kms *, const struct config *, struct kms_err *err, char *why);
+
+/* One line of JSON on stdout; takes the reference. EXIT_OK, or EXIT_FAILED for NULL or a full disk. */
+int cmd_print_json(json_t *);
+/* A string for JSON and terminals: bytes outside printable ASCII as \xNN; out holds 4 * strlen + 1. */
+void cmd_escape(char *out, const char *text);
+
+const char *cmd_names_mode(enum name_mode);
+/* enum name_mode, or -1. */
+int cmd_names_from(const char *text);
+const char *cmd_suite_name(unsigned suite);
+const char *cmd_seal_name(enum descriptor_seal);
+
+#endif

@@ -1,0 +1,197 @@
+/* cmd_common.c — from modules' errors to words and exit codes; the key service and the store as verbs open them. */
+#include "cmd.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "jsonio.h"
+
+int cmd_exit_store(int err)
+{
+	switch (err) {
+	case 0:
+		return EXIT_OK;
+	case -ENOENT:
+	case -ENOTDIR:
+	case -EINVAL:
+	case -EPROTONOSUPPORT:
+	case -EBADMSG:
+		return EXIT_NOT_A_STORE;
+	case -EBUSY:
+	case -EEXIST:
+		return EXIT_ALREADY;
+	default:
+		return EXIT_FAILED;
+	}
+}
+
+int cmd_exit_kms(enum kms_status status)
+{
+	switch (status) {
+	case KMS_OK:
+		return EXIT_OK;
+	case KMS_DENIED:
+		return EXIT_DENIED;
+	case KMS_BUSY:
+	case KMS_DOWN:
+		return EXIT_UNREACHABLE;
+	case KMS_CONFIG:
+		return EXIT_CONFIG;
+	case KMS_BAD_BLOB:
+		return EXIT_DAMAGE;
+	}
+	return EXIT_FAILED;
+}
+
+const char *cmd_kms_hint(const struct kms_err *err)
+{
+	switch (err->status) {
+	case KMS_DENIED:
+		return "the key's owner decides: is it enabled, and does its policy allow this identity?";
+	case KMS_BUSY:
+		return "the KMS throttles this account: try again, or ask for a higher quota";
+	case KMS_DOWN:
+		return "check endpoint, Region, proxy and network";
+	case KMS_CONFIG:
+		return "check credentials, key and Region in [kms]; 'byokfsctl test' shows each step";
+	case KMS_BAD_BLOB:
+		return "is 'key' in [kms] the key that the store was made under? 'byokfsctl info' shows it";
+	case KMS_OK:
+		break;
+	}
+	return NULL;
+}
+
+int cmd_kms_failed(const char *what, const struct kms_err *err)
+{
+	const char *hint = cmd_kms_hint(err);
+	char text[800];
+
+	kms_err_text(text, sizeof(text), err);
+	cmd_error("%s: %s", what, text);
+	if (hint)
+		cmd_hint("%s", hint);
+	return cmd_exit_kms(err->status);
+}
+
+void cmd_kms_params(struct kms_params *p, const struct config *c)
+{
+	*p = (struct kms_params){
+		.provider = c->kms.provider,
+		.key = c->kms.key,
+		.region = c->kms.region,
+		.endpoint = c->kms.endpoint,
+		.profile = c->kms.profile,
+		.ca_bundle = c->kms.ca_bundle,
+		.proxy = c->kms.proxy,
+		.keyfile_path = c->keyfile.path,
+		.connect_timeout_ms = c->kms.connect_timeout_ms,
+		.request_timeout_ms = c->kms.request_timeout_ms,
+		.max_connections = c->kms.max_connections,
+		.user_agent = "byokfsctl/" BYOKFS_VERSION,
+	};
+}
+
+int cmd_kms_open(struct kms **out, const struct config *c, struct kms_err *err)
+{
+	struct kms_params params;
+	int ret;
+
+	memset(err, 0, sizeof(*err));
+	cmd_kms_params(&params, c);
+	ret = kms_open(out, &params, true, err);
+	if (ret == 0)
+		return EXIT_OK;
+	if (err->status == KMS_OK) /* nobody was asked yet */
+		err->status = KMS_CONFIG;
+	return cmd_exit_kms(err->status);
+}
+
+int cmd_unseal(struct store *s, struct kms *kms, const struct config *c, struct kms_err *err, char *why)
+{
+	struct lease_params params = {
+		.probe_ms = c->cache.probe_ms,
+		.lease_ms = c->cache.lease_ms,
+		.max_age_ms = c->cache.max_age_ms,
+		.idle_ms = c->cache.idle_ms,
+		.drain_ms = 1,
+		.threads = 1,
+	};
+	struct lease *lease = NULL;
+	int code, ret;
+
+	why[0] = '\0';
+	memset(err, 0, sizeof(*err));
+	err->status = lease_open(&lease, &params, kms, &s->domain, &s->ids, s->desc.names, false, err);
+	if (err->status != KMS_OK)
+		return cmd_exit_kms(err->status);
+	ret = lease_enter(lease, LEASE_WORK);
+	if (ret == 0) {
+		ret = store_authenticate(s, lease_domain_keys(lease), lease_names(lease), why);
+		lease_leave(lease, LEASE_WORK);
+	} else {
+		(void)snprintf(why, STORE_WHY, "the lease ended before the store was read: is 'lease' in [cache] too short?");
+	}
+	code = ret == -EBADMSG ? EXIT_DAMAGE : cmd_exit_store(ret);
+	lease_close(lease);
+	return code;
+}
+
+int cmd_print_json(json_t *json)
+{
+	char *text CLEANUP_FREE = json ? jsonio_print(json) : NULL;
+
+	json_decref(json);
+	if (!text) {
+		cmd_error("out of memory");
+		return EXIT_FAILED;
+	}
+	if (puts(text) < 0 || fflush(stdout) != 0) {
+		cmd_error("cannot write the answer: %s", strerror(errno));
+		return EXIT_FAILED;
+	}
+	return EXIT_OK;
+}
+
+void cmd_escape(char *out, const char *text)
+{
+	static const char hex[] = "0123456789abcdef";
+
+	for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
+		if (*p >= ' ' && *p < 0x7f && *p != '\\') {
+			*out++ = (char)*p;
+			continue;
+		}
+		*out++ = '\\';
+		*out++ = 'x';
+		*out++ = hex[*p >> 4];
+		*out++ = hex[*p & 15];
+	}
+	*out = '\0';
+}
+
+static const char *const modes[] = {[NAME_SIV64] = "siv64", [NAME_SIV32] = "siv32", [NAME_PLAIN] = "plain"};
+
+const char *cmd_names_mode(enum name_mode mode)
+{
+	return modes[mode];
+}
+
+int cmd_names_from(const char *text)
+{
+	for (int i = 0; i < (int)(sizeof(modes) / sizeof(modes[0])); i++)
+		if (strcmp(text, modes[i]) == 0)
+			return i;
+	return -1;
+}
+
+const char *cmd_suite_name(unsigned suite)
+{
+	return suite == 1 ? "AES-256-GCM" : suite == 2 ? "XChaCha20-Poly1305" : "unknown";
+}
+
+const char *cmd_seal_name(enum descriptor_seal seal)
+{
+	return seal == SEAL_DOMAIN ? "domain" : "file";
+}

@@ -41,7 +41,8 @@ void block_end(struct block_run *);
 /* Seals 4064 plaintext bytes into a 4096-byte page with fresh rnd. 0, -EFBIG (ver out of range) or -EIO. */
 MUST_CHECK int block_seal(struct block_run *, enum unit_type, uint64_t index, uint64_t ver,
     const uint8_t text[static LAYOUT_BODY], uint8_t page[static LAYOUT_PAGE]);
-/* Opens a page; *ver is its version. 0, -ENODATA (all-zero page: absent), or -EBADMSG; text is wiped on failure. */
+/* Opens a page; *ver is its version. 0, -ENODATA (all-zero page: absent), -EBADMSG, or -EIO (the
+ * library failed); text is wiped on failure. */
 MUST_CHECK int block_open(struct block_run *, enum unit_type, uint64_t index, const uint8_t page[static LAYOUT_PAGE],
     uint8_t text[static LAYOUT_BODY], uint64_t *ver);
 

@@ -1,4 +1,5 @@
-/* header.h — page 0 of a backing file: IDENT, two SLOTs, two STATEs, ROOT (format.md 3.1), and the records of nodes (3.2).
+/* header.h — page 0 of a backing file: IDENT, two SLOTs, two STATEs, ROOT (format.md 3.1), and the records of nodes
+ * (3.2).
  *
  * Byte-exact encode and decode, nothing else: no I/O, no policy. Every decoder treats its input as hostile.    */
 #ifndef BYOKFS_HEADER_H
@@ -55,9 +56,11 @@ typedef uint64_t rec_t;
 #define HEADER_GROUP_REC(i) ((size_t)(i) * 38u + 32u)
 #define HEADER_NODE_REC(i) ((size_t)(i) * 6u)
 
-/* IDENT without its MAC: magic, version, layout, suite, flags, zero bytes. 0, -ENODATA (page all zero: unborn) or -EBADMSG. */
+/* IDENT without its MAC: magic, version, layout, suite, flags, zero bytes. 0, -ENODATA (page all zero:
+ * unborn) or -EBADMSG. */
 MUST_CHECK int header_ident(const uint8_t page[static LAYOUT_PAGE], struct header_ident *out);
-/* The MAC of IDENT under K_hdr and KC against the derived commitment: call with the derived keys before using them. 0 or -EBADMSG. */
+/* KC against the derived commitment, then the MAC of IDENT under K_hdr: call with the derived keys before using
+ * them for anything else. 0 or -EBADMSG. */
 MUST_CHECK int header_verify_ident(const uint8_t page[static LAYOUT_PAGE], const struct file_keys *);
 void header_put_ident(uint8_t page[static LAYOUT_PAGE], const struct header_ident *, const struct file_keys *);
 

@@ -93,12 +93,14 @@ struct kms_provider {
 	void (*refresh)(void *priv);
 	/* optional: the name of a key the configuration does not name; constant after open */
 	const char *(*key)(void *priv);
+	/* optional: false when this text (an alias, an id) does not name one key for ever, and describe must tell its name */
+	bool (*pinned)(const char *key);
 };
 
 /* Opens the provider and, for aws, resolves an alias or id by DescribeKey so that kms_key() is an ARN. -EINVAL (unknown provider,
  * bad parameters: exit 3) or another -errno; err is filled. resolve = false skips the network. */
 MUST_CHECK int kms_open(struct kms **out, const struct kms_params *, bool resolve, struct kms_err *err);
-/* Used by unit tests: a provider of their own. */
+/* Used by unit tests: a provider of their own; its close, unless NULL, is called by kms_close(). */
 MUST_CHECK int kms_open_with(struct kms **out, const struct kms_provider *, void *priv, const char *key, uint32_t request_timeout_ms);
 void kms_close(struct kms *);
 

@@ -21,7 +21,9 @@ MUST_CHECK int secret_init(bool allow_unlocked);
 /* mlockall(CURRENT|FUTURE|ONFAULT) where the process may; best effort, in the daemon only, after its last fork. */
 void secret_lock_process(void);
 
-/* n zeroed bytes, 1..65536; NULL when memory cannot be had or not be locked. Thread-safe. */
+/* n zeroed bytes, 1..65536, aligned to 16; NULL when memory cannot be had or not be locked. Thread-safe. Up to 128
+ * bytes share slabs (cells of 64, 96 and 128), more takes pages of its own. A child made by fork(2) finds zeros in
+ * what its parent allocated: fork first. */
 void *secret_alloc(size_t n);
 /* Wipes and frees; NULL is fine. */
 void secret_free(void *p);

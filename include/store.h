@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "descriptor.h"
 #include "kdf.h"
@@ -23,10 +24,11 @@ struct store {
 	struct descriptor_domain domain; /* domain 0 */
 	struct context_ids ids;          /* of domain 0 */
 	bool readonly;
-	/* private: lock, marker, in-doubt window */
+	/* private: lock, marker, in-doubt window [doubt_from, start], open-ended when doubt_live */
 	int lock_fd, marker_fd;
 	char marker[40];
-	bool doubt, doubt_all;
+	_Atomic bool doubt, doubt_all;
+	bool doubt_live;
 	struct timespec doubt_from, start;
 };
 
@@ -39,7 +41,8 @@ struct store_options {
 MUST_CHECK int store_open(struct store *out, const char *path, const struct store_options *, char *why);
 /* Descriptor MACs, commitment, the root's .byokfs.d; restores a lost copy when read-write. -EBADMSG: tampered. */
 MUST_CHECK int store_authenticate(struct store *, const struct domain_keys *, const struct name_keys *, char *why);
-/* Read-write mounts: marker written before the first change; determines what is in doubt. */
+/* Determines what is in doubt. Read-write mounts: writes the marker, before the first change. -EBUSY: another mount's marker is locked.
+ * The locks are OFD locks: a process forked after store_open() keeps the store locked until it closes lock_fd and marker_fd, or ends. */
 MUST_CHECK int store_mark(struct store *, char *why);
 /* Orderly end: everything was flushed and hints are set: syncfs, remove marker. clean = false leaves it. Then frees. */
 void store_close(struct store *, bool clean);
@@ -65,7 +68,7 @@ struct store_create {
 MUST_CHECK int store_create(const char *path, const struct store_create *, char *why);
 /* Is the directory fit to become one? Called before the KMS is asked for anything. */
 MUST_CHECK int store_creatable(const char *path, bool torn_ok, char *why);
-/* Writes the domain descriptor, both copies, seq raised (rotation). */
+/* Writes the domain descriptor, both copies, seq raised (rotation). Without keys (NULL) the MAC stays as it is: it does not cover the slots. */
 MUST_CHECK int store_write_domain(struct store *, const struct domain_keys *, char *why);
 
 #endif

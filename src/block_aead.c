@@ -112,8 +112,8 @@ int aead_chacha_seal(const uint8_t key[static 32], const uint8_t nonce[static 24
 int aead_chacha_open(const uint8_t key[static 32], const uint8_t nonce[static 24], const struct aead_text *t,
     const uint8_t *tag)
 {
-	if (crypto_aead_xchacha20poly1305_ietf_decrypt_detached(t->out, NULL, t->in, t->n, tag, t->aad, t->aadlen, nonce,
-	        key) != 0) {
+	if (crypto_aead_xchacha20poly1305_ietf_decrypt_detached(t->out, NULL, t->in, t->n, tag, t->aad, t->aadlen,
+	        nonce, key) != 0) {
 		explicit_bzero(t->out, t->n);
 		return -EBADMSG;
 	}

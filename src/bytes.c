@@ -72,6 +72,7 @@ int bytes_unb64(enum bytes_b64 kind, uint8_t *out, size_t max, const char *text,
 {
 	ssize_t want;
 	size_t got;
+	unsigned all = 0;
 
 	if (textlen > INT_MAX)
 		return -E2BIG;
@@ -80,7 +81,12 @@ int bytes_unb64(enum bytes_b64 kind, uint8_t *out, size_t max, const char *text,
 		return (int)want;
 	if ((size_t)want > max)
 		return -E2BIG;
-	/* libsodium refuses stray bits, missing or excess padding, and whatever follows */
+	/* libsodium refuses stray bits, missing or excess padding, and whatever follows; but 1.0.18 takes some
+	 * bytes from 0x80 on for '-', '_', '+' or '/' */
+	for (size_t i = 0; i < textlen; i++)
+		all |= (unsigned char)text[i];
+	if (all > 0x7f)
+		return -EINVAL;
 	if (sodium_base642bin(out, (size_t)want, text, textlen, NULL, &got, NULL, b64_variant(kind)) != 0 ||
 	    got != (size_t)want) {
 		explicit_bzero(out, (size_t)want);

@@ -12,11 +12,9 @@
 
 static bool valid_name(const char *name, size_t len)
 {
-	static const char reserved[2][8] = { "byokfs-", "aws" };
-
 	if (len == 0 || len > sizeof(((struct context_pair *)0)->name) - 1)
 		return false;
-	if (strncmp(name, reserved[0], strlen(reserved[0])) == 0 || strncmp(name, reserved[1], strlen(reserved[1])) == 0)
+	if (strncmp(name, "byokfs-", 7) == 0 || strncmp(name, "aws", 3) == 0)
 		return false;
 	return strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-") >= len;
 }

@@ -85,14 +85,15 @@ struct file {
 	bool loaded;              /* root and nodes are valid; false after a wipe */
 	uint8_t page0[LAYOUT_PAGE]; /* as on disk */
 	struct header_state disk;   /* its STATE */
-	uint64_t size, csize, low;  /* low: smallest size since a flush in progress began */
+	uint64_t size, csize;
+	uint64_t low, low_no;     /* smallest size since flush low_no began */
 	bool inlined, fresh;
 	uint64_t clock, loaded_clock;
 	bool begun;               /* clock rule 1 was applied */
 	uint64_t durable;         /* clock of a page 0 known durable */
 	uint64_t full_written, full_durable; /* the same for a page 0 written with all its nodes */
-	uint64_t flush_no;
-	unsigned flushing;
+	uint64_t flush_no;        /* flushes begun */
+	bool sealed;              /* a unit was sealed since page 0 was written */
 	int failed;               /* a flush failed: for the tenure */
 	struct file_mark promotion;
 
@@ -191,7 +192,7 @@ MUST_CHECK int file_open_unit(struct file *, struct block_run *, const struct fi
 MUST_CHECK int file_load_page(struct file *, const struct file_key *, struct file_node *, uint32_t e, uint64_t k, uint8_t text[static LAYOUT_PAGE],
     bool *present);
 /* Has the data page a page in the backing? Without reading it where memory or the record tells. */
-MUST_CHECK int file_page_present(struct file *, const struct file_key *, struct file_node *, uint32_t e, uint64_t k, bool *present);
+MUST_CHECK int file_page_present(struct file *, struct file_node *, uint32_t e, uint64_t k, bool *present);
 /* A page that memory need not ask the disk about. */
 static inline bool file_surely_present(rec_t rec, uint64_t ent)
 {
@@ -204,11 +205,12 @@ MUST_CHECK int file_budget(struct file *, const struct file_key *, uint64_t n);
 /* A version; after file_budget(). */
 static inline uint64_t file_tick(struct file *f)
 {
+	f->sealed = true;
 	return ++f->clock;
 }
 MUST_CHECK int file_write_page0(struct file *, const struct file_key *);
 MUST_CHECK int file_write_node(struct file *, const struct file_key *, struct file_node *);
-/* Is there something a flush should write? */
+/* Something users could miss is not written. */
 bool file_uncommitted(const struct file *);
 /* Nodes bottom-up and page 0, if anything a user could miss is not written, or records (all). */
 MUST_CHECK int file_commit(struct file *, const struct file_key *, bool all);
@@ -219,7 +221,10 @@ MUST_CHECK int file_hint(struct file *);
 void file_publish(struct file *);
 
 /* ---- file_record.c ---- */
+/* A flush begins. */
 struct file_mark file_mark_now(struct file *);
+/* Records raised, but not written. */
+bool file_unrecorded(const struct file *);
 /* A flush that began with the mark completed. */
 MUST_CHECK int file_settle(struct file *, const struct file_key *, const struct file_mark *);
 /* A wipe follows: records raised but not written become pending again. `lost`: drops are forgotten. */

@@ -81,12 +81,11 @@ int file_load_page(struct file *f, const struct file_key *key, struct file_node 
 	return 0;
 }
 
-int file_page_present(struct file *f, const struct file_key *key, struct file_node *n, uint32_t e, uint64_t k, bool *present)
+int file_page_present(struct file *f, struct file_node *n, uint32_t e, uint64_t k, bool *present)
 {
 	uint8_t page[LAYOUT_PAGE];
 	int rc;
 
-	(void)key;
 	*present = file_surely_present(file_rec(n, e), n->ent[e]);
 	if (*present || (n->ent[e] & ENT_GONE))
 		return 0;

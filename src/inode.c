@@ -17,15 +17,16 @@
 
 static struct inode *slot_inode(const struct inode_table *t, uint64_t slot)
 {
-	struct inode *chunk = atomic_load_explicit(&t->chunk[slot / INODE_CHUNK], memory_order_acquire);
-
-	return &chunk[slot % INODE_CHUNK];
+	return atomic_load_explicit(&t->chunk[slot / INODE_CHUNK], memory_order_acquire) + slot % INODE_CHUNK;
 }
 
 static uint32_t slot_of(const struct inode *i)
 {
 	return (uint32_t)i->nodeid;
 }
+
+typedef size_t (*hash_fn)(const struct inode *);
+typedef uint32_t *(*next_fn)(struct inode *);
 
 static size_t mix(uint64_t v)
 {
@@ -43,9 +44,6 @@ static size_t hash_dirid(const struct inode *i)
 {
 	return mix(le64_get(i->dirid)); /* random, unless somebody chose it; then only chains get longer */
 }
-
-typedef size_t (*hash_fn)(const struct inode *);
-typedef uint32_t *(*next_fn)(struct inode *);
 
 static uint32_t *next_ino(struct inode *i)
 {
@@ -431,11 +429,6 @@ void inode_table_close(struct inode_table *t)
 	cleanup_fd(&t->root_fd);
 	(void)pthread_mutex_destroy(&t->lock);
 	free(t);
-}
-
-bool inode_by_handle(const struct inode_table *t)
-{
-	return t->by_handle;
 }
 
 uint64_t inode_top(const struct inode_table *t)

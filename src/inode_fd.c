@@ -59,6 +59,11 @@ bool identity_by_handle(int root_fd)
 	return fd >= 0 && !fstat(root_fd, &want) && !fstat(fd, &have) && want.st_ino == have.st_ino && want.st_dev == have.st_dev;
 }
 
+bool inode_by_handle(const struct inode_table *t)
+{
+	return t->by_handle;
+}
+
 static uint8_t *handle_bytes(struct inode *i)
 {
 	return i->handle_len > sizeof(i->id.handle) ? i->id.handle_far : i->id.handle;
@@ -186,7 +191,8 @@ int pin_forget(struct inode_table *t, struct inode *i)
 	if (!p)
 		return -1;
 	fd = p->fd;
-	TAILQ_REMOVE(&t->idle, p, link);
+	if (!p->pins)
+		TAILQ_REMOVE(&t->idle, p, link);
 	t->pinned_fds--;
 	i->pin = NULL;
 	free(p);

@@ -52,7 +52,8 @@ struct owner {
 };
 
 /* K(label, L, id). */
-static void derive_key(uint8_t *out, size_t n, const uint8_t dek[static DEK], const char *label, const struct owner *owner)
+static void derive_key(uint8_t *out, size_t n, const uint8_t dek[static DEK], const char *label,
+    const struct owner *owner)
 {
 	uint8_t info[INFO_MAX], block[64];
 	WIPE_SCOPE(block);
@@ -107,7 +108,8 @@ static void cleanup_cipher(EVP_CIPHER_CTX **ctx)
 	EVP_CIPHER_CTX_free(*ctx);
 }
 
-/* A context ready for a wrap blob under K(`wrap`, file_id), the canonical context fed as AAD. NULL when OpenSSL fails. */
+/* A context ready for a wrap blob under K(`wrap`, file_id), the canonical context fed as AAD. NULL when
+ * OpenSSL fails. */
 static EVP_CIPHER_CTX *wrap_begin(bool seal, const uint8_t iv[static IV], const struct domain_keys *keys,
     const struct context_ids *ids, const uint8_t file_id[static CONTEXT_ID])
 {

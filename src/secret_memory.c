@@ -85,7 +85,8 @@ static bool lock_cells(void *cells, size_t n)
 	if (mlock(cells, n) == 0)
 		return true;
 	if (!unlocked_told)
-		log_at(unlocked_allowed ? LOG_LEVEL_WARN : LOG_LEVEL_ERR, "cannot lock memory for keys: %m (RLIMIT_MEMLOCK)");
+		log_at(unlocked_allowed ? LOG_LEVEL_WARN : LOG_LEVEL_ERR,
+		    "cannot lock memory for keys: %m (RLIMIT_MEMLOCK)");
 	unlocked_told = true;
 	return unlocked_allowed;
 }

@@ -301,9 +301,8 @@ void dk_page_end(struct dk_call *, const struct dk_page *);
 
 /* devkms_sts.c */
 const char *dk_sts_operation(const struct dk_request *);
-/* Also the error answers are XML: always fills the reply. */
 MUST_CHECK int dk_sts_run(struct dk_call *, struct dk_reply *);
-void dk_sts_error(const struct dk_call *, struct dk_reply *);
+MUST_CHECK int dk_sts_error(const struct dk_call *, struct dk_reply *);
 /* Looks up an access key: a configured one, or a session's whose token verifies. */
 struct dk_credential {
 	char secret[129];

@@ -26,6 +26,7 @@ static int ask(const char *endpoint, const char *method, const char *path, const
 	struct http_request q = { .method = method, .headers = headers, .body = body, .bodylen = body ? strlen(body) : 0, .no_proxy = true };
 	struct http *h = NULL;
 	char url[512], why[160] = "";
+	long status;
 	int err;
 
 	if (snprintf(url, sizeof(url), "%s%s%s", endpoint, endpoint[strlen(endpoint) - 1] == '/' ? "" : "/", path) >= (int)sizeof(url))
@@ -40,8 +41,9 @@ static int ask(const char *endpoint, const char *method, const char *path, const
 	if (err < 0)
 		return complain(EXIT_UNREACHABLE, endpoint, why[0] ? why : strerror(-err));
 	*answer = r.body ? jsonio_parse((const char *)r.body, r.len, HTTP_RESPONSE_MAX) : NULL;
+	status = r.status;
 	http_response_free(&r);
-	if (r.status == 200 && json_is_array(*answer))
+	if (status == 200 && json_is_array(*answer))
 		return EXIT_OK;
 	err = complain(EXIT_FAILED, "the server refused", jsonio_str(*answer, "error") ? jsonio_str(*answer, "error") : "no answer of byokfs-devkms");
 	json_decref(*answer);

@@ -136,17 +136,19 @@ static enum MHD_Result send_reply(struct MHD_Connection *conn, const struct dk_c
 	return sent;
 }
 
-static void json_error(const struct dk_call *c, struct dk_reply *r)
+static int json_error(const struct dk_call *c, struct dk_reply *r)
 {
 	json_t *o = json_object();
+	int err;
 
 	if (!c->fault->error_in_header)
 		(void)json_object_set_new(o, "__type", json_string(c->err.type));
 	/* an empty message is no member at all, as from the real service */
 	if (c->err.message[0])
 		(void)json_object_set_new(o, "message", json_string(c->err.message));
-	(void)dk_reply_json(r, c->err.status, o);
+	err = dk_reply_json(r, c->err.status, o);
 	r->type = "application/x-amz-json-1.1";
+	return err;
 }
 
 static int injected_error(struct dk_call *c, struct dk_reply *r, bool *raw)
@@ -193,14 +195,11 @@ static int serve(struct dk_call *c, bool sts, int fd, struct dk_reply *r)
 		err = dk_reply_json(r, 200, json_incref(c->out));
 		r->type = "application/x-amz-json-1.1";
 	} else if (err < 0 && !raw) {
-		if (sts)
-			dk_sts_error(c, r);
-		else
-			json_error(c, r);
+		err = sts ? dk_sts_error(c, r) : json_error(c, r);
 	}
 	dk_stats_add(&c->srv->stats, c, raw ? "raw" : c->err.type[0] ? c->err.type : "ok");
 	dk_fault_spoil_body(c->fault, r);
-	return r->body ? 0 : -ECANCELED;
+	return err < 0 && !raw ? -ECANCELED : 0;
 }
 
 static enum MHD_Result run_call(struct devkms *srv, struct MHD_Connection *conn, const struct dk_request *req)
@@ -220,16 +219,8 @@ static enum MHD_Result run_call(struct devkms *srv, struct MHD_Connection *conn,
 	if (dk_fault_pick(&srv->faults, c.operation ? c.operation : "", &fault))
 		c.fault = &fault;
 	c.now = io_unix_time() + c.fault->clock_skew_s;
-	if (!c.operation) {
+	if (!c.operation)
 		c.operation = "unknown";
-		(void)dk_fail(&c, sts ? "InvalidAction" : "UnknownOperationException", "%s", "");
-		if (sts)
-			dk_sts_error(&c, &r);
-		else
-			json_error(&c, &r);
-		dk_stats_add(&srv->stats, &c, c.err.type);
-		return send_reply(conn, &c, &r);
-	}
 	c.out = json_object();
 	err = serve(&c, sts, info ? info->connect_fd : -1, &r);
 	if (err == 0)
@@ -281,7 +272,8 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *conn, const char
 	in->req.since = MHD_lookup_connection_value(conn, MHD_GET_ARGUMENT_KIND, "since");
 	in->req.last = MHD_lookup_connection_value(conn, MHD_GET_ARGUMENT_KIND, "last");
 	if (in->too_long || in->req.headers == DK_HEADERS) {
-		(void)dk_reply_json(&r, 413, json_pack("{s:s}", "__type", "RequestEntityTooLargeException"));
+		if (dk_reply_json(&r, 413, json_pack("{s:s}", "__type", "RequestEntityTooLargeException")) < 0)
+			return MHD_NO;
 		return send_reply(conn, NULL, &r);
 	}
 	return dispatch(srv, conn, &in->req);

@@ -25,7 +25,7 @@ static int issue_token(struct devkms *srv, const struct dk_request *req, struct 
 {
 	const char *ttl = dk_req_header(req, "x-aws-ec2-metadata-token-ttl-seconds");
 	long seconds = ttl ? strtol(ttl, NULL, 10) : 0;
-	char text[24];
+	char text[32];
 
 	if (seconds < 1 || seconds > SESSION_S)
 		return reply_text(r, 400, "");

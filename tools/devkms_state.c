@@ -82,7 +82,7 @@ static json_t *show_store(const struct dk_store *s)
 int dk_store_save(struct dk_store *s)
 {
 	json_t *o = show_store(s);
-	CLEANUP_FREE char *text = o ? json_dumps(o, JSON_INDENT(1)) : NULL;
+	CLEANUP_FREE char *text = o ? jsonio_print(o) : NULL;
 	int r;
 
 	json_decref(o);

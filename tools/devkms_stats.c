@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "devkms.h"
+#include "jsonio.h"
 
 #define RING 20000u
 
@@ -89,8 +90,8 @@ void dk_stats_add(struct dk_stats *s, const struct dk_call *c, const char *resul
 	e.ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 	e.key = copy_text(c->key);
 	e.key_to = copy_text(c->key_to);
-	e.context = c->context ? json_dumps(c->context, JSON_COMPACT) : NULL;
-	e.context_to = c->context_to ? json_dumps(c->context_to, JSON_COMPACT) : NULL;
+	e.context = c->context ? jsonio_print(c->context) : NULL;
+	e.context_to = c->context_to ? jsonio_print(c->context_to) : NULL;
 	(void)snprintf(e.result, sizeof(e.result), "%s", result);
 	(void)snprintf(e.request_id, sizeof(e.request_id), "%s", c->request_id);
 	(void)snprintf(e.access_key, sizeof(e.access_key), "%.23s", c->caller.access_key);

@@ -186,7 +186,7 @@ static const struct {
 	{ "ValidationException", "ValidationError", 400 },
 };
 
-void dk_sts_error(const struct dk_call *c, struct dk_reply *r)
+int dk_sts_error(const struct dk_call *c, struct dk_reply *r)
 {
 	const char *type = c->err.type;
 	unsigned int status = c->err.status;
@@ -201,7 +201,7 @@ void dk_sts_error(const struct dk_call *c, struct dk_reply *r)
 	}
 	f = open_reply(r, status);
 	if (!f)
-		return;
+		return -ENOMEM;
 	(void)fprintf(f, "<ErrorResponse xmlns=\"" XMLNS "\"><Error><Type>%s</Type>", status >= 500 ? "Receiver" : "Sender");
 	put(f, "Code", type);
 	put(f, "Message", c->err.message);
@@ -209,6 +209,7 @@ void dk_sts_error(const struct dk_call *c, struct dk_reply *r)
 	put(f, "RequestId", c->request_id);
 	(void)fputs("</ErrorResponse>\n", f);
 	(void)fclose(f);
+	return 0;
 }
 
 static void begin_result(FILE *f, const char *operation)
@@ -375,5 +376,7 @@ int dk_sts_run(struct dk_call *c, struct dk_reply *reply)
 {
 	if (strcmp(c->operation, "GetCallerIdentity") == 0)
 		return caller_identity(c, reply);
-	return assume(c, reply);
+	if (strncmp(c->operation, "AssumeRole", 10) == 0)
+		return assume(c, reply);
+	return dk_fail(c, "InvalidAction", "Could not find the operation asked for, for version 2011-06-15");
 }

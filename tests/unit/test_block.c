@@ -59,7 +59,8 @@ static void test_page_vector(void **state)
 
 static void test_xaes_vectors(void **state)
 {
-	static const uint8_t nonce[] = "ABCDEFGHIJKLMNOPQRSTUVWX", text[] = "XAES-256-GCM", aad[] = "c2sp.org/XAES-256-GCM";
+	static const uint8_t nonce[] = "ABCDEFGHIJKLMNOPQRSTUVWX";
+	static const uint8_t text[] = "XAES-256-GCM", aad[] = "c2sp.org/XAES-256-GCM";
 	uint8_t key[32], out[12 + 16], back[12];
 
 	(void)state;

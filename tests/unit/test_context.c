@@ -38,8 +38,8 @@ static void test_encode_is_canonical(void **state)
 
 static void test_build_sorts(void **state)
 {
-	static const char *const names[] = { "a", "byokfs", "byokfs-domain", "byokfs-file", "byokfs-store", "byokfs-use",
-		"tenant", "z-9" };
+	static const char *const names[] = { "a", "byokfs", "byokfs-domain", "byokfs-file", "byokfs-store",
+		"byokfs-use", "tenant", "z-9" };
 	const struct context_ids ids = vector_ids(1);
 	struct context_extra extra;
 	static struct context context;
@@ -89,9 +89,9 @@ static void test_parse(void **state)
 
 static void test_parse_refuses(void **state)
 {
-	static const char *const bad[] = { "a", "a:", ":b", "a:b,", ",a:b", "a:b,,c:d", "A:b", "a_b:c", "a b:c", "a:b,a:c",
-		"byokfs-use:file", "byokfs-x:1", "aws:1", "aws-source:1", "awsome:1", "a:caf\xc3\xa9", "a:b\tc", "a:\x7f",
-		"a:1,b:1,c:1,d:1,e:1,f:1,g:1,h:1,i:1", "a:b\n", "--:" };
+	static const char *const bad[] = { "a", "a:", ":b", "a:b,", ",a:b", "a:b,,c:d", "A:b", "a_b:c", "a b:c",
+		"a:b,a:c", "byokfs-use:file", "byokfs-x:1", "aws:1", "aws-source:1", "awsome:1", "a:caf\xc3\xa9",
+		"a:b\tc", "a:\x7f", "a:1,b:1,c:1,d:1,e:1,f:1,g:1,h:1,i:1", "a:b\n", "--:" };
 	struct context_extra extra;
 
 	(void)state;

@@ -1,0 +1,305 @@
+/* kms_aws.c — AWS KMS as a provider: five operations of its JSON protocol.
+ *
+ * Hides: the members of requests and answers. Everything that is the same for all of them is in kms_aws_call.c. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "bytes.h"
+#include "kms_aws_internal.h"
+
+#define MAX_CONNECTIONS 8u
+
+/* ---- requests ---- */
+
+/* NULL for an empty context: the member is then left out. */
+static json_t *context_json(const struct context *ctx)
+{
+	json_t *map = ctx->n ? json_object() : NULL;
+
+	for (size_t i = 0; map && i < ctx->n; i++)
+		if (json_object_set_new(map, ctx->pair[i].name, json_string(ctx->pair[i].value))) {
+			json_decref(map);
+			map = NULL;
+		}
+	return map;
+}
+
+static bool set(json_t *obj, const char *member, json_t *value)
+{
+	return !json_object_set_new(obj, member, value);
+}
+
+static bool set_context(json_t *obj, const char *member, const struct context *ctx)
+{
+	return !ctx->n || set(obj, member, context_json(ctx));
+}
+
+static bool set_blob(json_t *obj, const char *member, const uint8_t *blob, size_t len)
+{
+	char text[(KMS_BLOB_MAX + 2) / 3 * 4 + 1];
+	bool ok;
+
+	if (len > KMS_BLOB_MAX)
+		return false;
+	(void)bytes_b64(B64_STD, text, blob, len);
+	ok = set(obj, member, json_string(text));
+	explicit_bzero(text, bytes_b64_size(len)); /* Encrypt sends a secret */
+	return ok;
+}
+
+static void free_json(json_t **json)
+{
+	json_decref(*json);
+}
+
+#define CLEANUP_JSON __attribute__((cleanup(free_json)))
+
+static enum kms_status no_request(struct kms_err *err)
+{
+	return kms_fail(err, KMS_CONFIG, "BadRequest", "the request cannot be written as JSON");
+}
+
+/* ---- answers ---- */
+
+static void read_used(struct kms_used *used, const json_t *answer, const char *material, const char *request_id)
+{
+	const char *hex = jsonio_str(answer, material);
+
+	if (jsonio_copy(used->key, sizeof(used->key), answer, "KeyId"))
+		used->key[0] = '\0'; /* the wrapper refuses it */
+	if (!hex || bytes_unhex(used->material, sizeof(used->material), hex, strlen(hex)))
+		memset(used->material, 0, sizeof(used->material));
+	snprintf(used->request_id, sizeof(used->request_id), "%s", request_id);
+}
+
+static enum kms_status read_blob(struct kms_blob *blob, const json_t *answer, struct kms_err *err)
+{
+	blob->len = sizeof(blob->bytes);
+	if (!jsonio_blob(blob->bytes, &blob->len, answer, "CiphertextBlob") && blob->len)
+		return KMS_OK;
+	blob->len = 0;
+	return kms_fail(err, KMS_CONFIG, "UnexpectedBlob", "the answer has no usable CiphertextBlob");
+}
+
+static enum kms_status read_secret(uint8_t secret[static 32], const json_t *answer, enum kms_status otherwise, struct kms_err *err)
+{
+	size_t len = 32;
+
+	if (!jsonio_blob(secret, &len, answer, "Plaintext") && len == 32)
+		return KMS_OK;
+	explicit_bzero(secret, 32);
+	return kms_fail(err, otherwise, "UnexpectedPlaintext", "the answer has no plaintext of 32 bytes");
+}
+
+/* ---- a state told in words only ---- */
+
+static enum kms_status describe(struct aws *a, const char *key, uint64_t deadline, struct kms_description *d, struct kms_err *err);
+
+/* External key stores report every trouble of theirs as a state of the key. Where the words are unknown, the key's own state
+ * decides: an enabled key is in passing trouble. */
+static enum kms_status settle(struct aws *a, const struct aws_call *call, enum kms_status status, struct kms_err *err)
+{
+	CLEANUP_FREE struct kms_description *d = NULL;
+	struct kms_err ignored;
+
+	if (status != KMS_DENIED || strcmp(err->code, "KMSInvalidStateException") || kms_aws_state_known(err->message))
+		return status;
+	d = calloc(1, sizeof(*d));
+	if (d && describe(a, a->key, call->deadline, d, &ignored) == KMS_OK && !strcmp(d->state, "Enabled"))
+		err->status = KMS_DOWN;
+	return err->status;
+}
+
+static enum kms_status ask(struct aws *a, const struct aws_call *call, json_t **answer, char *request_id, struct kms_err *err)
+{
+	return settle(a, call, aws_call(a, call, answer, request_id, err), err);
+}
+
+/* ---- the operations ---- */
+
+static enum kms_status aws_generate(void *priv, const struct context *ctx, uint64_t deadline, uint8_t secret[static 32],
+    struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
+{
+	struct aws *a = priv;
+	CLEANUP_JSON json_t *request = json_pack("{s:s, s:i}", "KeyId", a->key, "NumberOfBytes", 32);
+	CLEANUP_JSON json_t *answer = NULL;
+	const struct aws_call call = { "GenerateDataKey", request, true, deadline };
+	char request_id[128];
+	enum kms_status status;
+
+	if (!request || !set_context(request, "EncryptionContext", ctx))
+		return no_request(err);
+	status = ask(a, &call, &answer, request_id, err);
+	if (status != KMS_OK)
+		return status;
+	read_used(used, answer, "KeyMaterialId", request_id);
+	status = read_blob(blob, answer, err);
+	return status == KMS_OK ? read_secret(secret, answer, KMS_CONFIG, err) : status;
+}
+
+static enum kms_status aws_decrypt(void *priv, const char *key, const struct context *ctx, const uint8_t *blob, size_t len,
+    uint64_t deadline, uint8_t secret[static 32], struct kms_used *used, struct kms_err *err)
+{
+	struct aws *a = priv;
+	CLEANUP_JSON json_t *request = json_pack("{s:s}", "KeyId", key), *answer = NULL;
+	const struct aws_call call = { "Decrypt", request, !strcmp(key, a->key), deadline };
+	char request_id[128];
+	enum kms_status status;
+
+	if (!request || !set_blob(request, "CiphertextBlob", blob, len) || !set_context(request, "EncryptionContext", ctx))
+		return no_request(err);
+	status = ask(a, &call, &answer, request_id, err);
+	if (status != KMS_OK)
+		return status;
+	read_used(used, answer, "KeyMaterialId", request_id);
+	return read_secret(secret, answer, KMS_BAD_BLOB, err);
+}
+
+static enum kms_status aws_encrypt(void *priv, const struct context *ctx, const uint8_t secret[static 32], uint64_t deadline,
+    struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
+{
+	struct aws *a = priv;
+	CLEANUP_JSON json_t *request = json_pack("{s:s}", "KeyId", a->key), *answer = NULL;
+	const struct aws_call call = { "Encrypt", request, true, deadline };
+	char request_id[128];
+	enum kms_status status;
+
+	if (!request || !set_blob(request, "Plaintext", secret, 32) || !set_context(request, "EncryptionContext", ctx))
+		return no_request(err);
+	status = ask(a, &call, &answer, request_id, err);
+	if (status != KMS_OK)
+		return status;
+	read_used(used, answer, "KeyMaterialId", request_id);
+	return read_blob(blob, answer, err);
+}
+
+static enum kms_status aws_reencrypt(void *priv, const char *from, const struct context *src, const uint8_t *blob, size_t len,
+    const char *to, const struct context *dst, uint64_t deadline, struct kms_blob *out, struct kms_used *used, struct kms_err *err)
+{
+	struct aws *a = priv;
+	CLEANUP_JSON json_t *request = json_pack("{s:s, s:s}", "SourceKeyId", from, "DestinationKeyId", to), *answer = NULL;
+	const struct aws_call call = { "ReEncrypt", request, false, deadline };
+	char request_id[128];
+	const char *source;
+	enum kms_status status;
+
+	if (!request || !set_blob(request, "CiphertextBlob", blob, len) || !set_context(request, "SourceEncryptionContext", src) ||
+	    !set_context(request, "DestinationEncryptionContext", dst))
+		return no_request(err);
+	status = ask(a, &call, &answer, request_id, err);
+	if (status != KMS_OK)
+		return status;
+	source = jsonio_str(answer, "SourceKeyId");
+	if (!source || strcmp(source, from))
+		return kms_fail(err, KMS_CONFIG, "UnexpectedKey", "the sealed key was opened with another key than '%.120s'", from);
+	read_used(used, answer, "DestinationKeyMaterialId", request_id);
+	return read_blob(out, answer, err);
+}
+
+static void copy_member(char *out, size_t size, const json_t *obj, const char *member)
+{
+	if (jsonio_copy(out, size, obj, member))
+		out[0] = '\0';
+}
+
+static enum kms_status describe(struct aws *a, const char *key, uint64_t deadline, struct kms_description *d, struct kms_err *err)
+{
+	CLEANUP_JSON json_t *request = json_pack("{s:s}", "KeyId", key), *answer = NULL;
+	const struct aws_call call = { "DescribeKey", request, false, deadline };
+	char request_id[128];
+	enum kms_status status;
+	const json_t *meta;
+
+	if (!request)
+		return no_request(err);
+	status = aws_call(a, &call, &answer, request_id, err);
+	if (status != KMS_OK)
+		return status;
+	meta = json_object_get(answer, "KeyMetadata");
+	copy_member(d->arn, sizeof(d->arn), meta, "Arn");
+	copy_member(d->state, sizeof(d->state), meta, "KeyState");
+	copy_member(d->usage, sizeof(d->usage), meta, "KeyUsage");
+	copy_member(d->spec, sizeof(d->spec), meta, "KeySpec");
+	if (!*d->spec) /* before 2021 */
+		copy_member(d->spec, sizeof(d->spec), meta, "CustomerMasterKeySpec");
+	d->multi_region = json_is_true(json_object_get(meta, "MultiRegion"));
+	if (!aws_arn_is_key(d->arn) || !aws_arn_region(d->region, d->arn))
+		return kms_fail(err, KMS_DOWN, "MalformedAnswer", "the answer names no key ARN");
+	return KMS_OK;
+}
+
+static enum kms_status aws_describe(void *priv, const char *key, uint64_t deadline, struct kms_description *d, struct kms_err *err)
+{
+	return describe(priv, key, deadline, d, err);
+}
+
+/* ---- life ---- */
+
+static void aws_close(void *priv)
+{
+	struct aws *a = priv;
+
+	http_close(a->http);
+	awscred_close(a->cred);
+	free(a);
+}
+
+static int aws_fill(struct aws *a, const struct kms_params *params, struct kms_err *err)
+{
+	const struct awscred_params cred = { .profile = params->profile };
+	const struct http_params http = { .connect_timeout_ms = params->connect_timeout_ms,
+		.max_handles = params->max_connections ? params->max_connections : MAX_CONNECTIONS,
+		.ca_bundle = params->ca_bundle && *params->ca_bundle ? params->ca_bundle : getenv("AWS_CA_BUNDLE"), .proxy = params->proxy,
+		.user_agent = params->user_agent ? params->user_agent : "byokfs" };
+	int r = awscred_open(&a->cred, &cred);
+
+	if (!r)
+		r = http_open(&a->http, &http);
+	if (!r)
+		return aws_endpoint_find(&a->endpoint, params, a->cred, err);
+	(void)kms_fail(err, KMS_CONFIG, "BadParameters", "cannot set up the connection: %s", strerrordesc_np(-r));
+	return r;
+}
+
+static int aws_open(void **priv, const struct kms_params *params, struct kms_err *err)
+{
+	struct aws *a;
+	int r;
+
+	if (!params->key || !*params->key || strlen(params->key) > KMS_KEY_MAX) {
+		(void)kms_fail(err, KMS_CONFIG, "NoKey", "no key is configured, or its name is too long");
+		return -EINVAL;
+	}
+	a = calloc(1, sizeof(*a));
+	if (!a)
+		return -ENOMEM;
+	strcpy(a->key, params->key);
+	r = aws_fill(a, params, err);
+	if (r)
+		aws_close(a);
+	else
+		*priv = a;
+	return r;
+}
+
+static void aws_refresh(void *priv)
+{
+	struct aws *a = priv;
+
+	awscred_refresh(a->cred);
+}
+
+const struct kms_provider kms_aws_provider = {
+	.name = "aws",
+	.number = 1,
+	.open = aws_open,
+	.close = aws_close,
+	.generate = aws_generate,
+	.decrypt = aws_decrypt,
+	.encrypt = aws_encrypt,
+	.reencrypt = aws_reencrypt,
+	.describe = aws_describe,
+	.refresh = aws_refresh,
+	.pinned = aws_arn_is_key,
+};

@@ -1,0 +1,128 @@
+/* check_entry.c — names, long names, links and directory ids by their shape: what can be said of them without a key. */
+#include "check.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bytes.h"
+
+#define SIV_IV 16
+#define LONG_HASH 24u
+#define LINK_SALT 8
+
+/* Content of a symlink, NUL-terminated; its length or -errno. */
+static int link_content(int dirfd, const char *name, char *out, size_t size)
+{
+	ssize_t n = readlinkat(dirfd, name, out, size);
+
+	if (n < 0)
+		return -errno;
+	if ((size_t)n >= size)
+		return -ENAMETOOLONG;
+	out[n] = '\0';
+	return (int)n;
+}
+
+int check_dir_id(int dirfd, uint16_t *domain, uint8_t id[static 16])
+{
+	char text[NAME_DIR_ID_TEXT + 2];
+	uint8_t raw[34];
+	int n = link_content(dirfd, NAME_DIR_FILE, text, sizeof(text));
+
+	if (n < 0)
+		return n;
+	if (n != (int)NAME_DIR_ID_TEXT || bytes_unb64(B64_URL, raw, sizeof(raw), text, (size_t)n) != (int)sizeof(raw))
+		return -EBADMSG;
+	*domain = le16_get(raw);
+	memcpy(id, raw + 2, 16);
+	return 0;
+}
+
+static int decode_entry(const struct check *c, uint8_t *out, size_t max, const char *text)
+{
+	if (c->store->desc.names == NAME_SIV32)
+		return bytes_unb32(out, max, text, strlen(text));
+	return bytes_unb64(B64_URL, out, max, text, strlen(text));
+}
+
+static bool is_siv(int len)
+{
+	return len >= 2 * SIV_IV && len % SIV_IV == 0;
+}
+
+/* `L.<hash>` needs `L.<hash>.n`, whose content hashes to it. */
+static bool check_long(struct check *c, int dirfd, const char *path, const char *name)
+{
+	char other[NAME_ENTRY_MAX + 3], text[NAME_LONG_TARGET_MAX + 2];
+	uint8_t hash[LONG_HASH], want[LONG_HASH], siv[NAME_LONG_TARGET_MAX];
+	int n;
+
+	if (decode_entry(c, want, sizeof(want), name + 2) != (int)sizeof(want)) {
+		check_say(c, CHECK_WARNING, path, name, "not a name of this store: not shown by mounts");
+		return false;
+	}
+	(void)snprintf(other, sizeof(other), "%s.n", name);
+	n = link_content(dirfd, other, text, sizeof(text));
+	if (n < 0) {
+		check_say(c, CHECK_DAMAGE, path, name, "the other half of its long name, '%s', is missing", other);
+		return true;
+	}
+	n = bytes_unb64(B64_URL, siv, sizeof(siv), text, (size_t)n);
+	if (is_siv(n))
+		(void)crypto_generichash(hash, sizeof(hash), siv, (unsigned long long)n, NULL, 0);
+	if (!is_siv(n) || !bytes_equal(hash, want, sizeof(hash)))
+		check_say(c, CHECK_DAMAGE, path, name, "the other half of its long name, '%s', does not belong to it", other);
+	return true;
+}
+
+/* `L.<hash>.n` alone is litter of an interrupted operation. */
+static void check_half(struct check *c, int dirfd, const char *path, const char *name, size_t len)
+{
+	char first[NAME_ENTRY_MAX + 1];
+	struct stat st;
+
+	memcpy(first, name, len - 2);
+	first[len - 2] = '\0';
+	if (fstatat(dirfd, first, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT && !c->live)
+		check_say(c, CHECK_WARNING, path, name, "half of a long name without a file: may be removed");
+}
+
+bool check_name(struct check *c, int dirfd, const char *path, const char *name, const struct stat *st)
+{
+	uint8_t siv[NAME_ENTRY_MAX];
+	size_t len = strlen(name);
+
+	(void)st;
+	if (c->store->desc.names == NAME_PLAIN)
+		return true;
+	if (strncmp(name, "L.", 2) == 0 && len > 4 && strcmp(name + len - 2, ".n") == 0) {
+		check_half(c, dirfd, path, name, len);
+		return false;
+	}
+	if (strncmp(name, "L.", 2) == 0)
+		return check_long(c, dirfd, path, name);
+	if (is_siv(decode_entry(c, siv, sizeof(siv), name)))
+		return true;
+	check_say(c, CHECK_WARNING, path, name, "not a name of this store: not shown by mounts");
+	return false;
+}
+
+void check_link(struct check *c, int dirfd, const char *path, const char *name)
+{
+	char text[PATH_MAX + 1];
+	uint8_t raw[PATH_MAX];
+	int n = link_content(dirfd, name, text, sizeof(text));
+
+	if (n < 0) {
+		check_say(c, CHECK_DAMAGE, path, name, "cannot be read: %s", strerror(-n));
+		return;
+	}
+	n = bytes_unb64(B64_URL, raw, sizeof(raw), text, (size_t)n);
+	if (n <= LINK_SALT + SIV_IV)
+		check_say(c, CHECK_DAMAGE, path, name, "a symlink that byokfs did not write");
+}

@@ -1,0 +1,143 @@
+/* check_store.c — descriptors with both their copies, and markers of mounts. */
+#include "check.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bytes.h"
+#include "io.h"
+
+/* One copy's sequence number, or -errno. The two kinds differ in nothing else that matters here. */
+typedef int64_t (*copy_reader)(const char *text, size_t len);
+
+static int64_t read_store_copy(const char *text, size_t len)
+{
+	struct descriptor_store d;
+	int ret = descriptor_store_parse(&d, text, len);
+	int64_t seq;
+
+	if (ret < 0)
+		return ret;
+	seq = (int64_t)(d.seq & INT64_MAX);
+	descriptor_store_free(&d);
+	return seq;
+}
+
+static int64_t read_domain_copy(const char *text, size_t len)
+{
+	struct descriptor_domain *d = calloc(1, sizeof(*d));
+	int64_t seq = d ? descriptor_domain_parse(d, text, len) : -ENOMEM;
+
+	if (seq == 0) {
+		seq = (int64_t)(d->seq & INT64_MAX);
+		descriptor_domain_free(d);
+	}
+	free(d);
+	return seq;
+}
+
+static int64_t read_copy(int dirfd, const char *name, size_t max, copy_reader reader)
+{
+	char *text CLEANUP_FREE = NULL;
+	size_t len = 0;
+	int ret = io_read_file(dirfd, name, max, &text, &len);
+
+	return ret < 0 ? ret : reader(text, len);
+}
+
+static void check_pair(struct check *c, int dirfd, const char *path, const char *name, size_t max, copy_reader reader)
+{
+	char copy[80];
+	int64_t a, b;
+
+	(void)snprintf(copy, sizeof(copy), "%s~", name);
+	a = read_copy(dirfd, name, max, reader);
+	b = read_copy(dirfd, copy, max, reader);
+	if (a < 0 && b < 0)
+		check_say(c, CHECK_DAMAGE, path, name, "descriptor and copy are both missing or damaged");
+	else if (a < 0 || b < 0)
+		check_say(c, CHECK_WARNING, path, a < 0 ? name : copy, "%s; the other copy is intact, the next read-write mount restores it",
+		    (a < 0 ? a : b) == -ENOENT ? "missing" : "damaged");
+	else if (a != b)
+		check_say(c, CHECK_WARNING, path, name, "descriptor (seq %" PRId64 ") and copy (seq %" PRId64 ") differ: a change was interrupted",
+		    a, b);
+}
+
+void check_descriptors(struct check *c)
+{
+	const struct descriptor_store *d = &c->store->desc;
+	int fd CLEANUP_FD = openat(c->store->meta_fd, "domains", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+	check_pair(c, c->store->meta_fd, ".byokfs", "store", DESCRIPTOR_STORE_BYTES, read_store_copy);
+	if (fd < 0) {
+		check_say(c, CHECK_DAMAGE, ".byokfs", "domains", "cannot be opened: %s", strerror(errno));
+		return;
+	}
+	for (size_t i = 0; i < d->n; i++) {
+		char name[2 * CONTEXT_ID + 1];
+
+		bytes_hex(name, d->domains[i].domain, CONTEXT_ID);
+		check_pair(c, fd, ".byokfs/domains", name, DESCRIPTOR_DOMAIN_BYTES, read_domain_copy);
+	}
+}
+
+/* Does somebody hold the marker's lock? */
+static bool is_held(int dirfd, const char *name)
+{
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	int fd CLEANUP_FD = openat(dirfd, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd < 0)
+		fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	return fd >= 0 && fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+static void check_marker(struct check *c, int dirfd, const char *name)
+{
+	struct descriptor_marker marker;
+	char *text CLEANUP_FREE = NULL;
+	size_t len = 0;
+	struct stat st;
+	int ret = io_read_file(dirfd, name, 4096, &text, &len);
+
+	if (ret == -ENOENT)
+		return;
+	c->doubt = true;
+	if (is_held(dirfd, name)) {
+		c->live = true;
+		check_say(c, CHECK_WARNING, ".byokfs/mounts", name, "the store is mounted: what is being written may look unfinished");
+		return;
+	}
+	if (ret == 0)
+		ret = descriptor_marker_parse(&marker, text, len);
+	if (ret < 0 || !bytes_equal(marker.store, c->store->desc.store, CONTEXT_ID) || fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		check_say(c, CHECK_WARNING, ".byokfs/mounts", name, "marker of a mount is damaged or foreign");
+	else if (marker.inode != st.st_ino)
+		check_say(c, CHECK_WARNING, ".byokfs/mounts", name, "the store was copied while mounted: sizes are in doubt until files are opened");
+	else
+		check_say(c, CHECK_WARNING, ".byokfs/mounts", name,
+		    "a mount ended without saying goodbye: sizes are in doubt until files are opened");
+}
+
+void check_markers(struct check *c)
+{
+	int fd = openat(c->store->meta_fd, "mounts", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	const struct dirent *entry;
+
+	if (!dir) {
+		check_say(c, CHECK_DAMAGE, ".byokfs", "mounts", "cannot be opened: %s", strerror(errno));
+		if (fd >= 0)
+			(void)close(fd);
+		return;
+	}
+	while ((entry = readdir(dir)))
+		if (entry->d_name[0] != '.')
+			check_marker(c, dirfd(dir), entry->d_name);
+	(void)closedir(dir);
+}

@@ -21,6 +21,8 @@ struct reader {
 	const char *where;
 	char *why;
 	const char *section, *parent;
+	bool in_keys;  /* a key of this section has been seen; its indentation: */
+	size_t indent;
 	unsigned line;
 	/* 0 or -EINVAL, with why filled */
 	int (*take)(void *arg, const struct reader *, const struct entry *);
@@ -63,12 +65,15 @@ static int read_section(struct reader *r, char *line)
 	*end = '\0';
 	r->section = trim(line + 1);
 	r->parent = NULL;
+	r->in_keys = false;
 	return *r->section ? 0 : complain(r, "empty section name");
 }
 
-static int read_entry(struct reader *r, char *line, bool indented)
+/* A line indented deeper than the key before it belongs to that key. */
+static int read_entry(struct reader *r, char *line, size_t indent)
 {
 	struct entry e = { .section = r->section, .line = r->line };
+	bool indented = r->in_keys && indent > r->indent;
 	char *equals = strchr(line, '=');
 
 	if (!r->section || !equals)
@@ -80,10 +85,13 @@ static int read_entry(struct reader *r, char *line, bool indented)
 	e.value = trim(equals + 1);
 	if (!*e.key)
 		return complain(r, "a value without a key");
-	if (indented)
+	if (indented) {
 		e.parent = r->parent;
-	else
+	} else {
 		r->parent = *e.value ? NULL : e.key;
+		r->indent = indent;
+		r->in_keys = true;
+	}
 	return r->take(r->arg, r, &e);
 }
 
@@ -92,7 +100,7 @@ static int read_text(struct reader *r, char *text)
 	char *next;
 
 	for (char *line = text; line; line = next) {
-		bool indented = *line == ' ' || *line == '\t';
+		size_t indent = strspn(line, BLANK);
 		int result;
 
 		next = strchr(line, '\n');
@@ -103,7 +111,7 @@ static int read_text(struct reader *r, char *text)
 		line = trim(line);
 		if (!*line)
 			continue;
-		result = *line == '[' ? read_section(r, line) : read_entry(r, line, indented);
+		result = *line == '[' ? read_section(r, line) : read_entry(r, line, indent);
 		if (result)
 			return result;
 	}

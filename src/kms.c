@@ -261,7 +261,8 @@ static int open_provider(struct kms **out, const struct kms_provider *p, const s
 	int r = p->open(&priv, params, err);
 
 	if (r) {
-		err->status = KMS_CONFIG;
+		if (err->status == KMS_OK)
+			(void)kms_fail(err, KMS_CONFIG, "OpenFailed", "%s", strerrordesc_np(-r));
 		return r;
 	}
 	r = make(out, p, priv, p->key ? p->key(priv) : params->key, params->request_timeout_ms);

@@ -49,12 +49,9 @@ static bool wait_drain(struct lease *l, uint64_t deadline)
 	return true;
 }
 
-/* lock held. What applications had already written reaches the disk, within drain_ms in all. */
-static void drain(struct lease *l)
+/* lock held. What applications had already written reaches the disk, by the deadline. */
+static void drain(struct lease *l, uint64_t deadline)
 {
-	uint64_t deadline = lease_clock() + l->params.drain_ms;
-
-	atomic_store(&l->writeback_until, deadline);
 	if (!wait_quiet(l, false, deadline)) {
 		log_warn("operations are still running %u ms after the lock: nothing could be written back", l->params.drain_ms);
 	} else {
@@ -71,17 +68,19 @@ static void drain(struct lease *l)
 /* lock held; given up while hooks run. */
 static void lock_domain(struct lease *l)
 {
+	uint64_t deadline = lease_clock() + l->params.drain_ms;
 	char reason[sizeof(l->reason)];
 
 	l->busy = true;
 	l->lock_wanted = false;
 	atomic_store(&l->work_until, 0);
+	atomic_store(&l->writeback_until, deadline);
 	lease_set_state(l, LEASE_LOCKING);
 	memcpy(reason, l->reason, sizeof(reason));
 	(void)pthread_mutex_unlock(&l->lock);
 	lease_keys_refuse(&l->keys);
 	(void)pthread_mutex_lock(&l->lock);
-	drain(l);
+	drain(l, deadline);
 	(void)pthread_mutex_unlock(&l->lock);
 	l->hooks.purge(l->hooks.arg);
 	(void)pthread_mutex_lock(&l->lock);

@@ -39,7 +39,7 @@ int cmd_exit_kms(enum kms_status status)
 	case KMS_CONFIG:
 		return EXIT_CONFIG;
 	case KMS_BAD_BLOB:
-		return EXIT_DAMAGE;
+		break;
 	}
 	return EXIT_FAILED;
 }
@@ -108,6 +108,16 @@ int cmd_kms_open(struct kms **out, const struct config *c, struct kms_err *err)
 	return cmd_exit_kms(err->status);
 }
 
+/* A blob that does not open: the wrong key is configured, or the descriptor is no good. */
+static int exit_unseal(const struct store *s, const struct kms *kms, enum kms_status status)
+{
+	const struct descriptor_slot *slot = descriptor_ruling_slot(&s->domain);
+
+	if (status != KMS_BAD_BLOB)
+		return cmd_exit_kms(status);
+	return slot && strcmp(slot->key, kms_key(kms)) != 0 ? EXIT_CONFIG : EXIT_NOT_A_STORE;
+}
+
 int cmd_unseal(struct store *s, struct kms *kms, const struct config *c, struct kms_err *err, char *why)
 {
 	struct lease_params params = {
@@ -119,13 +129,13 @@ int cmd_unseal(struct store *s, struct kms *kms, const struct config *c, struct 
 		.threads = 1,
 	};
 	struct lease *lease = NULL;
-	int code, ret;
+	int ret;
 
 	why[0] = '\0';
 	memset(err, 0, sizeof(*err));
 	err->status = lease_open(&lease, &params, kms, &s->domain, &s->ids, s->desc.names, false, err);
 	if (err->status != KMS_OK)
-		return cmd_exit_kms(err->status);
+		return exit_unseal(s, kms, err->status);
 	ret = lease_enter(lease, LEASE_WORK);
 	if (ret == 0) {
 		ret = store_authenticate(s, lease_domain_keys(lease), lease_names(lease), why);
@@ -133,9 +143,8 @@ int cmd_unseal(struct store *s, struct kms *kms, const struct config *c, struct 
 	} else {
 		(void)snprintf(why, STORE_WHY, "the lease ended before the store was read: is 'lease' in [cache] too short?");
 	}
-	code = ret == -EBADMSG ? EXIT_DAMAGE : cmd_exit_store(ret);
 	lease_close(lease);
-	return code;
+	return cmd_exit_store(ret);
 }
 
 int cmd_print_json(json_t *json)

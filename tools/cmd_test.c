@@ -211,6 +211,20 @@ static void try_latency(struct trial *t)
 	ok("latency", "%" PRIu64 " ms for one key (median of %d, %" PRIu64 " to %" PRIu64 " ms)", ms[ROUNDS / 2], ROUNDS, ms[0], ms[ROUNDS - 1]);
 }
 
+static void unseal_failed(struct trial *t, const struct store *store, int code)
+{
+	const struct descriptor_slot *slot = descriptor_ruling_slot(&store->domain);
+	char text[800];
+
+	kms_err_text(text, sizeof(text), &t->err);
+	if (code == EXIT_CONFIG && slot)
+		failed(t, code, "store", "configure the key that the store was made under", "is under key %s, not under %s: %s", slot->key,
+		    kms_key(t->kms), text);
+	else
+		failed(t, code, "store", t->err.status == KMS_BAD_BLOB ? "restore the descriptors from a backup" : cmd_kms_hint(&t->err), "%s",
+		    text);
+}
+
 static void try_store(struct trial *t, const char *path)
 {
 	struct store_options options = {.readonly = true, .torn_ok = true};
@@ -230,7 +244,7 @@ static void try_store(struct trial *t, const char *path)
 	else if (*why)
 		failed(t, code, "store", "restore the descriptors from a backup", "%s", why);
 	else
-		kms_failed(t, "store");
+		unseal_failed(t, store, code);
 	store_close(store, true);
 	free(store);
 }

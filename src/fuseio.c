@@ -1,0 +1,203 @@
+/* Reads and writes /dev/fuse for libfuse, and speaks the few words of the protocol libfuse 3.14 does not know.
+ *
+ * The kernel offers flags in the INIT request; libfuse answers with those it wants but forgets PARALLEL_DIROPS and has never
+ * heard of HANDLE_KILLPRIV_V2. The first costs a mutex per directory round every look-up, the second a GETXATTR per
+ * write(2). Both are only one bit in the answer, so the answer is patched on its way out. SETXATTR_EXT is never added: it
+ * changes the layout of a request that libfuse parses itself.                                                             */
+#include "fuseio.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <fuse_lowlevel.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/uio.h>
+
+#include "fuseio_internal.h"
+
+/* Protocol 7.44; the kernel's header may be older than the kernel. */
+#define NOTIFY_INC_EPOCH 8
+#define WANTED ((uint32_t)FUSE_PARALLEL_DIROPS | (uint32_t)FUSE_HANDLE_KILLPRIV_V2)
+
+/* One session per process. The offer is written by the thread that reads INIT and used by the one that answers it. */
+static _Atomic uint64_t offered_unique;
+static _Atomic uint32_t offered_flags, negotiated_flags;
+static _Thread_local bool kill_suidgid;
+
+/* ---- bytes ---- */
+
+bool fuseio_parse_init(const void *request, size_t n, struct fuseio_offer *out)
+{
+	struct fuse_in_header in;
+	struct fuse_init_in init;
+	/* Older kernels send only the first four fields. */
+	size_t least = sizeof(in) + offsetof(struct fuse_init_in, flags) + sizeof(init.flags);
+
+	if (n < least)
+		return false;
+	memcpy(&in, request, sizeof(in));
+	if (in.opcode != FUSE_INIT)
+		return false;
+	memcpy(&out->flags, (const char *)request + sizeof(in) + offsetof(struct fuse_init_in, flags), sizeof(out->flags));
+	out->unique = in.unique;
+	return true;
+}
+
+bool fuseio_patch_init(const struct fuseio_offer *offer, struct fuse_init_out *out, size_t n)
+{
+	if (n < offsetof(struct fuse_init_out, flags) + sizeof(out->flags))
+		return false;
+	out->flags |= offer->flags & WANTED;
+	return true;
+}
+
+/* The u32 at `offset` of the request's argument; 0 when the request is shorter. */
+static uint32_t argument_u32(const void *request, size_t n, size_t offset)
+{
+	size_t at = sizeof(struct fuse_in_header) + offset;
+	uint32_t v = 0;
+
+	if (n >= at + sizeof(v))
+		memcpy(&v, (const char *)request + at, sizeof(v));
+	return v;
+}
+
+bool fuseio_parse_kill(const void *request, size_t n)
+{
+	struct fuse_in_header in;
+
+	if (n < sizeof(in))
+		return false;
+	memcpy(&in, request, sizeof(in));
+	switch (in.opcode) {
+	case FUSE_WRITE:
+		return argument_u32(request, n, offsetof(struct fuse_write_in, write_flags)) & FUSE_WRITE_KILL_SUIDGID;
+	case FUSE_SETATTR:
+		return argument_u32(request, n, offsetof(struct fuse_setattr_in, valid)) & FATTR_KILL_SUIDGID;
+	case FUSE_OPEN:
+		return argument_u32(request, n, offsetof(struct fuse_open_in, open_flags)) & FUSE_OPEN_KILL_SUIDGID;
+	case FUSE_CREATE:
+		return argument_u32(request, n, offsetof(struct fuse_create_in, open_flags)) & FUSE_OPEN_KILL_SUIDGID;
+	default:
+		return false;
+	}
+}
+
+/* ---- hooks ---- */
+
+static ssize_t hook_read(int fd, void *buf, size_t size, void *userdata)
+{
+	ssize_t n = read(fd, buf, size);
+	struct fuseio_offer offer;
+
+	(void)userdata;
+	if (n <= 0)
+		return n;
+	kill_suidgid = fuseio_parse_kill(buf, (size_t)n);
+	if (fuseio_parse_init(buf, (size_t)n, &offer)) {
+		atomic_store(&offered_flags, offer.flags);
+		atomic_store(&offered_unique, offer.unique);
+	}
+	return n;
+}
+
+/* Is this the answer to the INIT that was read? Then its body is patched in a copy. */
+static bool patch_reply(const struct iovec *iov, int count, struct fuse_init_out *out)
+{
+	struct fuseio_offer offer = {.unique = atomic_load(&offered_unique), .flags = atomic_load(&offered_flags)};
+	struct fuse_out_header head;
+
+	if (!offer.unique || count != 2 || iov[0].iov_len != sizeof(head) || iov[1].iov_len > sizeof(*out))
+		return false;
+	memcpy(&head, iov[0].iov_base, sizeof(head));
+	if (head.unique != offer.unique || head.error)
+		return false;
+	memcpy(out, iov[1].iov_base, iov[1].iov_len);
+	return fuseio_patch_init(&offer, out, iov[1].iov_len);
+}
+
+static ssize_t hook_writev(int fd, struct iovec *iov, int count, void *userdata)
+{
+	struct fuse_init_out out;
+	struct iovec patched[2];
+
+	(void)userdata;
+	if (!atomic_load_explicit(&offered_unique, memory_order_relaxed) || !patch_reply(iov, count, &out))
+		return writev(fd, iov, count);
+	/* The next request with this unique number is not an INIT. */
+	atomic_store(&offered_unique, 0);
+	atomic_store(&negotiated_flags, out.flags);
+	patched[0] = iov[0];
+	patched[1] = (struct iovec){.iov_base = &out, .iov_len = iov[1].iov_len};
+	return writev(fd, patched, 2);
+}
+
+int fuseio_attach(struct fuse_session *se)
+{
+	static const struct fuse_custom_io hooks = {.read = hook_read, .writev = hook_writev};
+	int r = fuse_session_custom_io(se, &hooks, fuse_session_fd(se));
+
+	return r < 0 ? r : 0;
+}
+
+uint32_t fuseio_init_flags(void)
+{
+	return atomic_load(&negotiated_flags);
+}
+
+bool fuseio_kill_suidgid(void)
+{
+	return kill_suidgid;
+}
+
+/* ---- notifications ---- */
+
+/* A notification is a reply to nobody: unique 0, the code where the error would be. */
+static int notify(int fd, int code, void *body, size_t n)
+{
+	struct fuse_out_header head = {.len = (uint32_t)(sizeof(head) + n), .error = code};
+	struct iovec iov[2] = {{.iov_base = &head, .iov_len = sizeof(head)}, {.iov_base = body, .iov_len = n}};
+
+	return writev(fd, iov, n ? 2 : 1) < 0 ? -errno : 0;
+}
+
+int fuseio_inval_inode(int fd, uint64_t nodeid)
+{
+	/* From 0 on, to the end (len 0): a negative offset would spare the pages. */
+	struct fuse_notify_inval_inode_out out = {.ino = nodeid, .off = 0, .len = 0};
+
+	return notify(fd, FUSE_NOTIFY_INVAL_INODE, &out, sizeof(out));
+}
+
+int fuseio_inc_epoch(int fd)
+{
+	return notify(fd, NOTIFY_INC_EPOCH, NULL, 0);
+}
+
+/* ---- sysfs ---- */
+
+int fuseio_connection(const char *mountpoint, unsigned *connection)
+{
+	struct statx st;
+
+	/* Without DONT_SYNC the kernel might ask the daemon, who is asking. */
+	if (statx(AT_FDCWD, mountpoint, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, 0, &st))
+		return -errno;
+	*connection = st.stx_dev_minor;
+	return 0;
+}
+
+int fuseio_readahead(unsigned connection, unsigned kib)
+{
+	char path[80], text[16];
+	CLEANUP_FD int fd = -1;
+	int n = snprintf(text, sizeof(text), "%u", kib);
+
+	(void)snprintf(path, sizeof(path), "/sys/class/bdi/0:%u/read_ahead_kb", connection);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, text, (size_t)n) < 0)
+		return -errno;
+	return 0;
+}

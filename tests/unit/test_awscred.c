@@ -1,0 +1,401 @@
+/* awscred: the order of sources, the dialect of the files, and rotation. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "awscred.h"
+#include "secret.h"
+
+#define N(a) (sizeof(a) / sizeof((a)[0]))
+
+struct fixture {
+	char dir[40], credentials[80], config[80], why[200];
+	struct awscred *a;
+};
+
+static void write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+	close(fd);
+}
+
+static void clear_env(void)
+{
+	static const char *const names[] = { "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE",
+		"AWS_DEFAULT_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS",
+		"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE" };
+
+	for (size_t i = 0; i < N(names); i++)
+		unsetenv(names[i]);
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = test_calloc(1, sizeof(*f));
+
+	strcpy(f->dir, "/tmp/byokfs-awscred.XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	snprintf(f->credentials, sizeof(f->credentials), "%s/credentials", f->dir);
+	snprintf(f->config, sizeof(f->config), "%s/config", f->dir);
+	clear_env();
+	setenv("AWS_SHARED_CREDENTIALS_FILE", f->credentials, 1);
+	setenv("AWS_CONFIG_FILE", f->config, 1);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	awscred_close(f->a);
+	clear_env();
+	(void)unlink(f->credentials);
+	(void)unlink(f->config);
+	assert_int_equal(rmdir(f->dir), 0);
+	test_free(f);
+	return 0;
+}
+
+static void open_profile(struct fixture *f, const char *profile)
+{
+	const struct awscred_params params = { .profile = profile };
+
+	awscred_close(f->a);
+	f->a = NULL;
+	assert_int_equal(awscred_open(&f->a, &params), 0);
+}
+
+static void expect(struct fixture *f, const char *access, const char *secret, const char *token)
+{
+	struct sigv4_credentials *c = NULL;
+
+	assert_int_equal(awscred_get(f->a, &c, f->why), 0);
+	assert_string_equal(c->access_key, access);
+	assert_string_equal(c->secret_key, secret);
+	if (token)
+		assert_string_equal(c->session_token, token);
+	else
+		assert_null(c->session_token);
+	awscred_put(c);
+}
+
+static void expect_error(struct fixture *f, int error, const char *words)
+{
+	struct sigv4_credentials *c = NULL;
+
+	assert_int_equal(awscred_get(f->a, &c, f->why), error);
+	assert_null(c);
+	if (!strstr(f->why, words))
+		fail_msg("'%s' does not say '%s'", f->why, words);
+}
+
+#define PLAIN "[default]\naws_access_key_id = AKDEFAULT\naws_secret_access_key = s/default+1=\n"
+
+static void test_environment_comes_first(void **state)
+{
+	struct fixture *f = *state;
+
+	write_file(f->credentials, PLAIN);
+	setenv("AWS_ACCESS_KEY_ID", "AKENV", 1);
+	setenv("AWS_SECRET_ACCESS_KEY", "senv", 1);
+	open_profile(f, NULL);
+	expect(f, "AKENV", "senv", NULL);
+	setenv("AWS_SESSION_TOKEN", "tok", 1);
+	expect(f, "AKENV", "senv", "tok");
+	setenv("AWS_PROFILE", "other", 1); /* does not switch the environment off */
+	expect(f, "AKENV", "senv", "tok");
+	open_profile(f, "default"); /* naming one does */
+	expect(f, "AKDEFAULT", "s/default+1=", NULL);
+	open_profile(f, NULL);
+	unsetenv("AWS_SECRET_ACCESS_KEY");
+	expect_error(f, -EINVAL, "only one is set");
+}
+
+static void test_profiles(void **state)
+{
+	struct fixture *f = *state;
+
+	write_file(f->credentials, PLAIN "[other]\naws_access_key_id=AKOTHER\naws_secret_access_key=s2\naws_session_token=t2\n");
+	write_file(f->config, "[profile third]\naws_access_key_id = AK3\naws_secret_access_key = s3\n"
+			      "[profile \"fourth one\"]\naws_access_key_id = AK4\naws_secret_access_key = s4\n"
+			      "[profile other]\naws_access_key_id = AKNEVER\naws_secret_access_key = never\n");
+	open_profile(f, NULL);
+	expect(f, "AKDEFAULT", "s/default+1=", NULL);
+	open_profile(f, "other");
+	expect(f, "AKOTHER", "s2", "t2");
+	open_profile(f, "third");
+	expect(f, "AK3", "s3", NULL);
+	open_profile(f, "fourth one");
+	expect(f, "AK4", "s4", NULL);
+	setenv("AWS_DEFAULT_PROFILE", "third", 1);
+	open_profile(f, NULL);
+	expect(f, "AK3", "s3", NULL);
+	setenv("AWS_PROFILE", "other", 1);
+	open_profile(f, NULL);
+	expect(f, "AKOTHER", "s2", "t2");
+}
+
+static void test_nothing_found(void **state)
+{
+	struct fixture *f = *state;
+
+	open_profile(f, NULL);
+	expect_error(f, -ENOENT, "AWS_ACCESS_KEY_ID is not set and profile 'default' is not in");
+	write_file(f->credentials, PLAIN);
+	write_file(f->config, "[other]\naws_access_key_id=x\naws_secret_access_key=y\n[profile empty]\nregion = x\n");
+	open_profile(f, "other"); /* the config file wants "profile other" */
+	expect_error(f, -ENOENT, "profile 'other' is not in");
+	open_profile(f, "empty");
+	expect_error(f, -ENOENT, "profile 'empty'");
+	write_file(f->credentials, "[half]\naws_access_key_id=x\n");
+	open_profile(f, "half");
+	expect_error(f, -EINVAL, "only one of");
+}
+
+static void test_unsupported_profiles(void **state)
+{
+	static const struct {
+		const char *line, *words;
+	} cases[] = {
+		{ "role_arn = arn:aws:iam::1:role/x", "assume-role profiles are not supported" },
+		{ "source_profile = x", "assume-role profiles are not supported" },
+		{ "credential_process = /bin/x", "credential_process is not supported" },
+		{ "sso_start_url = https://x", "single sign-on" },
+		{ "sso_session = x", "single sign-on" },
+		{ "mfa_serial = arn:x", "MFA" },
+		{ "web_identity_token_file = /x", "web identity" },
+		{ "login_session = x", "login sessions" },
+	};
+	struct fixture *f = *state;
+	char text[200];
+
+	write_file(f->credentials, "[p]\naws_access_key_id=x\naws_secret_access_key=y\n");
+	for (size_t i = 0; i < N(cases); i++) {
+		snprintf(text, sizeof(text), "[profile p]\n%s\n", cases[i].line);
+		write_file(f->config, text);
+		open_profile(f, "p");
+		expect_error(f, -EINVAL, cases[i].words);
+		assert_non_null(strstr(f->why, "profile 'p'"));
+	}
+	write_file(f->config, "[profile q]\nrole_arn = x\n");
+	open_profile(f, "p");
+	expect(f, "x", "y", NULL);
+}
+
+static void test_dialect(void **state)
+{
+	struct fixture *f = *state;
+
+	write_file(f->credentials, "# comment\n; comment\n\n  [ p ]  # comment\r\n\taws_access_key_id\t=\tAK \t; comment\r\n");
+	open_profile(f, "p");
+	expect_error(f, -EINVAL, "only one of");
+	write_file(f->credentials, "[p]\n  aws_access_key_id = AK\n  aws_secret_access_key = s\n\n[q]\n");
+	expect(f, "AK", "s", NULL);
+	write_file(f->credentials, "[p]\naws_access_key_id = AK\naws_secret_access_key=a#b;c=d \t\n"
+				   "s3 =\n  max_concurrent_requests = 20\n  aws_session_token = not this\nunknown = x");
+	open_profile(f, "p");
+	expect(f, "AK", "a#b;c=d", NULL);
+}
+
+static void test_malformed_files(void **state)
+{
+	static const struct {
+		const char *text, *words;
+	} cases[] = {
+		{ "aws_access_key_id = x\n", "credentials:1: a key outside any section" },
+		{ "[p\n", "credentials:1: malformed section" },
+		{ "[p] x\n", ":1: malformed section" },
+		{ "[]\n", ":1: empty section name" },
+		{ "[p]\nnonsense\n", ":2: expected 'key = value'" },
+		{ "[p]\n= x\n", ":2: a value without a key" },
+		{ "[p]\nregion = x\n  more = y\n", ":3: continuation lines" },
+		{ "[p]\nregion = x\nregion = y\n", ":3: 'region' is given twice" },
+		{ "[p]\nregion = 0123456789012345678901234567890123456789012345678901234567890123456789\n", ":2: 'region' is too long" },
+	};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < N(cases); i++) {
+		write_file(f->credentials, cases[i].text);
+		open_profile(f, "p");
+		expect_error(f, -EINVAL, cases[i].words);
+	}
+}
+
+static void test_unreadable_files(void **state)
+{
+	struct fixture *f = *state;
+	int fd = open(f->credentials, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+	assert_int_equal(write(fd, "[p]\n\0", 5), 5);
+	open_profile(f, "p");
+	expect_error(f, -EINVAL, "cannot read");
+	assert_int_equal(ftruncate(fd, 1048577), 0);
+	close(fd);
+	expect_error(f, -EFBIG, f->credentials);
+	assert_int_equal(unlink(f->credentials), 0);
+	assert_int_equal(symlink(f->credentials, f->credentials), 0);
+	expect_error(f, -ELOOP, "cannot read");
+	assert_int_equal(unlink(f->credentials), 0);
+	assert_int_equal(mkfifo(f->credentials, 0600), 0); /* must not hang */
+	expect_error(f, -EINVAL, "cannot read");
+}
+
+/* Same length, same name: only what stat(2) says differs. */
+static void test_rotation_is_noticed(void **state)
+{
+	struct fixture *f = *state;
+	char other[100];
+
+	write_file(f->credentials, "[p]\naws_access_key_id=AK1\naws_secret_access_key=s1\n");
+	open_profile(f, "p");
+	expect(f, "AK1", "s1", NULL);
+	snprintf(other, sizeof(other), "%s.new", f->credentials);
+	write_file(other, "[p]\naws_access_key_id=AK2\naws_secret_access_key=s2\n");
+	assert_int_equal(rename(other, f->credentials), 0);
+	expect(f, "AK2", "s2", NULL);
+	assert_int_equal(unlink(f->credentials), 0);
+	expect_error(f, -ENOENT, "profile 'p' is not");
+	write_file(f->credentials, "[p]\naws_access_key_id=AK3\naws_secret_access_key=s3\n");
+	expect(f, "AK3", "s3", NULL);
+	awscred_refresh(f->a);
+	expect(f, "AK3", "s3", NULL);
+}
+
+static void test_long_tokens(void **state)
+{
+	struct fixture *f = *state;
+	char *token = test_malloc(9000), *text = test_malloc(9100);
+
+	memset(token, 't', 9000);
+	token[8191] = '\0';
+	snprintf(text, 9100, "[p]\naws_access_key_id=A\naws_secret_access_key=s\naws_session_token=%s\n", token);
+	write_file(f->credentials, text);
+	open_profile(f, "p");
+	expect(f, "A", "s", token);
+	setenv("AWS_ACCESS_KEY_ID", "AK", 1);
+	setenv("AWS_SECRET_ACCESS_KEY", token, 1);
+	open_profile(f, NULL);
+	expect_error(f, -EINVAL, "too long");
+	test_free(token);
+	test_free(text);
+}
+
+static void expect_region(struct fixture *f, const char *expected)
+{
+	char region[64] = "?";
+
+	awscred_region(f->a, region);
+	assert_string_equal(region, expected);
+}
+
+static void test_region(void **state)
+{
+	struct fixture *f = *state;
+
+	open_profile(f, "p");
+	expect_region(f, "");
+	write_file(f->credentials, "[p]\nregion = us-east-2\n");
+	expect_region(f, "us-east-2");
+	write_file(f->config, "[profile p]\nregion = eu-central-1\n");
+	expect_region(f, "eu-central-1");
+	setenv("AWS_DEFAULT_REGION", "eu-west-2", 1);
+	expect_region(f, "eu-west-2");
+	setenv("AWS_REGION", "eu-west-1", 1);
+	expect_region(f, "eu-west-1");
+	setenv("AWS_REGION", "0123456789012345678901234567890123456789012345678901234567890123456789", 1);
+	expect_region(f, "");
+}
+
+static void expect_endpoint(struct fixture *f, const char *expected)
+{
+	char endpoint[512] = "?";
+
+	awscred_endpoint(f->a, "kms", endpoint);
+	assert_string_equal(endpoint, expected);
+}
+
+static void test_endpoint(void **state)
+{
+	struct fixture *f = *state;
+
+	open_profile(f, "p");
+	expect_endpoint(f, "");
+	write_file(f->config, "[profile p]\nendpoint_url = http://localhost:1\n");
+	expect_endpoint(f, "http://localhost:1");
+	write_file(f->config, "[profile p]\nendpoint_url = http://localhost:1\nservices = mine\n"
+			      "[services other]\nkms =\n  endpoint_url = http://localhost:8\n"
+			      "[services mine]\ns3 =\n  endpoint_url = http://localhost:9\nkms =\n  endpoint_url = http://localhost:2\n");
+	expect_endpoint(f, "http://localhost:2");
+	setenv("AWS_ENDPOINT_URL", "http://localhost:3", 1);
+	expect_endpoint(f, "http://localhost:3");
+	setenv("AWS_ENDPOINT_URL_KMS", "http://localhost:4", 1);
+	expect_endpoint(f, "http://localhost:4");
+	setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true", 1);
+	expect_endpoint(f, "");
+	clear_env();
+	setenv("AWS_CONFIG_FILE", f->config, 1);
+	write_file(f->config, "[profile p]\nendpoint_url = http://localhost:1\nignore_configured_endpoint_urls = true\n");
+	expect_endpoint(f, "");
+}
+
+static void test_home(void **state)
+{
+	struct fixture *f = *state;
+	char aws[60], path[80], *old = getenv("HOME") ? strdup(getenv("HOME")) : NULL;
+
+	snprintf(aws, sizeof(aws), "%s/.aws", f->dir);
+	assert_int_equal(mkdir(aws, 0700), 0);
+	snprintf(path, sizeof(path), "%s/credentials", aws);
+	write_file(path, PLAIN);
+	setenv("HOME", f->dir, 1);
+	unsetenv("AWS_SHARED_CREDENTIALS_FILE");
+	open_profile(f, NULL);
+	expect(f, "AKDEFAULT", "s/default+1=", NULL);
+	setenv("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials", 1);
+	open_profile(f, NULL);
+	expect(f, "AKDEFAULT", "s/default+1=", NULL);
+	if (old)
+		setenv("HOME", old, 1);
+	free(old);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(rmdir(aws), 0);
+}
+
+#define WITH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		WITH(test_environment_comes_first),
+		WITH(test_profiles),
+		WITH(test_nothing_found),
+		WITH(test_unsupported_profiles),
+		WITH(test_dialect),
+		WITH(test_malformed_files),
+		WITH(test_unreadable_files),
+		WITH(test_rotation_is_noticed),
+		WITH(test_long_tokens),
+		WITH(test_region),
+		WITH(test_endpoint),
+		WITH(test_home),
+	};
+
+	if (secret_init(true))
+		return 1;
+	return cmocka_run_group_tests_name("awscred", tests, NULL, NULL);
+}

@@ -1,8 +1,8 @@
 /* config.h — byokfs.ini and `-o section.key=value` in one table: parse, check, defaults (byokfs.ini(5)).
  *
- * Unknown section or key, duplicate, value out of range, over-long line: an error naming file, line and key. Durations take ms, s, m, h.
- * Keys of later versions (role_arn, replicas, [vault], ...) are refused as such, never silently accepted.
- * No other layer includes this header: main and the tools hand each module its own parameters.                                          */
+ * Unknown section or key, duplicate, value out of range, over-long line: an error naming file, line and key. Durations
+ * take ms, s, m, h. Keys of later versions (role_arn, replicas, [vault], ...) are refused as such, never silently
+ * accepted. No other layer includes this header: main and the tools hand each module its own parameters. */
 #ifndef BYOKFS_CONFIG_H
 #define BYOKFS_CONFIG_H
 
@@ -13,7 +13,7 @@
 #include "cleanup.h"
 #include "context.h"
 
-#define CONFIG_WHY 400u
+#define CONFIG_WHY  400u
 #define CONFIG_LINE 190u /* longest line of a file, without its end */
 #define CONFIG_PATH "/etc/byokfs/byokfs.ini"
 
@@ -58,7 +58,8 @@ MUST_CHECK int config_read(struct config *, const char *path, char *why);
 MUST_CHECK int config_set(struct config *, const char *name, const char *value, char *why);
 /* What only the whole can tell: lease >= 2 * probe..., key given, provider known, paths absolute. Fills extra. */
 MUST_CHECK int config_check(struct config *, char *why);
-/* Finds and reads the file by the contract's order: explicit path (must exist), $BYOKFS_CONFIG (must exist), /etc/byokfs/byokfs.ini (may be missing). */
+/* Finds and reads the file by the contract's order: explicit path (must exist), $BYOKFS_CONFIG (must exist),
+ * /etc/byokfs/byokfs.ini (may be missing). */
 MUST_CHECK int config_load(struct config *, const char *explicit_path, char *why);
 /* byokfs.ini.example, byte for byte: every key, commented out, with unit, range, default and a line of explanation. */
 void config_describe(FILE *);

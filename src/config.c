@@ -1,10 +1,10 @@
 /* config.c — the file and the whole: reading, cross-checks, where the file is found.
  *
- * Hides how inih is kept honest. Its buffer holds 200 bytes; of a longer line it hands over the first 199 and parses the
- * rest as a line of its own, and since it splits at ':' too, the rest of an ARN *does* parse. It also takes an indented
- * line for the continuation of the one before, forgets what follows ']', and goes on after errors. So the reader below
- * gives it whole lines only, refuses every line that it would read differently from a person, and counts lines, because
- * inih's handler is not told them.                                                                                      */
+ * Hides how inih is kept honest. Its buffer holds 200 bytes; of a longer line it hands over the first 199 and parses
+ * the rest as a line of its own, and since it splits at ':' too, the rest of an ARN *does* parse. It also takes an
+ * indented line for the continuation of the one before, forgets what follows ']', and goes on after errors. So the
+ * reader below gives it whole lines only, refuses every line that it would read differently from a person, and counts
+ * lines, because inih's handler is not told them. */
 #include "config_internal.h"
 
 #include <errno.h>
@@ -128,7 +128,7 @@ static int handler(void *arg, const char *section, const char *name, const char 
 
 static int read_stream(struct config *c, FILE *f, const char *path, char *why)
 {
-	struct reading r = {.config = c, .file = f, .path = path, .why = why};
+	struct reading r = { .config = c, .file = f, .path = path, .why = why };
 	int line = ini_parse_stream(reader, &r, handler, &r);
 
 	if (r.err == 0 && line != 0)
@@ -179,8 +179,8 @@ int config_check(struct config *c, char *why)
 	if (ret < 0)
 		return ret;
 	if (c->cache.lease_ms < 2 * (uint64_t)c->cache.probe_ms)
-		return config_fail(why, -EINVAL, "'lease' in [cache] (%u ms) must be at least twice 'probe' (%u ms)", c->cache.lease_ms,
-		    c->cache.probe_ms);
+		return config_fail(why, -EINVAL, "'lease' in [cache] (%u ms) must be at least twice 'probe' (%u ms)",
+		    c->cache.lease_ms, c->cache.probe_ms);
 	if (c->kms.request_timeout_ms > c->cache.lease_ms)
 		c->kms.request_timeout_ms = c->cache.lease_ms; /* a later answer could renew nothing */
 	if (c->kms.connect_timeout_ms > c->kms.request_timeout_ms)

@@ -1,4 +1,5 @@
-/* config_internal.h — the table of keys, between config_keys.c (what a key and a value may be) and config.c (files, the whole). */
+/* config_internal.h — the table of keys, between config_keys.c (what a key and a value may be) and config.c (files, the
+ * whole). */
 #ifndef BYOKFS_CONFIG_INTERNAL_H
 #define BYOKFS_CONFIG_INTERNAL_H
 

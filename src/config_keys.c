@@ -27,86 +27,88 @@ struct key {
 	enum kind kind;
 	size_t offset;
 	uint32_t min, max;
-	const char *preset;  /* as one would write it; "" none */
+	const char *preset; /* as one would write it; "" none */
 	const char *unit;
 	const char *choices; /* separated by '|' */
 	const char *later;   /* choices of later versions, to say so */
 	const char *doc;
 };
 
-#define AT(f) offsetof(struct config, f)
+#define AT(f)  offsetof(struct config, f)
 #define SECOND 1000u
-#define HOUR (3600u * SECOND)
+#define HOUR   (3600u * SECOND)
 
 static const struct key keys[] = {
-	{"kms", "provider", CHOICE, AT(kms.provider), 0, 0, "aws", "", "aws|keyfile", "vault|pkcs11",
-	    "who keeps the key: AWS KMS, or the administrator in a file, see [keyfile]"},
-	{"kms", "key", TEXT, AT(kms.key), 0, 2048, "", "ARN, id or alias", NULL, NULL,
-	    "the customer's key; mounts need the ARN that init printed"},
-	{"kms", "region", TEXT, AT(kms.region), 0, 63, "", "name", NULL, NULL,
-	    "default: the ARN's, else AWS_REGION, AWS_DEFAULT_REGION, the profile's"},
-	{"kms", "endpoint", TEXT, AT(kms.endpoint), 0, 500, "", "URL", NULL, NULL,
-	    "default: AWS_ENDPOINT_URL_KMS, AWS_ENDPOINT_URL, the profile's, the Region's"},
-	{"kms", "profile", TEXT, AT(kms.profile), 0, 128, "", "name", NULL, NULL,
-	    "profile of the shared AWS files; when set, credentials in the environment are not used"},
-	{"kms", "ca_bundle", PATH, AT(kms.ca_bundle), 0, 4095, "", "absolute path", NULL, NULL,
-	    "certificates to trust; default: the system's"},
-	{"kms", "proxy", TEXT, AT(kms.proxy), 0, 500, "", "URL or none", NULL, NULL,
-	    "default: https_proxy and no_proxy of the environment"},
-	{"kms", "context", CONTEXT, AT(kms.context), 0, 2048, "", "name:value, ...", NULL, NULL,
-	    "extra encryption-context pairs of new stores, shown in CloudTrail"},
-	{"kms", "connect_timeout", DURATION, AT(kms.connect_timeout_ms), 50, 60 * SECOND, "2s", "duration", NULL, NULL,
-	    "for one connection; capped by request_timeout"},
-	{"kms", "request_timeout", DURATION, AT(kms.request_timeout_ms), 100, 120 * SECOND, "5s", "duration", NULL, NULL,
-	    "for one answer, retries included; capped by the lease"},
-	{"kms", "max_connections", NUMBER, AT(kms.max_connections), 1, 64, "8", "connections", NULL, NULL,
-	    "at most, to the KMS at once"},
-	{"keyfile", "path", PATH, AT(keyfile.path), 0, 4095, "", "absolute path", NULL, NULL,
-	    "32 bytes of key, kept by the administrator: not a KMS, nobody else can revoke it"},
-	{"cache", "probe", DURATION, AT(cache.probe_ms), 100, HOUR, "10s", "duration", NULL, NULL,
-	    "how often one canary Decrypt asks whether the key still works"},
-	{"cache", "lease", DURATION, AT(cache.lease_ms), 200, 24 * HOUR, "30s", "duration", NULL, NULL,
-	    "how long keys stay usable without a good answer; at least twice the probe"},
-	{"cache", "max_age", DURATION, AT(cache.max_age_ms), 500, 24 * HOUR, "300s", "duration", NULL, NULL,
-	    "how long one file's key is used before the KMS must unwrap it again"},
-	{"cache", "idle", DURATION, AT(cache.idle_ms), 100, 24 * HOUR, "60s", "duration", NULL, NULL,
-	    "unused file keys are wiped after this"},
-	{"cache", "pool", NUMBER, AT(cache.pool), 0, 4096, "64", "keys", NULL, NULL,
-	    "fresh file keys kept ready for new files (seal=file)"},
-	{"cache", "allow_unlocked", FLAG, AT(cache.allow_unlocked), 0, 0, "no", "", "no|yes", NULL,
-	    "go on where keys cannot be locked into memory (they may reach the swap)"},
-	{"mount", "writeback", FLAG, AT(mount.writeback), 0, 0, "on", "", "off|on", NULL,
-	    "the kernel collects writes; off: every write(2) reports its own error"},
-	{"mount", "commit", FLAG, AT(mount.commit_strict), 0, 0, "normal", "", "normal|strict", NULL,
-	    "strict: fsync also records versions up to the root (2 to 5 flushes instead of 1)"},
-	{"mount", "torn_ok", FLAG, AT(mount.torn_ok), 0, 0, "no", "", "no|yes", NULL,
-	    "accept a backing with blocks under 4096 bytes: a power cut may then damage pages"},
-	{"mount", "locked_start", FLAG, AT(mount.locked_start), 0, 0, "no", "", "no|yes", NULL,
-	    "mount locked when the KMS says no or nothing, and open by itself later"},
-	{"mount", "readahead", NUMBER, AT(mount.readahead_kib), 0, 16384, "1024", "KiB", NULL, NULL,
-	    "the kernel's read-ahead for this mount (root only)"},
-	{"mount", "threads", NUMBER, AT(mount.threads), 1, 64, "8", "threads", NULL, NULL, "that serve the kernel's requests"},
-	{"mount", "max_background", NUMBER, AT(mount.max_background), 1, 65535, "64", "requests", NULL, NULL,
-	    "asynchronous requests the kernel may have on the way"},
-	{"mount", "attr_timeout", DURATION, AT(mount.attr_timeout_ms), 0, 24 * HOUR, "0", "duration", NULL, NULL,
-	    "how long the kernel may keep names and attributes; 0, or more than the lease: the lease"},
-	{"mount", "transport", CHOICE, AT(mount.transport), 0, 0, "fuse", "", "fuse", "io_uring", "how requests come from the kernel"},
-	{"store", "id", ID, AT(store.id), 0, 32, "", "32 hex digits", NULL, NULL,
-	    "refuse any other store (byokfsctl info prints it)"},
-	{"store", "names", CHOICE, AT(store.names), 0, 0, "", "", "siv64|siv32|plain", NULL,
-	    "refuse a store with other names; init makes such"},
-	{"store", "suite", NUMBER, AT(store.suite), 0, 2, "0", "suite", NULL, NULL,
-	    "refuse a store of the other suite; init makes such; 0: any"},
-	{"log", "syslog", FLAG, AT(log.syslog), 0, 0, "yes", "", "no|yes", NULL,
-	    "once mounted, write to syslog instead of stderr (not with -f)"},
-	{"log", "level", CHOICE, AT(log.level), 0, 0, "info", "", "err|warn|info|debug", NULL, "how much is logged"},
+	{ "kms", "provider", CHOICE, AT(kms.provider), 0, 0, "aws", "", "aws|keyfile", "vault|pkcs11",
+	    "who keeps the key: AWS KMS, or the administrator in a file, see [keyfile]" },
+	{ "kms", "key", TEXT, AT(kms.key), 0, 2048, "", "ARN, id or alias", NULL, NULL,
+	    "the customer's key; mounts need the ARN that init printed" },
+	{ "kms", "region", TEXT, AT(kms.region), 0, 63, "", "name", NULL, NULL,
+	    "default: the ARN's, else AWS_REGION, AWS_DEFAULT_REGION, the profile's" },
+	{ "kms", "endpoint", TEXT, AT(kms.endpoint), 0, 500, "", "URL", NULL, NULL,
+	    "default: AWS_ENDPOINT_URL_KMS, AWS_ENDPOINT_URL, the profile's, the Region's" },
+	{ "kms", "profile", TEXT, AT(kms.profile), 0, 128, "", "name", NULL, NULL,
+	    "profile of the shared AWS files; when set, credentials in the environment are not used" },
+	{ "kms", "ca_bundle", PATH, AT(kms.ca_bundle), 0, 4095, "", "absolute path", NULL, NULL,
+	    "certificates to trust; default: the system's" },
+	{ "kms", "proxy", TEXT, AT(kms.proxy), 0, 500, "", "URL or none", NULL, NULL,
+	    "default: https_proxy and no_proxy of the environment" },
+	{ "kms", "context", CONTEXT, AT(kms.context), 0, 2048, "", "name:value, ...", NULL, NULL,
+	    "extra encryption-context pairs of new stores, shown in CloudTrail" },
+	{ "kms", "connect_timeout", DURATION, AT(kms.connect_timeout_ms), 50, 60 * SECOND, "2s", "duration", NULL, NULL,
+	    "for one connection; capped by request_timeout" },
+	{ "kms", "request_timeout", DURATION, AT(kms.request_timeout_ms), 100, 120 * SECOND, "5s", "duration", NULL,
+	    NULL, "for one answer, retries included; capped by the lease" },
+	{ "kms", "max_connections", NUMBER, AT(kms.max_connections), 1, 64, "8", "connections", NULL, NULL,
+	    "at most, to the KMS at once" },
+	{ "keyfile", "path", PATH, AT(keyfile.path), 0, 4095, "", "absolute path", NULL, NULL,
+	    "32 bytes of key, kept by the administrator: not a KMS, nobody else can revoke it" },
+	{ "cache", "probe", DURATION, AT(cache.probe_ms), 100, HOUR, "10s", "duration", NULL, NULL,
+	    "how often one canary Decrypt asks whether the key still works" },
+	{ "cache", "lease", DURATION, AT(cache.lease_ms), 200, 24 * HOUR, "30s", "duration", NULL, NULL,
+	    "how long keys stay usable without a good answer; at least twice the probe" },
+	{ "cache", "max_age", DURATION, AT(cache.max_age_ms), 500, 24 * HOUR, "300s", "duration", NULL, NULL,
+	    "how long one file's key is used before the KMS must unwrap it again" },
+	{ "cache", "idle", DURATION, AT(cache.idle_ms), 100, 24 * HOUR, "60s", "duration", NULL, NULL,
+	    "unused file keys are wiped after this" },
+	{ "cache", "pool", NUMBER, AT(cache.pool), 0, 4096, "64", "keys", NULL, NULL,
+	    "fresh file keys kept ready for new files (seal=file)" },
+	{ "cache", "allow_unlocked", FLAG, AT(cache.allow_unlocked), 0, 0, "no", "", "no|yes", NULL,
+	    "go on where keys cannot be locked into memory (they may reach the swap)" },
+	{ "mount", "writeback", FLAG, AT(mount.writeback), 0, 0, "on", "", "off|on", NULL,
+	    "the kernel collects writes; off: every write(2) reports its own error" },
+	{ "mount", "commit", FLAG, AT(mount.commit_strict), 0, 0, "normal", "", "normal|strict", NULL,
+	    "strict: fsync also records versions up to the root (2 to 5 flushes instead of 1)" },
+	{ "mount", "torn_ok", FLAG, AT(mount.torn_ok), 0, 0, "no", "", "no|yes", NULL,
+	    "accept a backing with blocks under 4096 bytes: a power cut may then damage pages" },
+	{ "mount", "locked_start", FLAG, AT(mount.locked_start), 0, 0, "no", "", "no|yes", NULL,
+	    "mount locked when the KMS says no or nothing, and open by itself later" },
+	{ "mount", "readahead", NUMBER, AT(mount.readahead_kib), 0, 16384, "1024", "KiB", NULL, NULL,
+	    "the kernel's read-ahead for this mount (root only)" },
+	{ "mount", "threads", NUMBER, AT(mount.threads), 1, 64, "8", "threads", NULL, NULL,
+	    "that serve the kernel's requests" },
+	{ "mount", "max_background", NUMBER, AT(mount.max_background), 1, 65535, "64", "requests", NULL, NULL,
+	    "asynchronous requests the kernel may have on the way" },
+	{ "mount", "attr_timeout", DURATION, AT(mount.attr_timeout_ms), 0, 24 * HOUR, "0", "duration", NULL, NULL,
+	    "how long the kernel may keep names and attributes; 0, or more than the lease: the lease" },
+	{ "mount", "transport", CHOICE, AT(mount.transport), 0, 0, "fuse", "", "fuse", "io_uring",
+	    "how requests come from the kernel" },
+	{ "store", "id", ID, AT(store.id), 0, 32, "", "32 hex digits", NULL, NULL,
+	    "refuse any other store (byokfsctl info prints it)" },
+	{ "store", "names", CHOICE, AT(store.names), 0, 0, "", "", "siv64|siv32|plain", NULL,
+	    "refuse a store with other names; init makes such" },
+	{ "store", "suite", NUMBER, AT(store.suite), 0, 2, "0", "suite", NULL, NULL,
+	    "refuse a store of the other suite; init makes such; 0: any" },
+	{ "log", "syslog", FLAG, AT(log.syslog), 0, 0, "yes", "", "no|yes", NULL,
+	    "once mounted, write to syslog instead of stderr (not with -f)" },
+	{ "log", "level", CHOICE, AT(log.level), 0, 0, "info", "", "err|warn|info|debug", NULL, "how much is logged" },
 };
 #define NKEYS (sizeof(keys) / sizeof(keys[0]))
 _Static_assert(NKEYS <= CONFIG_KEYS, "raise CONFIG_KEYS");
 
 /* What product and documents name but this version cannot do: "section.*" or "section.key". */
-static const char *const later[] = {"vault.*", "audit.*", "alert.*", "kms.role_arn", "kms.external_id", "kms.session_name",
-    "kms.replicas", "kms.failover", "cache.read_ahead", "mount.shared"};
+static const char *const later[] = { "vault.*", "audit.*", "alert.*", "kms.role_arn", "kms.external_id",
+	"kms.session_name", "kms.replicas", "kms.failover", "cache.read_ahead", "mount.shared" };
 
 int config_fail(char *why, int err, const char *fmt, ...)
 {
@@ -151,7 +153,7 @@ static int duration_unit(const char *unit, uint64_t *ms)
 	static const struct {
 		const char *name;
 		uint64_t ms;
-	} units[] = {{"ms", 1}, {"s", SECOND}, {"m", 60 * SECOND}, {"h", HOUR}};
+	} units[] = { { "ms", 1 }, { "s", SECOND }, { "m", 60 * SECOND }, { "h", HOUR } };
 
 	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++)
 		if (strcmp(unit, units[i].name) == 0) {
@@ -249,7 +251,9 @@ static int text_refused(const struct key *k, const char *value, char *why)
 		return config_fail(why, -ENOMEM, "out of memory");
 	ret = context_parse_extra(extra, value);
 	free(extra);
-	return ret < 0 ? config_fail(why, ret, "'%.60s' is not a list name:value, ... (names [a-z0-9-], at most 8)", value) : 0;
+	return ret < 0
+	    ? config_fail(why, ret, "'%.60s' is not a list name:value, ... (names [a-z0-9-], at most 8)", value)
+	    : 0;
 }
 
 /* An empty value takes a setting back. */
@@ -390,9 +394,11 @@ void config_describe(FILE *f)
 {
 	const char *section = "";
 
-	(void)fputs("# byokfs.ini: every key with its unit or choices and its default. See byokfs.ini(5).\n"
-		    "# Lines hold at most 190 bytes; a comment is a line of its own, or follows a value after \" ;\".\n"
-		    "# Durations take ms, s, m, h. Keys themselves never stand here: only their names, and paths of files.\n", f);
+	(void)fputs(
+	    "# byokfs.ini: every key with its unit or choices and its default. See byokfs.ini(5).\n"
+	    "# Lines hold at most 190 bytes; a comment is a line of its own, or follows a value after \" ;\".\n"
+	    "# Durations take ms, s, m, h. Keys themselves never stand here: only their names, and paths of files.\n",
+	    f);
 	for (size_t i = 0; i < NKEYS; i++) {
 		if (strcmp(section, keys[i].section) != 0)
 			(void)fprintf(f, "\n[%s]", keys[i].section);

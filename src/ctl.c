@@ -1,7 +1,8 @@
 /* ctl.c — the control socket: a thread that answers one client at a time, and the client.
  *
- * Hides the wire: a line of JSON each way. Every wait has one deadline for the whole request or answer, so a client that
- * trickles bytes holds the thread for five seconds at most, and ctl_close() ends any wait at once through an eventfd. */
+ * Hides the wire: a line of JSON each way. Every wait has one deadline for the whole request or answer, so a client
+ * that trickles bytes holds the thread for five seconds at most, and ctl_close() ends any wait at once through an
+ * eventfd. */
 #include "ctl.h"
 
 #include <errno.h>
@@ -87,7 +88,7 @@ static bool peer_trusted(int fd)
 /* Waits for events until the deadline: 0, -ETIMEDOUT, -ECANCELED (wake_fd, -1 for none), -errno. */
 static int wait_for(int fd, short events, int wake_fd, uint64_t deadline)
 {
-	struct pollfd p[2] = {{.fd = fd, .events = events}, {.fd = wake_fd, .events = POLLIN}};
+	struct pollfd p[2] = { { .fd = fd, .events = events }, { .fd = wake_fd, .events = POLLIN } };
 
 	for (;;) {
 		uint64_t now = io_boot_ms();
@@ -213,7 +214,8 @@ static void *loop(void *arg)
 		if (fd >= 0)
 			serve(ctl, fd);
 		else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || ret < 0)
-			(void)wait_for(-1, 0, ctl->wake_fd, io_boot_ms() + 100); /* do not spin on what will not go away by itself */
+			(void)wait_for(-1, 0, ctl->wake_fd,
+			    io_boot_ms() + 100); /* do not spin on what will not go away by itself */
 	}
 	return NULL;
 }

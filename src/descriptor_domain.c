@@ -17,7 +17,8 @@ static const char *const provider_words[] = {"aws", "vault", "keyfile", "pkcs11"
 
 static bool is_literal(char c)
 {
-	return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || (c && strchr("._:/@+-", c));
+	return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
+	    (c && strchr("._:/@+-", c));
 }
 
 /* Undoes %XX in a value; only what must be escaped may be. */
@@ -275,7 +276,8 @@ static void put_slot(struct descriptor_writer *w, const struct slot_names *names
 		w->err = -EINVAL;
 		return;
 	}
-	(void)fprintf(w->f, "%s=%" PRIu64 "\n%s=%s\n", names->seq, s->seq, names->provider, provider_words[s->provider - 1]);
+	(void)fprintf(w->f, "%s=%" PRIu64 "\n", names->seq, s->seq);
+	descriptor_put_string(w, names->provider, provider_words[s->provider - 1]);
 	descriptor_put_string(w, names->key, s->key);
 	if (bytes_zero(s->material, sizeof(s->material)))
 		descriptor_put_string(w, names->material, "");

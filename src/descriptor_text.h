@@ -24,7 +24,8 @@ struct descriptor_value {
 };
 
 /* Checks size, characters, the first line ("<title> 1") and the sum. 0, -EINVAL or -EPROTONOSUPPORT. */
-MUST_CHECK int descriptor_begin(struct descriptor_reader *, const char *title, const char *text, size_t len, size_t max);
+MUST_CHECK int descriptor_begin(struct descriptor_reader *, const char *title, const char *text, size_t len,
+    size_t max);
 /* 0 when every line was read and none was wrong. */
 MUST_CHECK int descriptor_end(const struct descriptor_reader *);
 void descriptor_fail(struct descriptor_reader *, int err);
@@ -57,12 +58,13 @@ struct descriptor_writer {
 
 MUST_CHECK int descriptor_writer_begin(struct descriptor_writer *);
 void descriptor_put_hex(struct descriptor_writer *, const char *name, const uint8_t *in, size_t n);
-/* "-" for times that cannot be written is an error (-EINVAL), except 0 with none = true. */
+/* With none = true, 0 is written as "-". A time that has no spelling is -EINVAL. */
 void descriptor_put_time(struct descriptor_writer *, const char *name, int64_t t, bool none);
 void descriptor_put_string(struct descriptor_writer *, const char *name, const char *value);
 /* HMAC-SHA-256 of what was written so far. */
 void descriptor_writer_mac(struct descriptor_writer *, const uint8_t key[static 32], uint8_t mac[static 32]);
-/* Appends the sum and hands the text over. 0, -ENOMEM, -EINVAL (a value that the grammar cannot express) or -EFBIG (over max). */
+/* Appends the sum and hands the text over.
+ * 0, -ENOMEM, -EINVAL (a value that the grammar cannot express) or -EFBIG (over max). */
 MUST_CHECK int descriptor_writer_end(struct descriptor_writer *, size_t max, char **text, size_t *len);
 /* Frees what descriptor_writer_end() has not handed over. */
 void descriptor_writer_free(struct descriptor_writer *);

@@ -286,6 +286,14 @@ static int create_fill(const struct create *c, int fd)
 	return r ? r : dir_dress(fd, c->parent, c->mode, c->owner);
 }
 
+/* ext4 says EPERM to O_TMPFILE in a removed directory. */
+static int tmpfile_errno(int dirfd, int err)
+{
+	struct stat st;
+
+	return err == EPERM && !fstat(dirfd, &st) && !st.st_nlink ? -ENOENT : -err;
+}
+
 static int create_unnamed(const struct create *c, int *fd)
 {
 	CLEANUP_FD int f = -1;
@@ -296,7 +304,7 @@ static int create_unnamed(const struct create *c, int *fd)
 	f = openat(c->place->fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, c->mode);
 	if (f < 0) {
 		if (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL && errno != ENOSYS)
-			return -errno;
+			return tmpfile_errno(c->place->fd, errno);
 		dir_means.no_tmpfile = true;
 		return -EOPNOTSUPP;
 	}

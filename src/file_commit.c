@@ -133,8 +133,15 @@ int file_commit(struct file *f, const struct file_key *key, bool all)
 		rc = write_nodes(f, key);
 	if (rc == 0)
 		rc = file_write_page0(f, key);
+	if (rc != 0)
+		return rc;
+	f->full_written = f->disk.clock;
+	if (!f->fresh || f->drop != DROP_LISTED)
+		return 0;
+	/* nothing was promised: what was dropped goes at once, its tombstones are written already */
+	rc = file_remove_dropped(f);
 	if (rc == 0)
-		f->full_written = f->disk.clock;
+		file_bury_dropped(f);
 	return rc;
 }
 

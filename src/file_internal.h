@@ -166,6 +166,8 @@ void file_requeue(struct file *, struct file_node *);
 void file_mark_dirty(struct file *, struct file_node *);
 /* Unit e was written with a version. */
 void file_issued(struct file *, struct file_node *, uint32_t e, uint64_t ver);
+/* Unit e became a hole (T1); with a fresh file its tombstone is its record at once. */
+void file_dropped(struct file *, struct file_node *, uint32_t e);
 /* Unit e was found on disk with a version. */
 void file_accepted(struct file *, struct file_node *, uint32_t e, uint64_t ver);
 /* Memory forgets a node and what hangs on it; children first. */
@@ -199,6 +201,10 @@ static inline bool file_surely_present(rec_t rec, uint64_t ent)
 	return !(ent & ENT_GONE) && (!(rec & REC_H) || (ENT_VER(ent) && !(ent & ENT_TOMB)));
 }
 
+/* ---- file_read.c ---- */
+/* Where the backing has nothing, neither pages nor spills exist: the next page from k on that is worth a look, or UINT64_MAX. */
+uint64_t file_skip_unbacked(struct file *, uint64_t k);
+
 /* ---- file_commit.c ---- */
 /* Makes room for n more versions (section 5.1); may write page 0 and flush. */
 MUST_CHECK int file_budget(struct file *, const struct file_key *, uint64_t n);
@@ -223,6 +229,8 @@ void file_publish(struct file *);
 /* ---- file_record.c ---- */
 /* A flush begins. */
 struct file_mark file_mark_now(struct file *);
+/* T3. */
+void file_bury_dropped(struct file *);
 /* Records raised, but not written. */
 bool file_unrecorded(const struct file *);
 /* A flush that began with the mark completed. */
@@ -244,8 +252,7 @@ MUST_CHECK int file_check_end(struct file *, const struct file_key *);
 MUST_CHECK int file_before_growth(struct file *, const struct file_key *, uint64_t off);
 /* Brings drops to their end: T2 done, or with `all` nothing left. */
 MUST_CHECK int file_finish_drops(struct file *, const struct file_key *, bool all);
-/* T2 and T3. */
+/* T2. */
 MUST_CHECK int file_remove_dropped(struct file *);
-void file_bury_dropped(struct file *);
 
 #endif

@@ -175,8 +175,7 @@ ssize_t file_read(struct file *f, const struct file_key *key, void *buf, size_t 
 	return (ssize_t)(r.end - off);
 }
 
-/* Where the backing has nothing, neither pages nor spills exist: the next page worth a look, from k on. */
-static uint64_t skip_unbacked(struct file *f, uint64_t k)
+uint64_t file_skip_unbacked(struct file *f, uint64_t k)
 {
 	uint64_t phys = layout_phys(UNIT_DATA, k), next;
 	enum unit_type type;
@@ -216,7 +215,7 @@ static int seek_page(struct file *f, const struct file_key *key, uint64_t k, uin
 
 		if (k < LAYOUT_ROOT_DATA || (k - LAYOUT_ROOT_DATA) % LAYOUT_GROUP_FAN == 0) {
 			file_trim(f);
-			next = skip_unbacked(f, k);
+			next = file_skip_unbacked(f, k);
 		}
 		if (next > k && !want)
 			break;

@@ -182,6 +182,25 @@ void file_issued(struct file *f, struct file_node *n, uint32_t e, uint64_t ver)
 	}
 }
 
+void file_dropped(struct file *f, struct file_node *n, uint32_t e)
+{
+	uint64_t tombstone = f->clock + 1;
+	rec_t rec = file_rec(n, e), dropped = rec | REC_H;
+	uint8_t *spill = file_spill(n, e);
+
+	if (f->fresh && REC_MIN(rec) < tombstone)
+		dropped = REC_H | tombstone;
+	if (dropped != rec) {
+		file_set_rec(n, e, dropped);
+		n->dirty = true;
+	}
+	if (spill && !bytes_zero(spill, LAYOUT_SPILL)) {
+		memset(spill, 0, LAYOUT_SPILL);
+		n->dirty = true;
+	}
+	set_ent(f, n, e, tombstone | ENT_GONE);
+}
+
 void file_accepted(struct file *f, struct file_node *n, uint32_t e, uint64_t ver)
 {
 	n->ent[e] = (n->ent[e] & ENT_PEND) | ver;

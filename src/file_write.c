@@ -192,8 +192,10 @@ static int put_part(struct round *r, struct item *it, uint64_t k, uint64_t from,
 	rc = old_page(r, it, k, from, to, text, &present);
 	if (rc != 0)
 		return rc;
-	if (!src && !present)
-		return put_spill(r, it, LAYOUT_BODY, to > LAYOUT_BODY ? to : LAYOUT_BODY, NULL);
+	if (!src && !present) { /* a hole already, but for what a crash may have left in the spill */
+		from = from > LAYOUT_BODY ? from : LAYOUT_BODY;
+		return to > from && !bytes_zero(text + from, to - from) ? put_spill(r, it, from, to, NULL) : 0;
+	}
 	if (src)
 		memcpy(text + from, src, to - from);
 	else
@@ -306,6 +308,8 @@ int file_put_inline(struct file *f, const struct file_key *key, const uint8_t *b
 		memset(text + off, 0, n);
 	memset(text + size, 0, BLOCK_ROOT_TEXT - size);
 	f->size = size;
+	if (f->csize > size)
+		f->csize = size;
 	rc = file_write_page0(f, key);
 	if (rc != 0) {
 		memcpy(text, old, sizeof(old));

@@ -20,6 +20,7 @@
 #define REQUEST_TIMEOUT_MS 4000u
 #define BACKOFF_FIRST_MS 50u
 #define BACKOFF_MAX_MS 2000u
+#define ATTEMPT_MIN_MS 50u /* with less left, a retry could only replace the real error by a timeout */
 
 struct kms {
 	const struct kms_provider *provider;
@@ -218,7 +219,7 @@ static enum kms_status run(struct kms *k, const struct call *c, uint64_t deadlin
 		if (status != KMS_BUSY && status != KMS_DOWN)
 			return status;
 		pause = jitter_ms(tries);
-		if (io_boot_ms() + pause >= deadline)
+		if (io_boot_ms() + pause + ATTEMPT_MIN_MS >= deadline)
 			return status;
 		sleep_ms(pause);
 	}

@@ -17,7 +17,7 @@ struct name_keys {
 #define NAME_PAD 16u
 #define NAME_PADDED(len) (((len) + NAME_PAD - 1) / NAME_PAD * NAME_PAD)
 
-/* Length of the name in n decrypted bytes: padded with as few NULs as possible, none inside, not empty. Else -EBADMSG. */
+/* Length of the name in n decrypted bytes, or -EBADMSG: padded with as few NULs as possible, none inside, not empty. */
 MUST_CHECK static inline int name_unpad(const void *text, size_t n)
 {
 	size_t len = strnlen(text, n);

@@ -1,9 +1,9 @@
 /* AES-256-SIV for many short inputs.
  *
- * OpenSSL's own AES-256-SIV sets up a MAC and copies key schedules for every message, which costs several times the cipher
- * itself for a file name. Here a key owns a free list of keyed AES contexts, S2V and CTR are composed from plain AES
- * blocks, and what S2V computes from the fixed first string is done once, in siv_open(). The unit test compares
- * all lengths and several associated strings with OpenSSL's implementation.                      */
+ * OpenSSL's own AES-256-SIV sets up a MAC and copies key schedules for every message, which costs several times
+ * the cipher itself for a file name. Here a key owns a free list of keyed AES contexts, S2V and CTR are composed
+ * from plain AES blocks, and what S2V computes from the fixed first string is done once, in siv_open(). The unit
+ * test compares all lengths and several associated strings with OpenSSL's implementation.               */
 #include "name_siv.h"
 
 #include <errno.h>

@@ -85,8 +85,8 @@ int name_xattr_seal_with_nonce(const struct name_keys *k, const uint8_t id[stati
 	return block_seal_bytes(k->ids.suite, k->xattrs, nonce, aad, aadlen, value, n, out + NONCE);
 }
 
-int name_xattr_seal(const struct name_keys *k, const uint8_t id[static 16], const char *backing, const void *value, size_t n,
-    uint8_t *out)
+int name_xattr_seal(const struct name_keys *k, const uint8_t id[static 16], const char *backing, const void *value,
+    size_t n, uint8_t *out)
 {
 	uint8_t nonce[NONCE];
 
@@ -94,8 +94,8 @@ int name_xattr_seal(const struct name_keys *k, const uint8_t id[static 16], cons
 	return name_xattr_seal_with_nonce(k, id, backing, nonce, value, n, out);
 }
 
-int name_xattr_open(const struct name_keys *k, const uint8_t id[static 16], const char *backing, const uint8_t *in, size_t n,
-    void *out)
+int name_xattr_open(const struct name_keys *k, const uint8_t id[static 16], const char *backing, const uint8_t *in,
+    size_t n, void *out)
 {
 	uint8_t aad[AAD_MAX];
 	size_t aadlen = value_aad(k, id, backing, aad);

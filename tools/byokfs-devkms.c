@@ -38,17 +38,26 @@ static int complain(int code, const char *what, const char *detail)
 static int parse_options(int argc, char **argv, struct options *o)
 {
 	enum { STATE = 256, PORT, PORT_FILE, PID_FILE, ACCESS_KEY, SECRET_FILE, REGION, ACCOUNT, ALIAS, LISTEN };
-	static const struct option table[] = { { "state", required_argument, NULL, STATE }, { "port", required_argument, NULL, PORT },
-		{ "port-file", required_argument, NULL, PORT_FILE }, { "pid-file", required_argument, NULL, PID_FILE },
-		{ "access-key", required_argument, NULL, ACCESS_KEY }, { "secret-file", required_argument, NULL, SECRET_FILE },
+	static const struct option table[] = { { "state", required_argument, NULL, STATE },
+		{ "port", required_argument, NULL, PORT }, { "port-file", required_argument, NULL, PORT_FILE },
+		{ "pid-file", required_argument, NULL, PID_FILE },
+		{ "access-key", required_argument, NULL, ACCESS_KEY },
+		{ "secret-file", required_argument, NULL, SECRET_FILE },
 		{ "region", required_argument, NULL, REGION }, { "account", required_argument, NULL, ACCOUNT },
 		{ "alias", required_argument, NULL, ALIAS }, { "listen", required_argument, NULL, LISTEN },
-		{ "create-key", no_argument, NULL, 'c' }, { "multi-region", no_argument, NULL, 'm' }, { "daemon", no_argument, NULL, 'd' },
-		{ "foreground", no_argument, NULL, 'f' }, { "verbose", no_argument, NULL, 'v' }, { "help", no_argument, NULL, 'h' },
+		{ "create-key", no_argument, NULL, 'c' }, { "multi-region", no_argument, NULL, 'm' },
+		{ "daemon", no_argument, NULL, 'd' }, { "foreground", no_argument, NULL, 'f' },
+		{ "verbose", no_argument, NULL, 'v' }, { "help", no_argument, NULL, 'h' },
 		{ "version", no_argument, NULL, 'V' }, { 0 } };
-	const char **text[] = { [STATE - STATE] = &o->state, [PORT_FILE - STATE] = &o->port_file, [PID_FILE - STATE] = &o->pid_file,
-		[ACCESS_KEY - STATE] = &o->access_key, [SECRET_FILE - STATE] = &o->secret_file, [REGION - STATE] = &o->region,
-		[ACCOUNT - STATE] = &o->account, [ALIAS - STATE] = &o->alias, [LISTEN - STATE] = &o->listen };
+	const char **text[] = { [STATE - STATE] = &o->state,
+		[PORT_FILE - STATE] = &o->port_file,
+		[PID_FILE - STATE] = &o->pid_file,
+		[ACCESS_KEY - STATE] = &o->access_key,
+		[SECRET_FILE - STATE] = &o->secret_file,
+		[REGION - STATE] = &o->region,
+		[ACCOUNT - STATE] = &o->account,
+		[ALIAS - STATE] = &o->alias,
+		[LISTEN - STATE] = &o->listen };
 	char *end;
 	int x;
 
@@ -102,7 +111,8 @@ static int configure(struct devkms *srv, const struct options *o, uint32_t *addr
 	if (inet_pton(AF_INET, listen, &in) != 1 || ntohl(in.s_addr) >> 24 != 127)
 		return complain(EXIT_USAGE, "this server listens on the loopback interface only, refused", listen);
 	*address = ntohl(in.s_addr);
-	if (strlen(region) >= DK_REGION || strspn(region, "abcdefghijklmnopqrstuvwxyz0123456789-") != strlen(region) || !region[0])
+	if (strlen(region) >= DK_REGION ||
+	    strspn(region, "abcdefghijklmnopqrstuvwxyz0123456789-") != strlen(region) || !region[0])
 		return complain(EXIT_USAGE, "not a region", region);
 	if (strlen(account) != 12 || strspn(account, "0123456789") != 12)
 		return complain(EXIT_USAGE, "an account has 12 digits", account);
@@ -129,7 +139,8 @@ static int first_key(struct devkms *srv, const struct options *o)
 
 	if (!o->create_key)
 		return 0;
-	if (o->alias && snprintf(name, sizeof(name), "%s%s", strncmp(o->alias, "alias/", 6) == 0 ? "" : "alias/", o->alias) >= 257)
+	if (o->alias && snprintf(name, sizeof(name), "%s%s", strncmp(o->alias, "alias/", 6) == 0 ? "" : "alias/",
+			    o->alias) >= 257)
 		return -ENAMETOOLONG;
 	LOCK_SCOPE(&s->lock);
 	if (o->alias ? dk_alias_find(s, name, srv->region) != NULL : s->families != NULL)
@@ -172,7 +183,7 @@ static void announce(struct devkms *srv, const struct options *o, uint16_t port)
 	(void)fflush(stdout);
 }
 
-/* The parent waits until the child is listening, then leaves with its verdict. Returns in the child; the pipe's end to report to. */
+/* The parent waits for the start and exits with its verdict. Returns in the child; *report is where to tell it. */
 static int detach(int *report)
 {
 	int pipes[2];
@@ -253,6 +264,7 @@ static int run(const struct options *o, const sigset_t *ends)
 	code = configure(srv, o, &address);
 	if (code != EXIT_OK)
 		return code;
+	srv->store.dir = srv->store.guard = -1;
 	dk_faults_init(&srv->faults);
 	r = dk_stats_init(&srv->stats);
 	if (r == 0)
@@ -278,7 +290,8 @@ int main(int argc, char **argv)
 
 	if (secret_init(true) < 0)
 		return EXIT_FAILED;
-	if (argc > 1 && (strcmp(argv[1], "status") == 0 || strcmp(argv[1], "enable") == 0 || strcmp(argv[1], "disable") == 0))
+	if (argc > 1 &&
+	    (strcmp(argv[1], "status") == 0 || strcmp(argv[1], "enable") == 0 || strcmp(argv[1], "disable") == 0))
 		return dk_client_main(argc - 1, argv + 1);
 	code = parse_options(argc, argv, &o);
 	if (code != EXIT_OK) {
@@ -287,7 +300,9 @@ int main(int argc, char **argv)
 	}
 	log_setup("byokfs-devkms", o.verbose ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, false);
 	(void)setvbuf(stdout, NULL, _IOLBF, 0);
-	(void)fputs("byokfs-devkms: NOT FOR PRODUCTION: a stand-in for AWS KMS, its keys lie in clear in the state directory\n", stderr);
+	(void)fputs("byokfs-devkms: NOT FOR PRODUCTION: a stand-in for AWS KMS, its keys lie in clear in the state "
+	            "directory\n",
+	    stderr);
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)sigemptyset(&ends);
 	(void)sigaddset(&ends, SIGTERM);

@@ -7,8 +7,9 @@
 #include "secret.h"
 
 const struct cmd cmd_table[] = {
-	{"init", cmd_init,
-	    "CIPHERDIR [-c FILE] [-o KEY=VALUE] [--seal=file|domain] [--names=siv64|siv32|plain] [--plain-names] [--suite=1|2] [--json]",
+	{ "init", cmd_init,
+	    "CIPHERDIR [-c FILE] [-o KEY=VALUE] [--seal=file|domain] [--names=siv64|siv32|plain] [--plain-names] "
+	    "[--suite=1|2] [--json]",
 	    "make an empty directory a store under the configured key",
 	    "The KMS seals the store's secret and must unseal it again before anything is written.\n"
 	    "\n"
@@ -16,23 +17,26 @@ const struct cmd cmd_table[] = {
 	    "  --seal=domain   files' keys are wrapped by the store's: one KMS call per lease\n"
 	    "  --names=siv64   encrypted names (default); siv32 for backings that fold case\n"
 	    "  --plain-names   names stay readable, as --names=plain\n"
-	    "  --suite=1|2     1 AES-256-GCM, 2 XChaCha20-Poly1305; default: 1 where the CPU has AES\n"},
-	{"info", cmd_info, "CIPHERDIR [--json]", "show a store's descriptor, without the KMS",
-	    "Nothing shown is secret, and nothing shown has been authenticated: that takes the key (byokfsctl test).\n"},
-	{"test", cmd_test, "[CIPHERDIR] [-c FILE] [-o KEY=VALUE]", "try configuration, credentials and key, step by step",
+	    "  --suite=1|2     1 AES-256-GCM, 2 XChaCha20-Poly1305; default: 1 where the CPU has AES\n" },
+	{ "info", cmd_info, "CIPHERDIR [--json]", "show a store's descriptor, without the KMS",
+	    "Nothing shown is secret, and nothing shown has been authenticated: that takes the key (byokfsctl "
+	    "test).\n" },
+	{ "test", cmd_test, "[CIPHERDIR] [-c FILE] [-o KEY=VALUE]",
+	    "try configuration, credentials and key, step by step",
 	    "One line each: ok, FAILED and what to do. With CIPHERDIR also that the key opens this store.\n"
-	    "The exit code tells the first failure: 3 configuration or credentials, 5 denied, 6 not reached.\n"},
-	{"status", cmd_status, "[MOUNT] [--json]", "show the state of a mount, or of all",
-	    "open, or locked with the reason and since when; lease, counters, the KMS's latency and errors.\n"},
-	{"lock", cmd_lock, "MOUNT", "write back, then drop every key and all cached plaintext now",
-	    "The mount answers EIO until 'byokfsctl unlock', whatever the KMS says meanwhile.\n"},
-	{"unlock", cmd_unlock, "MOUNT", "ask the KMS again and open", "Undoes 'byokfsctl lock', and does not wait for the next probe.\n"},
-	{"check", cmd_check, "CIPHERDIR [--json]", "check a store's structure, without keys",
+	    "The exit code tells the first failure: 3 configuration or credentials, 5 denied, 6 not reached.\n" },
+	{ "status", cmd_status, "[MOUNT] [--json]", "show the state of a mount, or of all",
+	    "open, or locked with the reason and since when; lease, counters, the KMS's latency and errors.\n" },
+	{ "lock", cmd_lock, "MOUNT", "write back, then drop every key and all cached plaintext now",
+	    "The mount answers EIO until 'byokfsctl unlock', whatever the KMS says meanwhile.\n" },
+	{ "unlock", cmd_unlock, "MOUNT", "ask the KMS again and open",
+	    "Undoes 'byokfsctl lock', and does not wait for the next probe.\n" },
+	{ "check", cmd_check, "CIPHERDIR [--json]", "check a store's structure, without keys",
 	    "Reads descriptors, names, directory ids and page 0 of every file; changes nothing.\n"
-	    "Exit code 7 when something is damaged. Litter and sizes in doubt are warnings.\n"},
-	{"help", cmd_help, "[VERB | byokfs.ini]", "explain a verb, or print every configuration key", ""},
-	{"version", cmd_version, "", "print the version", ""},
-	{NULL, NULL, NULL, NULL, NULL},
+	    "Exit code 7 when something is damaged. Litter and sizes in doubt are warnings.\n" },
+	{ "help", cmd_help, "[VERB | byokfs.ini]", "explain a verb, or print every configuration key", "" },
+	{ "version", cmd_version, "", "print the version", "" },
+	{ NULL, NULL, NULL, NULL, NULL },
 };
 
 const struct cmd *cmd_find(const char *name)
@@ -48,9 +52,11 @@ static void overview(FILE *f)
 	(void)fputs("usage: byokfsctl VERB [options] ...\n\n", f);
 	for (const struct cmd *c = cmd_table; c->name; c++)
 		(void)fprintf(f, "  %-8s %s\n", c->name, c->summary);
-	(void)fputs("\n'byokfsctl help VERB' explains a verb; 'byokfsctl help byokfs.ini' prints every configuration key.\n"
-		    "exit codes: 0 ok, 1 failed, 2 usage, 3 configuration or credentials, 4 not a store, 5 denied by the KMS,\n"
-		    "6 KMS not reached, 7 damage, 8 no such mount, 9 already done or in progress\n", f);
+	(void)fputs(
+	    "\n'byokfsctl help VERB' explains a verb; 'byokfsctl help byokfs.ini' prints every configuration key.\n"
+	    "exit codes: 0 ok, 1 failed, 2 usage, 3 configuration or credentials, 4 not a store, 5 denied by the KMS,\n"
+	    "6 KMS not reached, 7 damage, 8 no such mount, 9 already done or in progress\n",
+	    f);
 }
 
 void cmd_usage(FILE *f, const struct cmd *c)
@@ -80,7 +86,8 @@ int cmd_version(int argc, char **argv)
 {
 	(void)argc;
 	(void)argv;
-	return printf("byokfsctl " BYOKFS_VERSION ", format version 1\n") > 0 && fflush(stdout) == 0 ? EXIT_OK : EXIT_FAILED;
+	return printf("byokfsctl " BYOKFS_VERSION ", format version 1\n") > 0 && fflush(stdout) == 0 ? EXIT_OK
+	                                                                                             : EXIT_FAILED;
 }
 
 int main(int argc, char **argv)

@@ -12,7 +12,7 @@
 
 void check_say(struct check *c, enum check_severity severity, const char *path, const char *name, const char *fmt, ...)
 {
-	static const char *const words[] = {[CHECK_DAMAGE] = "damage", [CHECK_WARNING] = "warning"};
+	static const char *const words[] = { [CHECK_DAMAGE] = "damage", [CHECK_WARNING] = "warning" };
 	char *safe CLEANUP_FREE = malloc(4 * (strlen(path) + strlen(name)) + 3);
 	char what[400];
 	va_list ap;
@@ -38,7 +38,8 @@ void check_say(struct check *c, enum check_severity severity, const char *path, 
 	} else if (json_array_size(c->findings) >= CHECK_FINDINGS) {
 		c->dropped++;
 	} else {
-		(void)json_array_append_new(c->findings, json_pack("{s:s,s:s,s:s}", "severity", words[severity], "path", safe, "what", what));
+		(void)json_array_append_new(
+		    c->findings, json_pack("{s:s,s:s,s:s}", "severity", words[severity], "path", safe, "what", what));
 	}
 }
 
@@ -74,7 +75,8 @@ static void unique(struct check *c, const char *path, const uint8_t id[static 16
 		free(s);
 		c->err = -ENOMEM;
 	} else if (*found != s) {
-		check_say(c, CHECK_DAMAGE, path, "", "has the directory id of the directory with inode %ju: a copy inside the store",
+		check_say(c, CHECK_DAMAGE, path, "",
+		    "has the directory id of the directory with inode %ju: a copy inside the store",
 		    (uintmax_t)(*found)->ino);
 		free(s);
 	}
@@ -109,11 +111,14 @@ static uint16_t place(struct check *c, const char *path, uint16_t index, const u
 	bool is_root = line && memcmp(line->dirid, id, 16) == 0;
 
 	if (c->depth == 0 && (index != 0 || !is_root))
-		check_say(c, CHECK_DAMAGE, path, "", "the root's " NAME_DIR_FILE " is not the one in the store descriptor");
+		check_say(
+		    c, CHECK_DAMAGE, path, "", "the root's " NAME_DIR_FILE " is not the one in the store descriptor");
 	else if (c->depth > 0 && !line)
-		check_say(c, CHECK_DAMAGE, path, "", "belongs to key domain %u, which the store descriptor does not know", index);
+		check_say(c, CHECK_DAMAGE, path, "",
+		    "belongs to key domain %u, which the store descriptor does not know", index);
 	else if (c->depth > 0 && index != current_domain(c) && !is_root)
-		check_say(c, CHECK_DAMAGE, path, "", "belongs to another key domain than its parent and is no domain's root");
+		check_say(
+		    c, CHECK_DAMAGE, path, "", "belongs to another key domain than its parent and is no domain's root");
 	return line ? index : current_domain(c);
 }
 
@@ -152,7 +157,8 @@ static void reserved(struct check *c, const char *path, const char *name)
 		return;
 	if (strncmp(name, ".byokfs.tmp.", 12) == 0 || strncmp(name, ".byokfs.del.", 12) == 0) {
 		if (!c->live)
-			check_say(c, CHECK_WARNING, path, name, "unfinished work of a mount that is gone: may be removed");
+			check_say(
+			    c, CHECK_WARNING, path, name, "unfinished work of a mount that is gone: may be removed");
 	} else {
 		check_say(c, CHECK_WARNING, path, name, "reserved name that this version does not know");
 	}
@@ -167,7 +173,8 @@ static bool entry(void *arg, int dirfd, const char *path, const char *name, cons
 		reserved(c, path, name);
 		return false;
 	}
-	if (c->depth == 1 && strcmp(name, "lost+found") == 0 && S_ISDIR(st->st_mode) && c->store->desc.names != NAME_PLAIN)
+	if (c->depth == 1 && strcmp(name, "lost+found") == 0 && S_ISDIR(st->st_mode) &&
+	    c->store->desc.names != NAME_PLAIN)
 		return false;
 	if (!check_name(c, dirfd, path, name, st))
 		return false;
@@ -194,10 +201,10 @@ static void failed(void *arg, const char *path, int err)
 
 int check_run(struct check *c, const struct store *store, json_t *findings)
 {
-	const struct walk_ops ops = {.arg = c, .enter = enter, .entry = entry, .failed = failed, .leave = leave};
+	const struct walk_ops ops = { .arg = c, .enter = enter, .entry = entry, .failed = failed, .leave = leave };
 	int ret;
 
-	*c = (struct check){.store = store, .findings = findings};
+	*c = (struct check){ .store = store, .findings = findings };
 	progress_begin(&c->progress, "files and directories", 0);
 	check_descriptors(c);
 	check_markers(c);

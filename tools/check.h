@@ -1,7 +1,7 @@
 /* check.h — the structure of a store, checked without keys: what `byokfsctl check` finds.
  *
- * Damage: something a mount will answer EIO for, or refuse. Warning: litter, things that are not ours, what is merely in doubt.
- * Nothing is changed; FIFOs, sockets and devices are never opened.                                                          */
+ * Damage: something a mount will answer EIO for, or refuse. Warning: litter, things that are not ours, what is merely
+ * in doubt. Nothing is changed; FIFOs, sockets and devices are never opened. */
 #ifndef BYOKFS_CHECK_H
 #define BYOKFS_CHECK_H
 
@@ -33,7 +33,8 @@ struct check {
 
 enum check_severity { CHECK_DAMAGE, CHECK_WARNING };
 
-/* Checks everything below an opened store (readonly will do); findings is an array to fill or NULL. 0, or -errno when it could not be done. */
+/* Checks everything below an opened store (readonly will do); findings is an array to fill or NULL. 0, or -errno when
+ * it could not be done. */
 MUST_CHECK int check_run(struct check *, const struct store *, json_t *findings);
 
 /* Parts. path is the directory's, name the entry's ("" for the directory itself). */

@@ -11,7 +11,7 @@
 
 #include "bytes.h"
 
-#define SIV_IV 16
+#define SIV_IV    16
 #define LONG_HASH 24u
 #define LINK_SALT 8
 
@@ -76,7 +76,8 @@ static bool check_long(struct check *c, int dirfd, const char *path, const char 
 	if (is_siv(n))
 		(void)crypto_generichash(hash, sizeof(hash), siv, (unsigned long long)n, NULL, 0);
 	if (!is_siv(n) || !bytes_equal(hash, want, sizeof(hash)))
-		check_say(c, CHECK_DAMAGE, path, name, "the other half of its long name, '%s', does not belong to it", other);
+		check_say(
+		    c, CHECK_DAMAGE, path, name, "the other half of its long name, '%s', does not belong to it", other);
 	return true;
 }
 

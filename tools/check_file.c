@@ -19,7 +19,7 @@ struct at {
 	const char *path, *name;
 };
 
-#define DAMAGE(at, ...) check_say((at)->c, CHECK_DAMAGE, (at)->path, (at)->name, __VA_ARGS__)
+#define DAMAGE(at, ...)  check_say((at)->c, CHECK_DAMAGE, (at)->path, (at)->name, __VA_ARGS__)
 #define WARNING(at, ...) check_say((at)->c, CHECK_WARNING, (at)->path, (at)->name, __VA_ARGS__)
 
 static void check_ident(const struct at *at, const struct header_ident *ident, uint16_t domain)
@@ -69,7 +69,8 @@ static void check_slots(const struct at *at, const uint8_t *page, uint16_t domai
 	if (ruling.wrap != HEADER_WRAP_KMS || domain != s->domain.index)
 		return;
 	if (!descriptor_generation(&s->domain, ruling.generation))
-		DAMAGE(at, "its key was sealed under context %u, which the descriptor does not record", ruling.generation);
+		DAMAGE(
+		    at, "its key was sealed under context %u, which the descriptor does not record", ruling.generation);
 	else if (!key_known(s, &ruling))
 		WARNING(at, "its key was sealed under a KMS key that the descriptor does not name");
 }
@@ -111,10 +112,11 @@ static void check_page(const struct at *at, const uint8_t *page, const struct st
 	}
 }
 
-void check_file(struct check *c, int dirfd, const char *path, const char *name, const struct stat *before, uint16_t domain)
+void check_file(
+    struct check *c, int dirfd, const char *path, const char *name, const struct stat *before, uint16_t domain)
 {
-	const struct at at = {.c = c, .path = path, .name = name};
-	uint8_t page[LAYOUT_PAGE] = {0};
+	const struct at at = { .c = c, .path = path, .name = name };
+	uint8_t page[LAYOUT_PAGE] = { 0 };
 	struct stat st;
 	int fd CLEANUP_FD = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | O_NOATIME);
 	ssize_t n;

@@ -61,11 +61,12 @@ static void check_pair(struct check *c, int dirfd, const char *path, const char 
 	if (a < 0 && b < 0)
 		check_say(c, CHECK_DAMAGE, path, name, "descriptor and copy are both missing or damaged");
 	else if (a < 0 || b < 0)
-		check_say(c, CHECK_WARNING, path, a < 0 ? name : copy, "%s; the other copy is intact, the next read-write mount restores it",
+		check_say(c, CHECK_WARNING, path, a < 0 ? name : copy,
+		    "%s; the other copy is intact, the next read-write mount restores it",
 		    (a < 0 ? a : b) == -ENOENT ? "missing" : "damaged");
 	else if (a != b)
-		check_say(c, CHECK_WARNING, path, name, "descriptor (seq %" PRId64 ") and copy (seq %" PRId64 ") differ: a change was interrupted",
-		    a, b);
+		check_say(c, CHECK_WARNING, path, name,
+		    "descriptor (seq %" PRId64 ") and copy (seq %" PRId64 ") differ: a change was interrupted", a, b);
 }
 
 void check_descriptors(struct check *c)
@@ -89,7 +90,7 @@ void check_descriptors(struct check *c)
 /* Does somebody hold the marker's lock? */
 static bool is_held(int dirfd, const char *name)
 {
-	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
 	int fd CLEANUP_FD = openat(dirfd, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 
 	if (fd < 0)
@@ -110,15 +111,18 @@ static void check_marker(struct check *c, int dirfd, const char *name)
 	c->doubt = true;
 	if (is_held(dirfd, name)) {
 		c->live = true;
-		check_say(c, CHECK_WARNING, ".byokfs/mounts", name, "the store is mounted: what is being written may look unfinished");
+		check_say(c, CHECK_WARNING, ".byokfs/mounts", name,
+		    "the store is mounted: what is being written may look unfinished");
 		return;
 	}
 	if (ret == 0)
 		ret = descriptor_marker_parse(&marker, text, len);
-	if (ret < 0 || !bytes_equal(marker.store, c->store->desc.store, CONTEXT_ID) || fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+	if (ret < 0 || !bytes_equal(marker.store, c->store->desc.store, CONTEXT_ID) ||
+	    fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		check_say(c, CHECK_WARNING, ".byokfs/mounts", name, "marker of a mount is damaged or foreign");
 	else if (marker.inode != st.st_ino)
-		check_say(c, CHECK_WARNING, ".byokfs/mounts", name, "the store was copied while mounted: sizes are in doubt until files are opened");
+		check_say(c, CHECK_WARNING, ".byokfs/mounts", name,
+		    "the store was copied while mounted: sizes are in doubt until files are opened");
 	else
 		check_say(c, CHECK_WARNING, ".byokfs/mounts", name,
 		    "a mount ended without saying goodbye: sizes are in doubt until files are opened");

@@ -38,8 +38,8 @@ int cmd_version(int argc, char **argv);
 /* Arguments. */
 #define CMD_SETTINGS 32u
 struct cmd_args {
-	const char *config;                 /* -c FILE */
-	const char *setting[CMD_SETTINGS];  /* -o section.key=value[,section.key=value...] */
+	const char *config;                /* -c FILE */
+	const char *setting[CMD_SETTINGS]; /* -o section.key=value[,section.key=value...] */
 	size_t nsetting;
 	bool json;
 	const char *operand[2];
@@ -56,9 +56,11 @@ struct cmd_option {
 };
 
 /* -1: go on; else the exit code to return (wrong use, or --help answered). At least min and at most max operands. */
-MUST_CHECK int cmd_parse(struct cmd_args *, int argc, char **argv, unsigned takes, const struct cmd_option *, size_t min, size_t max);
+MUST_CHECK int cmd_parse(
+    struct cmd_args *, int argc, char **argv, unsigned takes, const struct cmd_option *, size_t min, size_t max);
 
-/* The configuration: file, then settings, then the check of the whole; says what is wrong. EXIT_OK or EXIT_CONFIG. config_free() it either way. */
+/* The configuration: file, then settings, then the check of the whole; says what is wrong. EXIT_OK or EXIT_CONFIG.
+ * config_free() it either way. */
 MUST_CHECK int cmd_configure(struct config *, const struct cmd_args *);
 
 /* The voice: "byokfsctl: error: ...", "byokfsctl: hint: ...". */
@@ -77,7 +79,8 @@ int cmd_kms_failed(const char *what, const struct kms_err *);
 /* The configured key service. EXIT_OK, or an error was printed. */
 MUST_CHECK int cmd_kms_open(struct kms **out, const struct config *, struct kms_err *err);
 void cmd_kms_params(struct kms_params *, const struct config *);
-/* Unwraps the store's domain secret and authenticates the descriptors: an open lease, or NULL with err or why filled. */
+/* Unwraps the store's domain secret and authenticates the descriptors: an open lease, or NULL with err or why filled.
+ */
 MUST_CHECK int cmd_unseal(struct store *, struct kms *, const struct config *, struct kms_err *err, char *why);
 
 /* One line of JSON on stdout; takes the reference. EXIT_OK, or EXIT_FAILED for NULL or a full disk. */

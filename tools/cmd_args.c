@@ -90,7 +90,7 @@ static int take_long(struct parsing *p, const char *arg)
 	size_t len = eq ? (size_t)(eq - arg) : strlen(arg);
 
 	if (strcmp(arg, "--help") == 0) {
-		char *argv[] = {p->argv[0], p->argv[0], NULL};
+		char *argv[] = { p->argv[0], p->argv[0], NULL };
 
 		return cmd_help(2, argv);
 	}
@@ -126,9 +126,12 @@ static int take(struct parsing *p, const char *arg)
 	return wrong(p, "unknown option", arg);
 }
 
-int cmd_parse(struct cmd_args *args, int argc, char **argv, unsigned takes, const struct cmd_option *options, size_t min, size_t max)
+int cmd_parse(struct cmd_args *args, int argc, char **argv, unsigned takes, const struct cmd_option *options,
+    size_t min, size_t max)
 {
-	struct parsing p = {.args = args, .cmd = cmd_find(argv[0]), .options = options, .takes = takes, .argc = argc, .argv = argv};
+	struct parsing p = {
+		.args = args, .cmd = cmd_find(argv[0]), .options = options, .takes = takes, .argc = argc, .argv = argv
+	};
 	bool only_operands = false;
 
 	memset(args, 0, sizeof(*args));

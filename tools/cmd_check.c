@@ -15,18 +15,19 @@ static int sum_up_json(const struct check *c, int code)
 	char id[2 * CONTEXT_ID + 1];
 
 	bytes_hex(id, c->store->desc.store, CONTEXT_ID);
-	return cmd_print_json(json_pack("{s:i,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:b,s:I,s:I,s:I,s:O}", "code", code, "store", id, "directories",
-	    (json_int_t)c->directories, "files", (json_int_t)c->files, "links", (json_int_t)c->links, "specials", (json_int_t)c->specials,
-	    "unborn", (json_int_t)c->unborn, "in_doubt", (json_int_t)c->in_doubt, "mounted", c->live, "damage", (json_int_t)c->damage,
-	    "warnings", (json_int_t)c->warnings, "findings_dropped", (json_int_t)c->dropped, "findings", c->findings));
+	return cmd_print_json(json_pack("{s:i,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:b,s:I,s:I,s:I,s:O}", "code", code, "store",
+	    id, "directories", (json_int_t)c->directories, "files", (json_int_t)c->files, "links", (json_int_t)c->links,
+	    "specials", (json_int_t)c->specials, "unborn", (json_int_t)c->unborn, "in_doubt", (json_int_t)c->in_doubt,
+	    "mounted", c->live, "damage", (json_int_t)c->damage, "warnings", (json_int_t)c->warnings,
+	    "findings_dropped", (json_int_t)c->dropped, "findings", c->findings));
 }
 
 static int sum_up(const struct check *c)
 {
 	if (c->in_doubt)
 		(void)printf("in doubt: the size of %" PRIu64 " files, until they are opened\n", c->in_doubt);
-	(void)printf("%" PRIu64 " directories, %" PRIu64 " files, %" PRIu64 " links, %" PRIu64 " special files: ", c->directories, c->files,
-	    c->links, c->specials);
+	(void)printf("%" PRIu64 " directories, %" PRIu64 " files, %" PRIu64 " links, %" PRIu64 " special files: ",
+	    c->directories, c->files, c->links, c->specials);
 	if (c->damage || c->warnings)
 		(void)printf("%" PRIu64 " damaged, %" PRIu64 " warnings\n", c->damage, c->warnings);
 	else
@@ -53,7 +54,7 @@ static int check(const struct store *store, bool json)
 
 int cmd_check(int argc, char **argv)
 {
-	struct store_options options = {.readonly = true, .torn_ok = true};
+	struct store_options options = { .readonly = true, .torn_ok = true };
 	char why[STORE_WHY];
 	struct cmd_args args;
 	struct store *store;

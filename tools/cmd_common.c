@@ -141,7 +141,8 @@ int cmd_unseal(struct store *s, struct kms *kms, const struct config *c, struct 
 		ret = store_authenticate(s, lease_domain_keys(lease), lease_names(lease), why);
 		lease_leave(lease, LEASE_WORK);
 	} else {
-		(void)snprintf(why, STORE_WHY, "the lease ended before the store was read: is 'lease' in [cache] too short?");
+		(void)snprintf(
+		    why, STORE_WHY, "the lease ended before the store was read: is 'lease' in [cache] too short?");
 	}
 	lease_close(lease);
 	return cmd_exit_store(ret);
@@ -180,7 +181,7 @@ void cmd_escape(char *out, const char *text)
 	*out = '\0';
 }
 
-static const char *const modes[] = {[NAME_SIV64] = "siv64", [NAME_SIV32] = "siv32", [NAME_PLAIN] = "plain"};
+static const char *const modes[] = { [NAME_SIV64] = "siv64", [NAME_SIV32] = "siv32", [NAME_PLAIN] = "plain" };
 
 const char *cmd_names_mode(enum name_mode mode)
 {

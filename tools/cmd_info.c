@@ -23,9 +23,10 @@ static json_t *slot_json(const struct descriptor_slot *s, const char *name, bool
 
 	time_text(sealed, s->sealed);
 	bytes_hex(material, s->material, sizeof(s->material));
-	return json_pack("{s:s,s:b,s:I,s:s,s:s,s:s,s:i,s:s,s:i,s:i}", "slot", name, "ruling", ruling, "seq", (json_int_t)s->seq, "provider",
-	    provider ? provider : "unknown", "key", s->key, "material", material, "context", (int)s->context, "sealed", sealed, "blob_bytes",
-	    (int)s->blob_len, "probe_bytes", (int)s->probe_len);
+	return json_pack("{s:s,s:b,s:I,s:s,s:s,s:s,s:i,s:s,s:i,s:i}", "slot", name, "ruling", ruling, "seq",
+	    (json_int_t)s->seq, "provider", provider ? provider : "unknown", "key", s->key, "material", material,
+	    "context", (int)s->context, "sealed", sealed, "blob_bytes", (int)s->blob_len, "probe_bytes",
+	    (int)s->probe_len);
 }
 
 static json_t *slots_json(const struct descriptor_domain *d)
@@ -48,7 +49,8 @@ static json_t *contexts_json(const struct descriptor_domain *d)
 		char number[8];
 
 		for (size_t i = 0; i < d->gen[g].extra.n; i++)
-			(void)json_object_set_new(pairs, d->gen[g].extra.pair[i].name, json_string(d->gen[g].extra.pair[i].value));
+			(void)json_object_set_new(
+			    pairs, d->gen[g].extra.pair[i].name, json_string(d->gen[g].extra.pair[i].value));
 		(void)snprintf(number, sizeof(number), "%u", d->gen[g].number);
 		(void)json_object_set_new(all, number, pairs);
 	}
@@ -64,11 +66,12 @@ static json_t *info_json(const struct store *s)
 	bytes_hex(commit, s->domain.commit, sizeof(s->domain.commit));
 	time_text(created, s->desc.created);
 	time_text(rotated, s->domain.rotated);
-	return json_pack("{s:s,s:i,s:i,s:i,s:s,s:s,s:s,s:I,s:i,s:{s:s,s:i,s:s,s:s,s:I,s:s,s:o,s:o},s:b}", "store", id, "version", 1, "layout", 1,
-	    "suite", (int)s->desc.suite, "names", cmd_names_mode(s->desc.names), "created", created, "by", s->desc.by, "seq",
-	    (json_int_t)s->desc.seq, "domains", (int)s->desc.n, "domain", "id", domain, "index", (int)s->domain.index, "seal",
-	    cmd_seal_name(s->domain.seal), "commit", commit, "seq", (json_int_t)s->domain.seq, "rotated", rotated, "contexts",
-	    contexts_json(&s->domain), "slots", slots_json(&s->domain), "authenticated", 0);
+	return json_pack("{s:s,s:i,s:i,s:i,s:s,s:s,s:s,s:I,s:i,s:{s:s,s:i,s:s,s:s,s:I,s:s,s:o,s:o},s:b}", "store", id,
+	    "version", 1, "layout", 1, "suite", (int)s->desc.suite, "names", cmd_names_mode(s->desc.names), "created",
+	    created, "by", s->desc.by, "seq", (json_int_t)s->desc.seq, "domains", (int)s->desc.n, "domain", "id",
+	    domain, "index", (int)s->domain.index, "seal", cmd_seal_name(s->domain.seal), "commit", commit, "seq",
+	    (json_int_t)s->domain.seq, "rotated", rotated, "contexts", contexts_json(&s->domain), "slots",
+	    slots_json(&s->domain), "authenticated", 0);
 }
 
 static void print_slot(const struct descriptor_slot *s, bool ruling)
@@ -78,8 +81,9 @@ static void print_slot(const struct descriptor_slot *s, bool ruling)
 
 	time_text(sealed, s->sealed);
 	bytes_hex(material, s->material, sizeof(s->material));
-	(void)printf("key       %s\n  provider  %s%s\n  sealed    %s, context %u, %u bytes\n", s->key, provider ? provider : "unknown",
-	    ruling ? "" : " (not the ruling slot: a rotation is in progress)", sealed, s->context, s->blob_len);
+	(void)printf("key       %s\n  provider  %s%s\n  sealed    %s, context %u, %u bytes\n", s->key,
+	    provider ? provider : "unknown", ruling ? "" : " (not the ruling slot: a rotation is in progress)", sealed,
+	    s->context, s->blob_len);
 	if (!bytes_zero(s->material, sizeof(s->material)))
 		(void)printf("  material  %s\n", material);
 }
@@ -104,10 +108,10 @@ static void print_info(const struct store *s)
 	bytes_hex(domain, s->domain.domain, CONTEXT_ID);
 	time_text(created, s->desc.created);
 	time_text(rotated, s->domain.rotated);
-	(void)printf("store     %s\nformat    version 1, layout 1\nsuite     %u (%s)\nnames     %s\n", id, s->desc.suite,
-	    cmd_suite_name(s->desc.suite), cmd_names_mode(s->desc.names));
-	(void)printf("created   %s by %s\ndomain    %s (%zu in all)\nseal      %s\n", created, s->desc.by, domain, s->desc.n,
-	    cmd_seal_name(s->domain.seal));
+	(void)printf("store     %s\nformat    version 1, layout 1\nsuite     %u (%s)\nnames     %s\n", id,
+	    s->desc.suite, cmd_suite_name(s->desc.suite), cmd_names_mode(s->desc.names));
+	(void)printf("created   %s by %s\ndomain    %s (%zu in all)\nseal      %s\n", created, s->desc.by, domain,
+	    s->desc.n, cmd_seal_name(s->domain.seal));
 	if (s->domain.rotated)
 		(void)printf("rotated   %s\n", rotated);
 	for (int i = 0; i < 2; i++)
@@ -118,7 +122,7 @@ static void print_info(const struct store *s)
 
 int cmd_info(int argc, char **argv)
 {
-	struct store_options options = {.readonly = true, .torn_ok = true};
+	struct store_options options = { .readonly = true, .torn_ok = true };
 	char why[STORE_WHY];
 	struct cmd_args args;
 	struct store *store;

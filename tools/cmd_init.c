@@ -1,7 +1,8 @@
 /* cmd_init.c — `byokfsctl init`: an empty directory becomes a store.
  *
- * Everything that can be refused is refused before the directory is touched, the KMS's unwrapping of what it just sealed
- * included. What was written is then opened like any mount would, with a secret unwrapped anew; if that fails, it goes again. */
+ * Everything that can be refused is refused before the directory is touched, the KMS's unwrapping of what it just
+ * sealed included. What was written is then opened like any mount would, with a secret unwrapped anew; if that fails,
+ * it goes again. */
 #include "cmd.h"
 
 #include <dirent.h>
@@ -88,7 +89,8 @@ static int make_room(struct making *m)
 	m->context = calloc(1, sizeof(*m->context));
 	if (m->secret && m->keys && m->context)
 		return EXIT_OK;
-	cmd_error("cannot have memory for keys: raise the limit of locked memory (ulimit -l), or set allow_unlocked in [cache]");
+	cmd_error("cannot have memory for keys: raise the limit of locked memory (ulimit -l), or set allow_unlocked in "
+	          "[cache]");
 	return EXIT_FAILED;
 }
 
@@ -109,7 +111,7 @@ static int seal(struct making *m)
 	struct descriptor_slot *slot = &m->create.slot;
 	struct kms_blob blob;
 	struct kms_used used;
-	struct kms_err err = {0};
+	struct kms_err err = { 0 };
 	int code;
 
 	context_build(m->context, CONTEXT_PROBE, &m->create.ids, NULL, &m->config.extra);
@@ -136,12 +138,13 @@ static int unseal_again(struct making *m)
 	const struct descriptor_slot *slot = &m->create.slot;
 	uint8_t *again = secret_alloc(KDF_SECRET);
 	struct kms_used used;
-	struct kms_err err = {0};
+	struct kms_err err = { 0 };
 	int code = EXIT_OK;
 
 	if (!again)
 		return EXIT_FAILED;
-	if (kms_decrypt(m->kms, m->context, slot->blob, slot->blob_len, kms_deadline(m->kms), again, &used, &err) != KMS_OK) {
+	if (kms_decrypt(m->kms, m->context, slot->blob, slot->blob_len, kms_deadline(m->kms), again, &used, &err) !=
+	    KMS_OK) {
 		code = cmd_kms_failed("the KMS sealed the store's secret but does not unseal it", &err);
 	} else if (!bytes_equal(again, m->secret, KDF_SECRET)) {
 		cmd_error("the KMS unsealed another secret than it had sealed");
@@ -181,7 +184,7 @@ static void empty_directory(int at, const char *name)
 /* Takes away what store_create() wrote into a directory that was empty. */
 static void undo(const char *path)
 {
-	static const char *const inner[] = {".byokfs/domains", ".byokfs/mounts", ".byokfs"};
+	static const char *const inner[] = { ".byokfs/domains", ".byokfs/mounts", ".byokfs" };
 	int fd CLEANUP_FD = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	if (fd < 0)
@@ -196,7 +199,7 @@ static void undo(const char *path)
 /* Opens the new store as a mount would. */
 static int verify(struct making *m)
 {
-	struct store_options options = {.readonly = true, .torn_ok = true};
+	struct store_options options = { .readonly = true, .torn_ok = true };
 	struct store store;
 	struct kms_err err;
 	int code, ret = store_open(&store, m->path, &options, m->why);
@@ -244,14 +247,16 @@ static int report(const struct making *m, const struct cmd_args *args)
 
 	bytes_hex(id, c->ids.store, CONTEXT_ID);
 	if (args->json)
-		return cmd_print_json(json_pack("{s:s,s:s,s:s,s:s,s:s,s:i}", "store", id, "provider", kms_provider_name(m->kms), "key",
-		    c->slot.key, "seal", cmd_seal_name(c->seal), "names", cmd_names_mode(c->names), "suite", (int)c->ids.suite));
-	(void)printf("store   %s\nkey     %s\nseal    %s\nnames   %s\nsuite   %u (%s)\n", id, c->slot.key, cmd_seal_name(c->seal),
-	    cmd_names_mode(c->names), c->ids.suite, cmd_suite_name(c->ids.suite));
-	if (m->config.kms.key && strcmp(m->config.kms.provider, "aws") == 0 && strcmp(m->config.kms.key, c->slot.key) != 0)
+		return cmd_print_json(json_pack("{s:s,s:s,s:s,s:s,s:s,s:i}", "store", id, "provider",
+		    kms_provider_name(m->kms), "key", c->slot.key, "seal", cmd_seal_name(c->seal), "names",
+		    cmd_names_mode(c->names), "suite", (int)c->ids.suite));
+	(void)printf("store   %s\nkey     %s\nseal    %s\nnames   %s\nsuite   %u (%s)\n", id, c->slot.key,
+	    cmd_seal_name(c->seal), cmd_names_mode(c->names), c->ids.suite, cmd_suite_name(c->ids.suite));
+	if (m->config.kms.key && strcmp(m->config.kms.provider, "aws") == 0 &&
+	    strcmp(m->config.kms.key, c->slot.key) != 0)
 		(void)printf("next    write this key's ARN as 'key' into [kms] in place of '%s'\n", m->config.kms.key);
-	(void)printf("next    byokfs %s%s%s%s MOUNTPOINT\n", args->config ? "-c " : "", args->config ? args->config : "",
-	    args->config ? " " : "", m->path);
+	(void)printf("next    byokfs %s%s%s%s MOUNTPOINT\n", args->config ? "-c " : "",
+	    args->config ? args->config : "", args->config ? " " : "", m->path);
 	return fflush(stdout) == 0 ? EXIT_OK : EXIT_FAILED;
 }
 
@@ -284,9 +289,9 @@ static int make(struct making *m)
 
 int cmd_init(int argc, char **argv)
 {
-	struct wishes w = {0};
-	const struct cmd_option options[] = {
-		{"seal", &w.seal, NULL}, {"names", &w.names, NULL}, {"suite", &w.suite, NULL}, {"plain-names", NULL, &w.plain}, {0}};
+	struct wishes w = { 0 };
+	const struct cmd_option options[] = { { "seal", &w.seal, NULL }, { "names", &w.names, NULL },
+		{ "suite", &w.suite, NULL }, { "plain-names", NULL, &w.plain }, { 0 } };
 	struct cmd_args args;
 	struct making *m;
 	int code = cmd_parse(&args, argc, argv, CMD_CONFIG | CMD_JSON, options, 1, 1);

@@ -1,7 +1,7 @@
 /* cmd_status.c — `byokfsctl status`, `lock`, `unlock`: questions to live mounts.
  *
- * Hides which members of an answer people want to see first; members it does not know are printed as they are, so that a
- * newer daemon can say more.                                                                                          */
+ * Hides which members of an answer people want to see first; members it does not know are printed as they are, so that
+ * a newer daemon can say more. */
 #include "cmd.h"
 
 #include <dirent.h>
@@ -14,7 +14,7 @@
 #include "jsonio.h"
 
 #define STATUS_MS 10000u
-#define LOCK_MS 30000u
+#define LOCK_MS   30000u
 
 static int call_failed(const char *mount, int err)
 {
@@ -38,8 +38,9 @@ static int code_of(const json_t *answer)
 {
 	const json_t *code = json_object_get(answer, "code");
 
-	return json_is_integer(code) && json_integer_value(code) >= 0 && json_integer_value(code) < 64 ? (int)json_integer_value(code)
-												       : EXIT_FAILED;
+	return json_is_integer(code) && json_integer_value(code) >= 0 && json_integer_value(code) < 64
+	    ? (int)json_integer_value(code)
+	    : EXIT_FAILED;
 }
 
 /* Text from the daemon's socket, fit for a terminal. */
@@ -68,11 +69,13 @@ static void print_value(const json_t *v)
 /* Everything but what print_head() said. */
 static void print_members(const json_t *object, int indent)
 {
-	static const char *const said[] = {"code", "message", "state", "reason", "since", "since_unix", "lease_left_ms", "mountpoint"};
+	static const char *const said[] = { "code", "message", "state", "reason", "since", "since_unix",
+		"lease_left_ms", "mountpoint" };
 	const char *name;
 	json_t *v;
 
-	json_object_foreach((json_t *)(uintptr_t)object, name, v) {
+	json_object_foreach((json_t *)(uintptr_t)object, name, v)
+	{
 		bool skip = false;
 
 		for (size_t i = 0; i < sizeof(said) / sizeof(said[0]) && indent == 0; i++)
@@ -94,8 +97,8 @@ static void print_members(const json_t *object, int indent)
 
 static void print_head(const json_t *answer, const char *mount)
 {
-	const char *at = jsonio_str(answer, "mountpoint"), *state = jsonio_str(answer, "state"), *reason = jsonio_str(answer, "reason"),
-		   *since = jsonio_str(answer, "since");
+	const char *at = jsonio_str(answer, "mountpoint"), *state = jsonio_str(answer, "state"),
+	           *reason = jsonio_str(answer, "reason"), *since = jsonio_str(answer, "since");
 
 	print_text(at ? at : mount);
 	(void)printf(": ");
@@ -109,7 +112,8 @@ static void print_head(const json_t *answer, const char *mount)
 		print_text(reason);
 	}
 	if (json_is_integer(json_object_get(answer, "lease_left_ms")) && state && strcmp(state, "open") == 0)
-		(void)printf(", lease ends in %.1f s", (double)json_integer_value(json_object_get(answer, "lease_left_ms")) / 1000);
+		(void)printf(", lease ends in %.1f s",
+		    (double)json_integer_value(json_object_get(answer, "lease_left_ms")) / 1000);
 	(void)putchar('\n');
 }
 
@@ -127,7 +131,8 @@ static int status_one(const char *mount, bool json)
 		return code ? code : ret;
 	}
 	if (code != EXIT_OK) {
-		cmd_error("%s", jsonio_str(answer, "message") ? jsonio_str(answer, "message") : "the daemon gave no reason");
+		cmd_error(
+		    "%s", jsonio_str(answer, "message") ? jsonio_str(answer, "message") : "the daemon gave no reason");
 	} else {
 		print_head(answer, mount);
 		print_members(answer, 0);
@@ -180,8 +185,7 @@ static int status_all(bool json)
 	else if (n == 0)
 		cmd_error("no byokfs of this user is mounted");
 	else
-		json_array_foreach(list, i, answer)
-			print_head(answer, "?");
+		json_array_foreach(list, i, answer) print_head(answer, "?");
 	json_decref(list);
 	return ret < 0 ? EXIT_FAILED : n ? EXIT_OK : EXIT_NO_MOUNT;
 }

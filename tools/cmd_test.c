@@ -1,7 +1,7 @@
 /* cmd_test.c — `byokfsctl test`: configuration, credentials, key and store, one line per step.
  *
- * A failed step says what to do. Later steps that could still tell something run all the same; the exit code is the first
- * failure's.                                                                                                            */
+ * A failed step says what to do. Later steps that could still tell something run all the same; the exit code is the
+ * first failure's. */
 #include "cmd.h"
 
 #include <errno.h>
@@ -56,7 +56,8 @@ static void __attribute__((format(printf, 2, 3))) note(const char *step, const c
 	va_end(ap);
 }
 
-static void __attribute__((format(printf, 5, 6))) failed(struct trial *t, int code, const char *step, const char *todo, const char *fmt, ...)
+static void __attribute__((format(printf, 5, 6)))
+failed(struct trial *t, int code, const char *step, const char *todo, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -69,12 +70,19 @@ static void __attribute__((format(printf, 5, 6))) failed(struct trial *t, int co
 		t->code = code;
 }
 
+static const char *todo(const struct kms_err *err)
+{
+	if (err->status == KMS_CONFIG)
+		return "check credentials, key and Region in [kms], and this host's clock";
+	return cmd_kms_hint(err);
+}
+
 static void kms_failed(struct trial *t, const char *step)
 {
 	char text[800];
 
 	kms_err_text(text, sizeof(text), &t->err);
-	failed(t, cmd_exit_kms(t->err.status), step, cmd_kms_hint(&t->err), "%s", text);
+	failed(t, cmd_exit_kms(t->err.status), step, todo(&t->err), "%s", text);
 }
 
 static bool is_aws(const struct trial *t)
@@ -86,12 +94,13 @@ static const char *credentials_source(const struct trial *t, const struct sigv4_
 {
 	const char *env = getenv("AWS_ACCESS_KEY_ID");
 
-	return !t->config.kms.profile && env && strcmp(env, c->access_key) == 0 ? "the environment" : "the shared AWS files";
+	return !t->config.kms.profile && env && strcmp(env, c->access_key) == 0 ? "the environment"
+	                                                                        : "the shared AWS files";
 }
 
 static bool try_credentials(struct trial *t)
 {
-	const struct awscred_params params = {.profile = t->config.kms.profile};
+	const struct awscred_params params = { .profile = t->config.kms.profile };
 	struct sigv4_credentials *c = NULL;
 	struct awscred *cred = NULL;
 	char why[200] = "out of memory";
@@ -102,7 +111,8 @@ static bool try_credentials(struct trial *t)
 		ret = awscred_get(cred, &c, why);
 	}
 	if (ret < 0)
-		failed(t, EXIT_CONFIG, "credentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws/credentials", "%s", why);
+		failed(t, EXIT_CONFIG, "credentials",
+		    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws/credentials", "%s", why);
 	else
 		ok("credentials", "from %s, access key %.4s...%s%s", credentials_source(t, c), c->access_key,
 		    c->access_key + (strlen(c->access_key) > 8 ? strlen(c->access_key) - 4 : strlen(c->access_key)),
@@ -125,28 +135,37 @@ static bool try_open(struct trial *t)
 	return false;
 }
 
-/* Not every host may call DescribeKey, and a mount by ARN does not need it. */
-static void try_describe(struct trial *t)
+static void judge_key(struct trial *t, const struct kms_description *d)
+{
+	if (strcmp(d->state, "Enabled") != 0)
+		failed(t, EXIT_DENIED, "key", "its owner must enable it", "its state is %s", d->state);
+	else if (strcmp(d->spec, "SYMMETRIC_DEFAULT") != 0 || strcmp(d->usage, "ENCRYPT_DECRYPT") != 0)
+		failed(
+		    t, EXIT_CONFIG, "key", "use a symmetric encryption key", "is of spec %s for %s", d->spec, d->usage);
+	else
+		ok("key", "enabled, symmetric, %s", d->multi_region ? "multi-Region" : "single-Region");
+	if (*t->host_region && strcmp(t->host_region, d->region) != 0)
+		note("region", "the key is in %s, this host's setting is %s: every call crosses Regions", d->region,
+		    t->host_region);
+	else
+		ok("region", "%s", d->region);
+}
+
+/* Not every host may call DescribeKey, and a mount by ARN does not need it. False: nothing else will work either. */
+static bool try_describe(struct trial *t)
 {
 	struct kms_description d;
 
-	if (kms_describe(t->kms, kms_key(t->kms), kms_deadline(t->kms), &d, &t->err) != KMS_OK) {
-		if (t->err.status == KMS_DENIED || t->err.status == KMS_CONFIG)
-			note("key", "DescribeKey says %s; mounting does not need it", t->err.code);
-		else
-			kms_failed(t, "key");
-		return;
+	if (kms_describe(t->kms, kms_key(t->kms), kms_deadline(t->kms), &d, &t->err) == KMS_OK) {
+		judge_key(t, &d);
+		return true;
 	}
-	if (strcmp(d.state, "Enabled") != 0)
-		failed(t, EXIT_DENIED, "key", "its owner must enable it", "its state is %s", d.state);
-	else if (strcmp(d.spec, "SYMMETRIC_DEFAULT") != 0 || strcmp(d.usage, "ENCRYPT_DECRYPT") != 0)
-		failed(t, EXIT_CONFIG, "key", "use a symmetric encryption key", "is of spec %s for %s", d.spec, d.usage);
-	else
-		ok("key", "enabled, symmetric, %s", d.multi_region ? "multi-Region" : "single-Region");
-	if (*t->host_region && strcmp(t->host_region, d.region) != 0)
-		note("region", "the key is in %s, this host's setting is %s: every call crosses Regions", d.region, t->host_region);
-	else
-		ok("region", "%s", d.region);
+	if (strcmp(t->err.code, "AccessDeniedException") == 0) {
+		note("key", "this identity may not call DescribeKey; mounting by ARN does not need it");
+		return true;
+	}
+	kms_failed(t, "key");
+	return false;
 }
 
 static bool try_generate(struct trial *t)
@@ -162,13 +181,14 @@ static bool try_generate(struct trial *t)
 
 static bool try_decrypt(struct trial *t)
 {
-	enum kms_status status =
-	    kms_decrypt(t->kms, t->context, t->blob.bytes, t->blob.len, kms_deadline(t->kms), t->again, &t->used, &t->err);
+	enum kms_status status = kms_decrypt(
+	    t->kms, t->context, t->blob.bytes, t->blob.len, kms_deadline(t->kms), t->again, &t->used, &t->err);
 
 	if (status != KMS_OK)
 		kms_failed(t, "unseal");
 	else if (!bytes_equal(t->secret, t->again, KDF_SECRET))
-		failed(t, EXIT_FAILED, "unseal", "do not use this key service", "another secret came back than was sealed");
+		failed(t, EXIT_FAILED, "unseal", "do not use this key service",
+		    "another secret came back than was sealed");
 	else
 		ok("unseal", "the same key came back");
 	return status == KMS_OK;
@@ -181,10 +201,12 @@ static void try_wrong_context(struct trial *t)
 
 	other.domain[0] ^= 1;
 	context_build(t->context, CONTEXT_PROBE, &other, NULL, &t->config.extra);
-	status = kms_decrypt(t->kms, t->context, t->blob.bytes, t->blob.len, kms_deadline(t->kms), t->again, &t->used, &t->err);
+	status = kms_decrypt(
+	    t->kms, t->context, t->blob.bytes, t->blob.len, kms_deadline(t->kms), t->again, &t->used, &t->err);
 	context_build(t->context, CONTEXT_PROBE, &t->ids, NULL, &t->config.extra);
 	if (status == KMS_OK)
-		failed(t, EXIT_FAILED, "context", "do not use this key service", "a wrong encryption context is accepted");
+		failed(
+		    t, EXIT_FAILED, "context", "do not use this key service", "a wrong encryption context is accepted");
 	else if (status == KMS_BAD_BLOB || status == KMS_DENIED)
 		ok("context", "a wrong encryption context is refused");
 	else
@@ -199,7 +221,8 @@ static void try_latency(struct trial *t)
 		uint64_t start = io_boot_ms();
 		size_t at = i;
 
-		if (kms_decrypt(t->kms, t->context, t->blob.bytes, t->blob.len, kms_deadline(t->kms), t->again, &t->used, &t->err) != KMS_OK) {
+		if (kms_decrypt(t->kms, t->context, t->blob.bytes, t->blob.len, kms_deadline(t->kms), t->again,
+		        &t->used, &t->err) != KMS_OK) {
 			kms_failed(t, "latency");
 			return;
 		}
@@ -208,7 +231,8 @@ static void try_latency(struct trial *t)
 			ms[at] = ms[at - 1];
 		ms[at] = start;
 	}
-	ok("latency", "%" PRIu64 " ms for one key (median of %d, %" PRIu64 " to %" PRIu64 " ms)", ms[ROUNDS / 2], ROUNDS, ms[0], ms[ROUNDS - 1]);
+	ok("latency", "%" PRIu64 " ms for one key (median of %d, %" PRIu64 " to %" PRIu64 " ms)", ms[ROUNDS / 2],
+	    ROUNDS, ms[0], ms[ROUNDS - 1]);
 }
 
 static void unseal_failed(struct trial *t, const struct store *store, int code)
@@ -218,16 +242,17 @@ static void unseal_failed(struct trial *t, const struct store *store, int code)
 
 	kms_err_text(text, sizeof(text), &t->err);
 	if (code == EXIT_CONFIG && slot)
-		failed(t, code, "store", "configure the key that the store was made under", "is under key %s, not under %s: %s", slot->key,
-		    kms_key(t->kms), text);
+		failed(t, code, "store", "configure the key that the store was made under",
+		    "is under key %s, not under %s: %s", slot->key, kms_key(t->kms), text);
 	else
-		failed(t, code, "store", t->err.status == KMS_BAD_BLOB ? "restore the descriptors from a backup" : cmd_kms_hint(&t->err), "%s",
+		failed(t, code, "store",
+		    t->err.status == KMS_BAD_BLOB ? "restore the descriptors from a backup" : todo(&t->err), "%s",
 		    text);
 }
 
 static void try_store(struct trial *t, const char *path)
 {
-	struct store_options options = {.readonly = true, .torn_ok = true};
+	struct store_options options = { .readonly = true, .torn_ok = true };
 	struct store *store = calloc(1, sizeof(*store));
 	char why[STORE_WHY] = "out of memory", id[2 * CONTEXT_ID + 1];
 	int code, ret = store ? store_open(store, path, &options, why) : -ENOMEM;
@@ -255,7 +280,8 @@ static void try_all(struct trial *t)
 	t->again = secret_alloc(KDF_SECRET);
 	t->context = calloc(1, sizeof(*t->context));
 	if (!t->secret || !t->again || !t->context) {
-		failed(t, EXIT_FAILED, "memory", "raise the limit of locked memory (ulimit -l), or set allow_unlocked in [cache]", "none for keys");
+		failed(t, EXIT_FAILED, "memory",
+		    "raise the limit of locked memory (ulimit -l), or set allow_unlocked in [cache]", "none for keys");
 		return;
 	}
 	secret_random(t->ids.store, CONTEXT_ID);
@@ -265,8 +291,8 @@ static void try_all(struct trial *t)
 		return;
 	if (!try_open(t))
 		return;
-	if (is_aws(t))
-		try_describe(t);
+	if (is_aws(t) && !try_describe(t))
+		return;
 	if (try_generate(t) && try_decrypt(t)) {
 		try_wrong_context(t);
 		try_latency(t);

@@ -1,8 +1,8 @@
 /* devkms.h — what the parts of byokfs-devkms share: a local key service with AWS's protocol, never for production.
  *
- * Requests run on one thread per connection. The lock in struct dk_store guards all keys, aliases and roles, and is held
- * while a change is made durable; data operations copy what they need out of it (struct dk_grant) and compute without it.
- * Functions return 0 or -errno. Those that take a struct dk_call answer -EPERM after dk_fail() has filled the error.     */
+ * Requests run on one thread per connection. The lock in struct dk_store guards all keys, aliases and roles, and is
+ * held while a change is made durable; data operations copy what they need (struct dk_grant) and compute without it.
+ * Functions return 0 or -errno. Those that take a struct dk_call answer -EPERM after dk_fail() has filled the error. */
 #ifndef BYOKFS_DEVKMS_H
 #define BYOKFS_DEVKMS_H
 
@@ -100,7 +100,8 @@ struct dk_store {
 struct dk_fault {
 	int64_t latency_ms, jitter_ms, error_status, blob_size, plaintext_size, clock_skew_s, count;
 	double drop_rate, error_rate;
-	bool hang, no_request_id, bad_json, huge, truncate_body, wrong_key_id, wrong_plaintext, deny_access, error_in_header;
+	bool hang, no_request_id, bad_json, huge, truncate_body;
+	bool wrong_key_id, wrong_plaintext, deny_access, error_in_header;
 	char error_type[64], error_message[256], raw_type[64], raw_body[4096];
 	json_t *operations; /* NULL: all. Owned by the table; not to be used in a copy */
 };
@@ -208,7 +209,8 @@ void dk_uuid(char out[37]);
 MUST_CHECK int dk_arg_str(struct dk_call *, const char *member, size_t min, size_t max, const char **out);
 /* The same, NULL when absent. */
 MUST_CHECK int dk_arg_opt(struct dk_call *, const char *member, size_t min, size_t max, const char **out);
-MUST_CHECK int dk_arg_int(struct dk_call *, const char *member, int64_t min, int64_t max, int64_t fallback, int64_t *out);
+MUST_CHECK int dk_arg_int(struct dk_call *, const char *member, int64_t min, int64_t max, int64_t fallback,
+    int64_t *out);
 MUST_CHECK int dk_arg_bool(struct dk_call *, const char *member, bool *out);
 MUST_CHECK int dk_arg_blob(struct dk_call *, const char *member, size_t max, struct dk_bytes *out);
 void dk_put_str(struct dk_call *, const char *member, const char *value);
@@ -226,9 +228,11 @@ struct dk_alias *dk_alias_find(struct dk_store *, const char *name, const char *
 bool dk_key_gone(const struct dk_key *, int64_t now);
 /* 0 when Enabled, else the exception of its state. */
 MUST_CHECK int dk_key_usable(struct dk_call *, const struct dk_key *);
-MUST_CHECK int dk_family_new(struct dk_store *, bool multi_region, bool external, int64_t now, struct dk_family **out);
-MUST_CHECK int dk_key_new(struct devkms *, struct dk_family *, const char *region, const char *description, const char *policy,
-    int64_t now, struct dk_key **out);
+MUST_CHECK int dk_family_new(struct dk_store *, bool multi_region, bool external, int64_t now,
+    struct dk_family **out);
+/* policy NULL: the usual one. */
+MUST_CHECK int dk_key_new(struct devkms *, struct dk_family *, const char *region, const char *description,
+    const char *policy, int64_t now, struct dk_key **out);
 MUST_CHECK int dk_alias_new(struct dk_store *, const char *name, struct dk_key *, int64_t now);
 void dk_alias_delete(struct dk_store *, struct dk_alias *);
 /* A fresh current material; -ENOSPC at the limit. */
@@ -237,6 +241,7 @@ struct dk_role *dk_role_find(struct dk_store *, const char *arn);
 void dk_role_delete(struct dk_store *, struct dk_role *);
 
 /* devkms_state.c */
+/* dir and guard are -1 before; dk_store_close() also after a failure. */
 MUST_CHECK int dk_store_open(struct devkms *, const char *dir);
 /* Lock held. Durable when it returns 0. */
 MUST_CHECK int dk_store_save(struct dk_store *);
@@ -244,11 +249,12 @@ void dk_store_close(struct dk_store *);
 
 /* devkms_crypto.c: blobs and session tokens */
 /* size 0: the usual one. */
-MUST_CHECK int dk_blob_seal(const struct dk_grant *, const json_t *context, const uint8_t *plain, size_t len, size_t size,
-    struct dk_bytes *out);
+MUST_CHECK int dk_blob_seal(const struct dk_grant *, const json_t *context, const uint8_t *plain, size_t len,
+    size_t size, struct dk_bytes *out);
 /* What a blob says of itself, unauthenticated. -EBADMSG when it is none of ours. */
 MUST_CHECK int dk_blob_peek(const struct dk_bytes *, char id[static DK_ID], uint8_t material[static 32]);
-MUST_CHECK int dk_blob_open(const struct dk_grant *, const json_t *context, const struct dk_bytes *, struct dk_bytes *plain);
+MUST_CHECK int dk_blob_open(const struct dk_grant *, const json_t *context, const struct dk_bytes *,
+    struct dk_bytes *plain);
 /* Seals text into base64, and back; malloc'ed, NULL on failure. */
 char *dk_token_seal(const uint8_t key[static 32], const char *text);
 char *dk_token_open(const uint8_t key[static 32], const char *token);
@@ -313,12 +319,14 @@ static inline void dk_credential_wipe(struct dk_credential *c)
 	explicit_bzero(c, sizeof(*c));
 }
 #define CLEANUP_CREDENTIAL __attribute__((cleanup(dk_credential_wipe)))
-MUST_CHECK int dk_credential_find(struct dk_call *, const char *access_key, const char *token, struct dk_credential *);
+MUST_CHECK int dk_credential_find(struct dk_call *, const char *access_key, const char *token,
+    struct dk_credential *);
 struct dk_session {
 	char access_key[24], secret[48], expiration[21];
 	char *token;
 };
-MUST_CHECK int dk_session_new(struct devkms *, const char *arn, const char *user_id, int64_t expires, struct dk_session *);
+MUST_CHECK int dk_session_new(struct devkms *, const char *arn, const char *user_id, int64_t expires,
+    struct dk_session *);
 
 /* devkms_imds.c: the instance metadata service, version 2 */
 MUST_CHECK int dk_imds_run(struct devkms *, const struct dk_request *, struct dk_reply *);
@@ -337,7 +345,8 @@ void dk_faults_stop(struct dk_faults *);
 json_t *dk_faults_show(struct dk_faults *);
 /* The first fault for operation, copied; false when there is none. */
 bool dk_fault_pick(struct dk_faults *, const char *operation, struct dk_fault *out);
-/* Sleeps as the fault says; -ECANCELED when the client went away, the table was cleared while hanging, or the server stops. */
+/* Sleeps as the fault says; -ECANCELED when the client went away, the table changed while hanging, or the
+ * server stops. */
 MUST_CHECK int dk_fault_wait(struct dk_faults *, const struct dk_fault *, int client_fd);
 bool dk_fault_chance(double rate);
 /* Damages the answer to a successful operation. */
@@ -353,7 +362,8 @@ json_t *dk_stats_show(struct dk_stats *, uint64_t since, uint64_t last);
 
 /* devkms_http.c */
 struct dk_server;
-MUST_CHECK int dk_server_start(struct devkms *, uint32_t address, uint16_t port, struct dk_server **out, uint16_t *bound);
+MUST_CHECK int dk_server_start(struct devkms *, uint32_t address, uint16_t port, struct dk_server **out,
+    uint16_t *bound);
 void dk_server_stop(struct dk_server *);
 
 /* devkms_client.c: `byokfs-devkms status|enable|disable` */

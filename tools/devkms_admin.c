@@ -1,6 +1,6 @@
 /* devkms_admin.c — the endpoint below /_devkms/: faults, statistics, roles, and keys forced into any state.
  *
- * No signature is asked: it is for tests and trials on this host. A browser is kept out by refusing any Origin.         */
+ * No signature is asked: it is for tests and trials on this host. A browser is kept out by refusing any Origin. */
 #include <errno.h>
 #include <stdio.h>
 
@@ -208,7 +208,8 @@ int dk_admin_run(struct devkms *srv, const struct dk_request *req, struct dk_rep
 	if (dk_req_header(req, "origin"))
 		return refuse(&a, 403, "not for browsers");
 	for (size_t i = 0; i < sizeof(routes) / sizeof(routes[0]); i++) {
-		if (strcmp(req->method, routes[i].method) != 0 || strcmp(req->path + strlen("/_devkms/"), routes[i].path) != 0)
+		if (strcmp(req->method, routes[i].method) != 0 ||
+		    strcmp(req->path + strlen("/_devkms/"), routes[i].path) != 0)
 			continue;
 		a.in = req->len > 0 ? jsonio_parse(req->body, req->len, DK_BODY_MAX) : NULL;
 		r = routes[i].run(&a);

@@ -15,7 +15,8 @@ static int arg_alias(struct dk_call *c, const char **out)
 	if (r < 0)
 		return r;
 	if (strncmp(*out, "alias/", 6) != 0)
-		return dk_fail(c, "ValidationException", "Alias must start with the prefix \"alias/\". Please see "
+		return dk_fail(c, "ValidationException",
+		    "Alias must start with the prefix \"alias/\". Please see "
 		    "https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html");
 	if (strncmp(*out, "alias/aws/", 10) == 0)
 		return dk_fail(c, "NotAuthorizedException", "%s", "");
@@ -125,11 +126,14 @@ int dk_list_aliases(struct dk_call *c)
 	if (r < 0)
 		return r;
 	for (const struct dk_alias *a = s->aliases; a; a = a->next) {
-		if (strcmp(a->target->region, c->caller.region) != 0 || (only && a->target != only) || !dk_page_take(&page))
+		if (strcmp(a->target->region, c->caller.region) != 0 || (only && a->target != only) ||
+		    !dk_page_take(&page))
 			continue;
 		alias_arn(c, a->name, arn);
-		(void)json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:I, s:I}", "AliasName", a->name, "AliasArn", arn, "TargetKeyId",
-		    a->target->family->id, "CreationDate", (json_int_t)a->created, "LastUpdatedDate", (json_int_t)a->created));
+		(void)json_array_append_new(
+		    list, json_pack("{s:s, s:s, s:s, s:I, s:I}", "AliasName", a->name, "AliasArn", arn, "TargetKeyId",
+			      a->target->family->id, "CreationDate", (json_int_t)a->created, "LastUpdatedDate",
+			      (json_int_t)a->created));
 	}
 	dk_page_end(c, &page);
 	return 0;
@@ -188,7 +192,8 @@ static int rotatable(struct dk_call *c, const struct dk_key *k)
 	int r = dk_key_usable(c, k);
 
 	if (r == 0 && k->family->external)
-		r = dk_fail(c, "UnsupportedOperationException", "%s origin is EXTERNAL which is not valid for this operation.", k->arn);
+		r = dk_fail(c, "UnsupportedOperationException",
+		    "%s origin is EXTERNAL which is not valid for this operation.", k->arn);
 	return r;
 }
 
@@ -209,7 +214,8 @@ int dk_get_key_rotation_status(struct dk_call *c)
 	(void)json_object_set_new(c->out, "KeyRotationEnabled", json_boolean(f->rotation));
 	if (f->rotation) {
 		(void)json_object_set_new(c->out, "RotationPeriodInDays", json_integer(f->period_days));
-		(void)json_object_set_new(c->out, "NextRotationDate", json_integer(f->rotation_since + f->period_days * DAY));
+		(void)json_object_set_new(
+		    c->out, "NextRotationDate", json_integer(f->rotation_since + f->period_days * DAY));
 	}
 	return 0;
 }
@@ -256,8 +262,10 @@ int dk_rotate_key_on_demand(struct dk_call *c)
 	if (r < 0)
 		return r;
 	if (k->family->rotated_on_demand >= ROTATIONS_MAX || dk_family_rotate(k->family, c->now) < 0)
-		return dk_fail(c, "LimitExceededException", "The on-demand rotations limit has been reached for the given keyId. No more "
-		    "on-demand rotations can be performed for this key: %s", k->arn);
+		return dk_fail(c, "LimitExceededException",
+		    "The on-demand rotations limit has been reached for the given keyId. No more "
+		    "on-demand rotations can be performed for this key: %s",
+		    k->arn);
 	k->family->rotated_on_demand++;
 	dk_put_str(c, "KeyId", k->arn);
 	return dk_commit(c);
@@ -269,7 +277,8 @@ static json_t *show_rotation(const struct dk_family *f, size_t i)
 	json_t *o;
 
 	bytes_hex(id, f->material[i].id, 32);
-	o = json_pack("{s:s, s:s, s:s}", "KeyId", f->id, "KeyMaterialId", id, "KeyMaterialState", i + 1 == f->n ? "CURRENT" : "NON_CURRENT");
+	o = json_pack("{s:s, s:s, s:s}", "KeyId", f->id, "KeyMaterialId", id, "KeyMaterialState",
+	    i + 1 == f->n ? "CURRENT" : "NON_CURRENT");
 	if (i > 0) {
 		(void)json_object_set_new(o, "RotationDate", json_integer(f->material[i].created));
 		(void)json_object_set_new(o, "RotationType", json_string("ON_DEMAND"));

@@ -24,7 +24,8 @@ int dk_fail(struct dk_call *c, const char *type, const char *fmt, ...)
 int dk_deny(struct dk_call *c, const char *action, const char *resource)
 {
 	return dk_fail(c, "AccessDeniedException",
-	    "User: %s is not authorized to perform: %s on resource: %s because no identity-based policy allows the %s action",
+	    "User: %s is not authorized to perform: %s on resource: %s because no identity-based policy allows the "
+	    "%s action",
 	    c->caller.arn, action, resource, action);
 }
 
@@ -65,8 +66,9 @@ static int complain(struct dk_call *c, const char *member, const char *value, co
 		(void)snprintf(shown, sizeof(shown), " '%.80s'", value);
 	if (bound >= 0)
 		(void)snprintf(limit, sizeof(limit), "%lld", bound);
-	return dk_fail(c, "ValidationException", "1 validation error detected: Value%s at '%s' failed to satisfy constraint: %s%s",
-	    shown, complain_name(member, name), rule, limit);
+	return dk_fail(c, "ValidationException",
+	    "1 validation error detected: Value%s at '%s' failed to satisfy constraint: %s%s", shown,
+	    complain_name(member, name), rule, limit);
 }
 
 int dk_arg_opt(struct dk_call *c, const char *member, size_t min, size_t max, const char **out)
@@ -83,9 +85,11 @@ int dk_arg_opt(struct dk_call *c, const char *member, size_t min, size_t max, co
 	if (strlen(json_string_value(v)) != len)
 		return dk_fail(c, "SerializationException", "member %s contains a null character", member);
 	if (len < min)
-		return complain(c, member, json_string_value(v), "Member must have length greater than or equal to ", (long long)min);
+		return complain(c, member, json_string_value(v), "Member must have length greater than or equal to ",
+		    (long long)min);
 	if (len > max)
-		return complain(c, member, json_string_value(v), "Member must have length less than or equal to ", (long long)max);
+		return complain(c, member, json_string_value(v), "Member must have length less than or equal to ",
+		    (long long)max);
 	*out = json_string_value(v);
 	return 0;
 }
@@ -97,7 +101,8 @@ int dk_arg_str(struct dk_call *c, const char *member, size_t min, size_t max, co
 
 	if (r == 0 && !*out)
 		return dk_fail(c, "ValidationException",
-		    "1 validation error detected: Value null at '%s' failed to satisfy constraint: Member must not be null",
+		    "1 validation error detected: Value null at '%s' failed to satisfy constraint: Member must not "
+		    "be null",
 		    complain_name(member, name));
 	return r;
 }

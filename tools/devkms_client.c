@@ -21,15 +21,22 @@ static int complain(int code, const char *what, const char *detail)
 static int ask(const char *endpoint, const char *method, const char *path, const char *body, json_t **answer)
 {
 	static const char *const headers[] = { "Content-Type: application/json", NULL };
-	const struct http_params params = { .connect_timeout_ms = 2000, .max_handles = 1, .proxy = "", .user_agent = "byokfs-devkms" };
+	const struct http_params params = {
+		.connect_timeout_ms = 2000, .max_handles = 1, .proxy = "", .user_agent = "byokfs-devkms"
+	};
 	struct http_response r = { .status = 0 };
-	struct http_request q = { .method = method, .headers = headers, .body = body, .bodylen = body ? strlen(body) : 0, .no_proxy = true };
+	struct http_request q = { .method = method,
+		.headers = headers,
+		.body = body,
+		.bodylen = body ? strlen(body) : 0,
+		.no_proxy = true };
 	struct http *h = NULL;
 	char url[512], why[160] = "";
 	long status;
 	int err;
 
-	if (snprintf(url, sizeof(url), "%s%s%s", endpoint, endpoint[strlen(endpoint) - 1] == '/' ? "" : "/", path) >= (int)sizeof(url))
+	if (snprintf(url, sizeof(url), "%s%s%s", endpoint, endpoint[strlen(endpoint) - 1] == '/' ? "" : "/", path) >=
+	    (int)sizeof(url))
 		return complain(EXIT_USAGE, "endpoint too long", endpoint);
 	err = http_open(&h, &params);
 	if (err < 0)
@@ -45,7 +52,8 @@ static int ask(const char *endpoint, const char *method, const char *path, const
 	http_response_free(&r);
 	if (status == 200 && json_is_array(*answer))
 		return EXIT_OK;
-	err = complain(EXIT_FAILED, "the server refused", jsonio_str(*answer, "error") ? jsonio_str(*answer, "error") : "no answer of byokfs-devkms");
+	err = complain(EXIT_FAILED, "the server refused",
+	    jsonio_str(*answer, "error") ? jsonio_str(*answer, "error") : "no answer of byokfs-devkms");
 	json_decref(*answer);
 	*answer = NULL;
 	return err;
@@ -91,7 +99,8 @@ static int change(const char *endpoint, const char *key, const char *state)
 
 int dk_client_main(int argc, char **argv)
 {
-	static const struct option options[] = { { "endpoint", required_argument, NULL, 'e' }, { "key", required_argument, NULL, 'k' }, { 0 } };
+	static const struct option options[] = { { "endpoint", required_argument, NULL, 'e' },
+		{ "key", required_argument, NULL, 'k' }, { 0 } };
 	const char *verb = argv[0], *endpoint = getenv("AWS_ENDPOINT_URL"), *key = NULL;
 	json_t *answer = NULL;
 	int o, code;

@@ -3,7 +3,7 @@
  * A blob names its material and its key, then random filler brings it to the size AWS's blobs have:
  *   magic 4 | material id 32 | key id 36 | nonce 12 | tag 16 | filler length 2 | filler | ciphertext
  * AES-256-GCM under the material; everything but tag and ciphertext is associated data, then the encryption context,
- * sorted and with lengths. The Region is not in it: related multi-Region keys open each other's blobs.                */
+ * sorted and with lengths. The Region is not in it: related multi-Region keys open each other's blobs. */
 #include <errno.h>
 #include <openssl/evp.h>
 #include <sodium.h>
@@ -14,7 +14,17 @@
 
 static const uint8_t blob_magic[4] = { 'D', 'K', 'B', '1' };
 
-enum { ID = 36, AT_MATERIAL = 4, AT_ID = 36, AT_NONCE = 72, AT_TAG = 84, AT_FILL = 100, AT_BODY = 102, NONCE = 12, TAG = 16 };
+enum {
+	ID = 36,
+	AT_MATERIAL = 4,
+	AT_ID = 36,
+	AT_NONCE = 72,
+	AT_TAG = 84,
+	AT_FILL = 100,
+	AT_BODY = 102,
+	NONCE = 12,
+	TAG = 16
+};
 #define USUAL_FILLER 50u /* 184 bytes for a 32-byte key */
 
 struct sealing {
@@ -106,8 +116,8 @@ static size_t blob_aad(const struct dk_bytes *blob, size_t filler, uint8_t *out)
 	return AT_TAG + 2 + filler;
 }
 
-static int blob_crypt(bool seal, const struct dk_grant *g, const json_t *context, const struct dk_bytes *blob, size_t filler,
-    const uint8_t *in, size_t n, uint8_t *out, uint8_t *tag)
+static int blob_crypt(bool seal, const struct dk_grant *g, const json_t *context, const struct dk_bytes *blob,
+    size_t filler, const uint8_t *in, size_t n, uint8_t *out, uint8_t *tag)
 {
 	CLEANUP_FREE uint8_t *pairs = NULL;
 	uint8_t head[DK_BLOB_MAX];
@@ -124,7 +134,8 @@ static int blob_crypt(bool seal, const struct dk_grant *g, const json_t *context
 	return gcm(seal, &s, in, n, out, tag);
 }
 
-int dk_blob_seal(const struct dk_grant *g, const json_t *context, const uint8_t *plain, size_t len, size_t size, struct dk_bytes *out)
+int dk_blob_seal(const struct dk_grant *g, const json_t *context, const uint8_t *plain, size_t len, size_t size,
+    struct dk_bytes *out)
 {
 	size_t filler = USUAL_FILLER;
 
@@ -199,7 +210,8 @@ char *dk_token_open(const uint8_t key[static 32], const char *token)
 	if (!raw || !out)
 		return NULL;
 	n = bytes_unb64(B64_STD, raw, size, token, size);
-	if (n <= NONCE + TAG || gcm(false, &s, raw + NONCE + TAG, (size_t)n - NONCE - TAG, (uint8_t *)out, raw + NONCE) < 0)
+	if (n <= NONCE + TAG ||
+	    gcm(false, &s, raw + NONCE + TAG, (size_t)n - NONCE - TAG, (uint8_t *)out, raw + NONCE) < 0)
 		return NULL;
 	return steal_ptr(&out);
 }

@@ -1,6 +1,6 @@
 /* devkms_data.c — the operations that touch data: seal, open, re-seal, make data keys.
  *
- * The order of the checks is what a client may rely on: the key is found, then its state, then the blob.                */
+ * The order of the checks is what a client may rely on: the key is found, then its state, then the blob. */
 #include <errno.h>
 #include <sodium.h>
 #include <stdio.h>
@@ -26,7 +26,8 @@ static int get_context(struct dk_call *c, const char *member, json_t **out)
 		total += strlen(name) + json_string_length(value);
 	}
 	if (total > DK_CONTEXT_MAX)
-		return dk_fail(c, "ValidationException", "The encryption context is larger than %u characters", DK_CONTEXT_MAX);
+		return dk_fail(
+		    c, "ValidationException", "The encryption context is larger than %u characters", DK_CONTEXT_MAX);
 	*out = o;
 	return 0;
 }
@@ -83,7 +84,8 @@ static int use_blob(struct dk_call *c, const char *name, const struct dk_bytes *
 	if (!name) {
 		r = use_key(c, id, c->key, out);
 		if (r < 0 && strcmp(c->err.type, "NotFoundException") == 0)
-			return dk_fail(c, "AccessDeniedException", "The ciphertext refers to a customer master key that does not exist, "
+			return dk_fail(c, "AccessDeniedException",
+			    "The ciphertext refers to a customer master key that does not exist, "
 			    "does not exist in this region, or you are not allowed to access.");
 		if (r < 0)
 			return r;
@@ -101,12 +103,14 @@ static int use_blob(struct dk_call *c, const char *name, const struct dk_bytes *
 
 static int get_options(struct dk_call *c, bool *dry_run)
 {
-	const json_t *recipient = json_object_get(c->in, "Recipient"), *tokens = json_object_get(c->in, "GrantTokens");
+	const json_t *recipient = json_object_get(c->in, "Recipient"),
+		     *tokens = json_object_get(c->in, "GrantTokens");
 
 	if (recipient && !json_is_null(recipient))
 		return dk_fail(c, "UnsupportedOperationException", "Recipient is not supported");
 	if (tokens && !json_is_null(tokens) && (!json_is_array(tokens) || json_array_size(tokens) > 10))
-		return dk_fail(c, "ValidationException", "1 validation error detected: Value at 'grantTokens' failed to satisfy "
+		return dk_fail(c, "ValidationException",
+		    "1 validation error detected: Value at 'grantTokens' failed to satisfy "
 		    "constraint: Member must have length less than or equal to 10");
 	return dk_arg_bool(c, "DryRun", dry_run);
 }
@@ -117,13 +121,15 @@ static int check_algorithm(struct dk_call *c, const char *member)
 	int r = dk_arg_opt(c, member, 1, 64, &algorithm);
 
 	if (r == 0 && algorithm && strcmp(algorithm, "SYMMETRIC_DEFAULT") != 0)
-		r = dk_fail(c, "InvalidKeyUsageException", "Algorithm %s is incompatible with key spec SYMMETRIC_DEFAULT.", algorithm);
+		r = dk_fail(c, "InvalidKeyUsageException",
+		    "Algorithm %s is incompatible with key spec SYMMETRIC_DEFAULT.", algorithm);
 	return r;
 }
 
 static int refuse_dry_run(struct dk_call *c)
 {
-	return dk_fail(c, "DryRunOperationException", "The request would have succeeded, but the DryRun option is set.");
+	return dk_fail(
+	    c, "DryRunOperationException", "The request would have succeeded, but the DryRun option is set.");
 }
 
 static int seal(struct dk_call *c, const struct dk_grant *g, const json_t *context, const uint8_t *plain, size_t n)
@@ -272,8 +278,10 @@ static int data_key_size(struct dk_call *c, size_t *out)
 	if ((spec != NULL) == (n != 0))
 		return dk_fail(c, "ValidationException", "Please specify either number of bytes or key spec.");
 	if (spec && strcmp(spec, "AES_256") != 0 && strcmp(spec, "AES_128") != 0)
-		return dk_fail(c, "ValidationException", "1 validation error detected: Value '%s' at 'keySpec' failed to satisfy "
-		    "constraint: Member must satisfy enum value set: [AES_256, AES_128]", spec);
+		return dk_fail(c, "ValidationException",
+		    "1 validation error detected: Value '%s' at 'keySpec' failed to satisfy "
+		    "constraint: Member must satisfy enum value set: [AES_256, AES_128]",
+		    spec);
 	*out = spec ? strcmp(spec, "AES_256") == 0 ? 32 : 16 : (size_t)n;
 	return 0;
 }

@@ -1,7 +1,7 @@
 /* devkms_fault.c — faults on demand: what to do wrong, to which operations, how often.
  *
  * A waiting request looks at its client, at the table's generation and at the stop flag a few times a second, so that a
- * hung one costs a thread and nothing else.                                                                              */
+ * hung one costs a thread and nothing else. */
 #include <errno.h>
 #include <poll.h>
 #include <sodium.h>
@@ -21,11 +21,31 @@ static const struct member {
 	enum kind kind;
 	size_t at, size;
 } members[] = {
+/* clang-format off */
 #define M(kind, name) { #name, kind, offsetof(struct dk_fault, name), sizeof(((struct dk_fault *)0)->name) }
-	M(INT, latency_ms), M(INT, jitter_ms), M(INT, error_status), M(INT, blob_size), M(INT, plaintext_size), M(INT, clock_skew_s),
-	M(INT, count), M(RATE, drop_rate), M(RATE, error_rate), M(BOOL, hang), M(BOOL, no_request_id), M(BOOL, bad_json), M(BOOL, huge),
-	M(BOOL, truncate_body), M(BOOL, wrong_key_id), M(BOOL, wrong_plaintext), M(BOOL, deny_access), M(BOOL, error_in_header),
-	M(TEXT, error_type), M(TEXT, error_message), M(TEXT, raw_type), M(TEXT, raw_body),
+/* clang-format on */
+	M(INT, latency_ms),
+	M(INT, jitter_ms),
+	M(INT, error_status),
+	M(INT, blob_size),
+	M(INT, plaintext_size),
+	M(INT, clock_skew_s),
+	M(INT, count),
+	M(RATE, drop_rate),
+	M(RATE, error_rate),
+	M(BOOL, hang),
+	M(BOOL, no_request_id),
+	M(BOOL, bad_json),
+	M(BOOL, huge),
+	M(BOOL, truncate_body),
+	M(BOOL, wrong_key_id),
+	M(BOOL, wrong_plaintext),
+	M(BOOL, deny_access),
+	M(BOOL, error_in_header),
+	M(TEXT, error_type),
+	M(TEXT, error_message),
+	M(TEXT, raw_type),
+	M(TEXT, raw_body),
 #undef M
 };
 
@@ -67,9 +87,10 @@ static int set_member(struct dk_fault *f, const struct member *m, const json_t *
 
 static bool in_range(const struct dk_fault *f)
 {
-	return f->latency_ms >= 0 && f->latency_ms <= 3600000 && f->jitter_ms >= 0 && f->jitter_ms <= 3600000 && f->blob_size >= 0 &&
-	       f->blob_size <= DK_BLOB_MAX && f->plaintext_size >= -1 && f->plaintext_size <= DK_PLAINTEXT_MAX && f->error_status >= 200 &&
-	       f->error_status <= 599 && f->count >= 0;
+	return f->latency_ms >= 0 && f->latency_ms <= 3600000 && f->jitter_ms >= 0 && f->jitter_ms <= 3600000 &&
+	       f->blob_size >= 0 && f->blob_size <= DK_BLOB_MAX && f->plaintext_size >= -1 &&
+	       f->plaintext_size <= DK_PLAINTEXT_MAX && f->error_status >= 200 && f->error_status <= 599 &&
+	       f->count >= 0;
 }
 
 static int parse(struct dk_fault *f, const json_t *o, char *why)
@@ -86,7 +107,8 @@ static int parse(struct dk_fault *f, const json_t *o, char *why)
 		for (i = 0; i < MEMBERS && strcmp(members[i].name, name) != 0; i++)
 			;
 		if (i == MEMBERS || set_member(f, &members[i], v) < 0) {
-			(void)snprintf(why, 160, "%s fault member \"%.60s\"", i == MEMBERS ? "unknown" : "bad value for", name);
+			(void)snprintf(
+			    why, 160, "%s fault member \"%.60s\"", i == MEMBERS ? "unknown" : "bad value for", name);
 			return -EINVAL;
 		}
 	}
@@ -262,8 +284,8 @@ void dk_fault_spoil(struct dk_call *c)
 	if (f->wrong_plaintext || f->plaintext_size >= 0)
 		spoil_plaintext(c);
 	if (f->wrong_key_id && json_object_get(c->out, "KeyId")) {
-		(void)snprintf(arn, sizeof(arn), "arn:aws:kms:%s:%s:key/00000000-0000-4000-8000-000000000000", c->caller.region,
-		    c->srv->account);
+		(void)snprintf(arn, sizeof(arn), "arn:aws:kms:%s:%s:key/00000000-0000-4000-8000-000000000000",
+		    c->caller.region, c->srv->account);
 		dk_put_str(c, "KeyId", arn);
 	}
 }

@@ -1,7 +1,7 @@
-/* devkms_http.c — hides libmicrohttpd: collects a request, sends it to KMS, STS, metadata or administration, and applies
- * the faults that concern the wire.
+/* devkms_http.c — hides libmicrohttpd: collects a request, sends it to KMS, STS, metadata or administration, and
+ * applies the faults that concern the wire.
  *
- * One thread per connection, so that a slow or hung request delays nobody else. Stopping first wakes all that wait.      */
+ * One thread per connection, so that a slow or hung request delays nobody else. Stopping first wakes all that wait. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <microhttpd.h>
@@ -247,8 +247,8 @@ static enum MHD_Result dispatch(struct devkms *srv, struct MHD_Connection *conn,
 	return err < 0 ? MHD_NO : send_reply(conn, NULL, &r);
 }
 
-static enum MHD_Result handle(void *cls, struct MHD_Connection *conn, const char *url, const char *method, const char *version,
-    const char *data, size_t *size, void **state)
+static enum MHD_Result handle(void *cls, struct MHD_Connection *conn, const char *url, const char *method,
+    const char *version, const char *data, size_t *size, void **state)
 {
 	struct devkms *srv = cls;
 	struct incoming *in = *state;
@@ -305,11 +305,11 @@ int dk_server_start(struct devkms *srv, uint32_t address, uint16_t port, struct 
 		return -ENOMEM;
 	s->srv = srv;
 	errno = 0;
-	s->mhd = MHD_start_daemon(MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | MHD_USE_ITC |
-				      MHD_USE_SUPPRESS_DATE_NO_CLOCK,
-	    port, NULL, NULL, handle, srv, MHD_OPTION_SOCK_ADDR, (struct sockaddr *)&at, MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS_MAX,
-	    MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES, MHD_OPTION_THREAD_STACK_SIZE, (size_t)STACK_BYTES,
-	    MHD_OPTION_NOTIFY_COMPLETED, completed, NULL, MHD_OPTION_END);
+	s->mhd = MHD_start_daemon(MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL |
+				      MHD_USE_ITC | MHD_USE_SUPPRESS_DATE_NO_CLOCK,
+	    port, NULL, NULL, handle, srv, MHD_OPTION_SOCK_ADDR, (struct sockaddr *)&at, MHD_OPTION_CONNECTION_LIMIT,
+	    CONNECTIONS_MAX, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES, MHD_OPTION_THREAD_STACK_SIZE,
+	    (size_t)STACK_BYTES, MHD_OPTION_NOTIFY_COMPLETED, completed, NULL, MHD_OPTION_END);
 	info = s->mhd ? MHD_get_daemon_info(s->mhd, MHD_DAEMON_INFO_BIND_PORT) : NULL;
 	if (!info) {
 		int err = errno;

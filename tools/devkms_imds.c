@@ -1,6 +1,6 @@
 /* devkms_imds.c — the instance metadata service, version 2: a session token, then a role's credentials.
  *
- * The token says when it ends and nothing else; credentials are sessions like those of STS.                              */
+ * The token says when it ends and nothing else; credentials are sessions like those of STS. */
 #include <errno.h>
 #include <stdio.h>
 
@@ -55,8 +55,9 @@ static int issue_credentials(struct devkms *srv, struct dk_reply *r)
 	if (dk_session_new(srv, arn, "AROADEVKMS00000000000:i-0123456789abcdef0", io_unix_time() + SESSION_S, &s) < 0)
 		return -ENOMEM;
 	io_utc(now, io_unix_time());
-	o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "Code", "Success", "LastUpdated", now, "Type", "AWS-HMAC", "AccessKeyId",
-	    s.access_key, "SecretAccessKey", s.secret, "Token", s.token, "Expiration", s.expiration);
+	o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "Code", "Success", "LastUpdated", now, "Type",
+	    "AWS-HMAC", "AccessKeyId", s.access_key, "SecretAccessKey", s.secret, "Token", s.token, "Expiration",
+	    s.expiration);
 	free(s.token);
 	explicit_bzero(&s, sizeof(s));
 	return dk_reply_json(r, 200, o);

@@ -1,6 +1,6 @@
 /* devkms_keys.c — the key store in memory: families of related keys, keys of one Region, aliases, roles.
  *
- * Short lists, searched from the front: a trial has a handful of keys. Every function wants the store's lock held.      */
+ * Short lists, searched from the front: a trial has a handful of keys. Every function wants the store's lock held. */
 #include <ctype.h>
 #include <errno.h>
 #include <sodium.h>
@@ -87,7 +87,8 @@ static int arn_rest(struct dk_call *c, const char *arn, const char **rest)
 	char region[DK_REGION] = "", account[16] = "", partition[16] = "";
 	int at = 0;
 
-	if (sscanf(arn, "arn:%15[a-z-]:kms:%31[a-z0-9-]:%15[0-9]:%n", partition, region, account, &at) != 3 || at == 0)
+	if (sscanf(arn, "arn:%15[a-z-]:kms:%31[a-z0-9-]:%15[0-9]:%n", partition, region, account, &at) != 3 ||
+	    at == 0)
 		return dk_fail(c, "InvalidArnException", "%s is not a valid arn", arn);
 	if (strcmp(region, c->caller.region) != 0)
 		return dk_fail(c, "NotFoundException", "Invalid arn %s", region);
@@ -96,7 +97,8 @@ static int arn_rest(struct dk_call *c, const char *arn, const char **rest)
 
 		(void)snprintf(action, sizeof(action), "kms:%s", c->operation);
 		return dk_fail(c, "AccessDeniedException",
-		    "User: %s is not authorized to perform: %s on this resource because the resource does not exist in this Region, "
+		    "User: %s is not authorized to perform: %s on this resource because the resource does not exist "
+		    "in this Region, "
 		    "no resource-based policies allow access, or a resource-based policy explicitly denies access",
 		    c->caller.arn, action);
 	}
@@ -116,8 +118,8 @@ int dk_key_find(struct dk_call *c, const char *name, struct dk_key **out)
 		struct dk_alias *a = dk_alias_find(&c->srv->store, rest, c->caller.region);
 
 		if (!a || dk_key_gone(a->target, c->now))
-			return dk_fail(c, "NotFoundException", "Alias arn:aws:kms:%s:%s:%s is not found.", c->caller.region,
-			    c->srv->account, rest);
+			return dk_fail(c, "NotFoundException", "Alias arn:aws:kms:%s:%s:%s is not found.",
+			    c->caller.region, c->srv->account, rest);
 		*out = a->target;
 		return 0;
 	}
@@ -129,8 +131,8 @@ int dk_key_find(struct dk_call *c, const char *name, struct dk_key **out)
 		return dk_fail(c, "NotFoundException", "Invalid keyId '%s'", rest);
 	*out = dk_key_by_id(&c->srv->store, rest, c->caller.region);
 	if (!*out || dk_key_gone(*out, c->now))
-		return dk_fail(c, "NotFoundException", "Key 'arn:aws:kms:%s:%s:key/%s' does not exist", c->caller.region, c->srv->account,
-		    rest);
+		return dk_fail(c, "NotFoundException", "Key 'arn:aws:kms:%s:%s:key/%s' does not exist",
+		    c->caller.region, c->srv->account, rest);
 	return 0;
 }
 
@@ -195,8 +197,8 @@ int dk_family_new(struct dk_store *s, bool multi_region, bool external, int64_t 
 	return 0;
 }
 
-int dk_key_new(struct devkms *srv, struct dk_family *f, const char *region, const char *description, const char *policy, int64_t now,
-    struct dk_key **out)
+int dk_key_new(struct devkms *srv, struct dk_family *f, const char *region, const char *description,
+    const char *policy, int64_t now, struct dk_key **out)
 {
 	struct dk_key *k = calloc(1, sizeof(*k));
 	struct dk_key **end = &f->keys;
@@ -212,8 +214,10 @@ int dk_key_new(struct devkms *srv, struct dk_family *f, const char *region, cons
 	if (policy)
 		k->policy = strdup(policy);
 	else if (asprintf(&k->policy,
-		     "{\"Version\":\"2012-10-17\",\"Id\":\"key-default-1\",\"Statement\":[{\"Sid\":\"Enable IAM User Permissions\","
-		     "\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::%s:root\"},\"Action\":\"kms:*\",\"Resource\":\"*\"}]}",
+		     "{\"Version\":\"2012-10-17\",\"Id\":\"key-default-1\",\"Statement\":[{\"Sid\":\"Enable IAM User "
+	             "Permissions\","
+		     "\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::%s:root\"},\"Action\":\"kms:*\","
+	             "\"Resource\":\"*\"}]}",
 		     srv->account) < 0)
 		k->policy = NULL;
 	if (!k->description || !k->policy) {

@@ -1,6 +1,6 @@
 /* devkms_manage.c — the life of a key: created, described, enabled, disabled, scheduled for deletion, replicated.
  *
- * Every change is on disk before its answer leaves.                                                                      */
+ * Every change is on disk before its answer leaves. */
 #include <errno.h>
 #include <stdio.h>
 
@@ -26,10 +26,11 @@ static json_t *show_regions(const struct dk_family *f)
 static json_t *show_metadata(const struct dk_call *c, const struct dk_key *k)
 {
 	const struct dk_family *f = k->family;
-	json_t *o = json_pack("{s:s, s:s, s:s, s:I, s:b, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:[s]}", "AWSAccountId", c->srv->account,
-	    "Arn", k->arn, "KeyId", f->id, "CreationDate", (json_int_t)k->created, "Enabled", k->state == DK_ENABLED, "Description",
-	    k->description, "KeyUsage", "ENCRYPT_DECRYPT", "KeyState", dk_state_name[k->state], "Origin", f->external ? "EXTERNAL" : "AWS_KMS",
-	    "KeyManager", "CUSTOMER", "CustomerMasterKeySpec", "SYMMETRIC_DEFAULT", "KeySpec", "SYMMETRIC_DEFAULT", "MultiRegion",
+	json_t *o = json_pack("{s:s, s:s, s:s, s:I, s:b, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:[s]}",
+	    "AWSAccountId", c->srv->account, "Arn", k->arn, "KeyId", f->id, "CreationDate", (json_int_t)k->created,
+	    "Enabled", k->state == DK_ENABLED, "Description", k->description, "KeyUsage", "ENCRYPT_DECRYPT",
+	    "KeyState", dk_state_name[k->state], "Origin", f->external ? "EXTERNAL" : "AWS_KMS", "KeyManager",
+	    "CUSTOMER", "CustomerMasterKeySpec", "SYMMETRIC_DEFAULT", "KeySpec", "SYMMETRIC_DEFAULT", "MultiRegion",
 	    f->multi_region, "EncryptionAlgorithms", "SYMMETRIC_DEFAULT");
 	char id[65];
 	json_t *regions;
@@ -42,7 +43,8 @@ static json_t *show_metadata(const struct dk_call *c, const struct dk_key *k)
 		(void)json_object_set_new(o, "DeletionDate", json_integer(k->deletion));
 	if (f->multi_region) {
 		regions = show_regions(f);
-		(void)json_object_set_new(regions, "MultiRegionKeyType", json_string(strcmp(k->region, f->primary) == 0 ? "PRIMARY" : "REPLICA"));
+		(void)json_object_set_new(regions, "MultiRegionKeyType",
+		    json_string(strcmp(k->region, f->primary) == 0 ? "PRIMARY" : "REPLICA"));
 		(void)json_object_set_new(o, "MultiRegionConfiguration", regions);
 	}
 	return o;
@@ -66,7 +68,8 @@ static int check_key_kind(struct dk_call *c, bool *external)
 	if (spec && strcmp(spec, "SYMMETRIC_DEFAULT") != 0)
 		return dk_fail(c, "UnsupportedOperationException", "KeySpec %s is not supported", spec);
 	if (usage && strcmp(usage, "ENCRYPT_DECRYPT") != 0)
-		return dk_fail(c, "ValidationException", "KeyUsage %s is not compatible with KeySpec SYMMETRIC_DEFAULT", usage);
+		return dk_fail(
+		    c, "ValidationException", "KeyUsage %s is not compatible with KeySpec SYMMETRIC_DEFAULT", usage);
 	*external = origin && strcmp(origin, "EXTERNAL") == 0;
 	if (origin && !*external && strcmp(origin, "AWS_KMS") != 0)
 		return dk_fail(c, "UnsupportedOperationException", "Origin %s is not supported", origin);
@@ -133,8 +136,10 @@ int dk_list_keys(struct dk_call *c)
 	LOCK_SCOPE(&s->lock);
 	for (const struct dk_family *f = s->families; f; f = f->next)
 		for (const struct dk_key *k = f->keys; k; k = k->next)
-			if (strcmp(k->region, c->caller.region) == 0 && !dk_key_gone(k, c->now) && dk_page_take(&page))
-				(void)json_array_append_new(list, json_pack("{s:s, s:s}", "KeyId", f->id, "KeyArn", k->arn));
+			if (strcmp(k->region, c->caller.region) == 0 && !dk_key_gone(k, c->now) &&
+			    dk_page_take(&page))
+				(void)json_array_append_new(
+				    list, json_pack("{s:s, s:s}", "KeyId", f->id, "KeyArn", k->arn));
 	dk_page_end(c, &page);
 	return 0;
 }
@@ -224,8 +229,10 @@ static int check_replica_region(struct dk_call *c, const struct dk_key *k, const
 	size_t n = strlen(region);
 
 	if (strspn(region, "abcdefghijklmnopqrstuvwxyz0123456789-") != n)
-		return dk_fail(c, "ValidationException", "1 validation error detected: Value '%s' at 'replicaRegion' failed to satisfy "
-		    "constraint: Member must satisfy regular expression pattern: ^([a-z]+-){2,3}\\d+$", region);
+		return dk_fail(c, "ValidationException",
+		    "1 validation error detected: Value '%s' at 'replicaRegion' failed to satisfy "
+		    "constraint: Member must satisfy regular expression pattern: ^([a-z]+-){2,3}\\d+$",
+		    region);
 	if (!k->family->multi_region || strcmp(k->region, k->family->primary) != 0)
 		return dk_fail(c, "UnsupportedOperationException", "%s is not a multi-region primary key.", k->arn);
 	if (dk_key_by_id(&c->srv->store, k->family->id, region))

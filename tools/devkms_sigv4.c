@@ -1,7 +1,7 @@
 /* devkms_sigv4.c — verifies AWS Signature Version 4 of a received request.
  *
  * It shares no code with the signer it is used to test. KMS and STS need the plain case only: path "/", no query, the
- * whole body hashed. The canonical request is never built: its pieces go straight into the hash.                      */
+ * whole body hashed. The canonical request is never built: its pieces go straight into the hash. */
 #include <errno.h>
 #include <sodium.h>
 #include <stdio.h>
@@ -12,8 +12,9 @@
 #include "devkms.h"
 
 #define WINDOW_S 900
-#define MISMATCH                                                                                                       \
-	"The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key " \
+#define MISMATCH                                                                                                     \
+	"The request signature we calculated does not match the signature you provided. Check your AWS Secret "      \
+	"Access Key "                                                                                                \
 	"and signing method. Consult the service documentation for details."
 
 /* The Authorization header taken apart; pointers into text. */
@@ -54,13 +55,15 @@ static int parse_authorization(struct dk_call *c, const char *value, struct auth
 	char *save = NULL, *credential;
 
 	if (strncmp(value, "AWS4-HMAC-SHA256 ", 17) != 0 || strlen(value) >= sizeof(a->text))
-		return dk_fail(c, "IncompleteSignatureException", "Unsupported AWS 'algorithm' in the Authorization header");
+		return dk_fail(
+		    c, "IncompleteSignatureException", "Unsupported AWS 'algorithm' in the Authorization header");
 	(void)snprintf(a->text, sizeof(a->text), "%s", value + 17);
 	credential = field(a->text, "Credential=");
 	a->signed_headers = field(a->text, "SignedHeaders=");
 	a->signature = field(a->text, "Signature=");
 	if (!credential || !a->signed_headers || !a->signature)
-		return dk_fail(c, "IncompleteSignatureException", "Authorization header requires 'Credential', 'SignedHeaders' and "
+		return dk_fail(c, "IncompleteSignatureException",
+		    "Authorization header requires 'Credential', 'SignedHeaders' and "
 		    "'Signature' parameters. Authorization=AWS4-HMAC-SHA256");
 	credential[strcspn(credential, ", ")] = '\0';
 	a->signed_headers[strcspn(a->signed_headers, ", ")] = '\0';
@@ -68,7 +71,8 @@ static int parse_authorization(struct dk_call *c, const char *value, struct auth
 	for (size_t i = 0; i < sizeof(part) / sizeof(part[0]); i++) {
 		*part[i] = strtok_r(i == 0 ? credential : NULL, "/", &save);
 		if (!*part[i])
-			return dk_fail(c, "IncompleteSignatureException", "Credential must have exactly 5 slash-delimited elements, e.g. "
+			return dk_fail(c, "IncompleteSignatureException",
+			    "Credential must have exactly 5 slash-delimited elements, e.g. "
 			    "keyid/date/region/service/term");
 	}
 	return 0;
@@ -81,13 +85,15 @@ static int check_scope(struct dk_call *c, const struct authorization *a, const c
 	if (n < 5 || n >= DK_REGION || strspn(a->region, "abcdefghijklmnopqrstuvwxyz0123456789-") != n)
 		return dk_fail(c, "InvalidSignatureException", "Credential should be scoped to a valid region.");
 	if (strcmp(a->service, service) != 0)
-		return dk_fail(c, "InvalidSignatureException", "Credential should be scoped to correct service: '%s'.", service);
+		return dk_fail(
+		    c, "InvalidSignatureException", "Credential should be scoped to correct service: '%s'.", service);
 	if (strcmp(a->end, "aws4_request") != 0)
 		return dk_fail(c, "InvalidSignatureException",
 		    "Credential should be scoped with a valid terminator: 'aws4_request', not '%.40s'.", a->end);
 	if (strlen(a->date) != 8 || strncmp(a->date, stamp, 8) != 0)
 		return dk_fail(c, "InvalidSignatureException",
-		    "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: '%.16s' != '%.8s', from '%s'.",
+		    "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: "
+		    "'%.16s' != '%.8s', from '%s'.",
 		    a->date, stamp, stamp);
 	return 0;
 }
@@ -110,18 +116,19 @@ static int check_time(struct dk_call *c, const char *stamp)
 
 	if (strlen(stamp) != 16 || !end || *end != '\0')
 		return dk_fail(c, "IncompleteSignatureException",
-		    "Date must be in ISO-8601 'basic format'. Got '%.40s'. See http://en.wikipedia.org/wiki/ISO_8601", stamp);
+		    "Date must be in ISO-8601 'basic format'. Got '%.40s'. See http://en.wikipedia.org/wiki/ISO_8601",
+		    stamp);
 	t = timegm(&tm);
 	stamp_of(now, c->now);
 	if (t < c->now - WINDOW_S) {
 		stamp_of(bound, c->now - WINDOW_S);
-		return dk_fail(c, "InvalidSignatureException", "Signature expired: %s is now earlier than %s (%s - 15 min.)", stamp, bound,
-		    now);
+		return dk_fail(c, "InvalidSignatureException",
+		    "Signature expired: %s is now earlier than %s (%s - 15 min.)", stamp, bound, now);
 	}
 	if (t > c->now + WINDOW_S) {
 		stamp_of(bound, c->now + WINDOW_S);
-		return dk_fail(c, "InvalidSignatureException", "Signature not yet current: %s is still later than %s (%s + 15 min.)", stamp,
-		    bound, now);
+		return dk_fail(c, "InvalidSignatureException",
+		    "Signature not yet current: %s is still later than %s (%s + 15 min.)", stamp, bound, now);
 	}
 	return 0;
 }
@@ -143,11 +150,12 @@ static int check_signed(struct dk_call *c, const char *list)
 	const struct dk_request *r = c->req;
 
 	if (!listed(list, "host"))
-		return dk_fail(c, "InvalidSignatureException", "'Host' or ':authority' must be a 'SignedHeader' in the AWS Authorization.");
+		return dk_fail(c, "InvalidSignatureException",
+		    "'Host' or ':authority' must be a 'SignedHeader' in the AWS Authorization.");
 	for (size_t i = 0; i < r->headers; i++)
 		if (strncasecmp(r->header[i].name, "x-amz-", 6) == 0 && !listed(list, r->header[i].name))
-			return dk_fail(c, "InvalidSignatureException", "'%.64s' must be a 'SignedHeader' in the AWS Authorization.",
-			    r->header[i].name);
+			return dk_fail(c, "InvalidSignatureException",
+			    "'%.64s' must be a 'SignedHeader' in the AWS Authorization.", r->header[i].name);
 	return 0;
 }
 
@@ -224,10 +232,11 @@ static bool signature_good(struct dk_call *c, const struct authorization *a, con
 	hmac(k, k, sizeof(k), a->region);
 	hmac(k, k, sizeof(k), a->service);
 	hmac(k, k, sizeof(k), a->end);
-	(void)snprintf(text, sizeof(text), "AWS4-HMAC-SHA256\n%s\n%s/%s/%s/%s\n%s", stamp, a->date, a->region, a->service, a->end,
-	    request);
+	(void)snprintf(text, sizeof(text), "AWS4-HMAC-SHA256\n%s\n%s/%s/%s/%s\n%s", stamp, a->date, a->region,
+	    a->service, a->end, request);
 	hmac(k, k, sizeof(k), text);
-	good = bytes_unhex(got, sizeof(got), a->signature, strlen(a->signature)) == 0 && bytes_equal(got, k, sizeof(k));
+	good = bytes_unhex(got, sizeof(got), a->signature, strlen(a->signature)) == 0 &&
+	       bytes_equal(got, k, sizeof(k));
 	explicit_bzero(first, sizeof(first));
 	explicit_bzero(k, sizeof(k));
 	return good && !c->req->query;

@@ -1,6 +1,6 @@
 /* devkms_state.c — hides how the store lies on disk: one JSON file, replaced as a whole with every change.
  *
- * The materials are in it in clear: whoever reads the file has the keys. That is what "not for production" means.       */
+ * The materials are in it in clear: whoever reads the file has the keys. That is what "not for production" means. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sodium.h>
@@ -34,15 +34,17 @@ static void set_opt(json_t *o, const char *member, const char *value)
 
 static json_t *show_key(const struct dk_key *k)
 {
-	return json_pack("{s:s, s:s, s:s, s:s, s:I, s:I}", "region", k->region, "state", dk_state_name[k->state], "description",
-	    k->description, "policy", k->policy, "created", (json_int_t)k->created, "deletion", (json_int_t)k->deletion);
+	return json_pack("{s:s, s:s, s:s, s:s, s:I, s:I}", "region", k->region, "state", dk_state_name[k->state],
+	    "description", k->description, "policy", k->policy, "created", (json_int_t)k->created, "deletion",
+	    (json_int_t)k->deletion);
 }
 
 static json_t *show_family(const struct dk_family *f)
 {
-	json_t *o = json_pack("{s:s, s:s, s:b, s:b, s:b, s:I, s:I, s:I, s:[], s:[]}", "id", f->id, "primary", f->primary, "multi_region",
-	    f->multi_region, "external", f->external, "rotation", f->rotation, "rotation_since", (json_int_t)f->rotation_since,
-	    "period_days", (json_int_t)f->period_days, "rotated_on_demand", (json_int_t)f->rotated_on_demand, "materials", "keys");
+	json_t *o = json_pack("{s:s, s:s, s:b, s:b, s:b, s:I, s:I, s:I, s:[], s:[]}", "id", f->id, "primary",
+	    f->primary, "multi_region", f->multi_region, "external", f->external, "rotation", f->rotation,
+	    "rotation_since", (json_int_t)f->rotation_since, "period_days", (json_int_t)f->period_days,
+	    "rotated_on_demand", (json_int_t)f->rotated_on_demand, "materials", "keys");
 	json_t *m;
 
 	for (size_t i = 0; o && i < f->n; i++) {
@@ -56,7 +58,7 @@ static json_t *show_family(const struct dk_family *f)
 	return o;
 }
 
-/* Lists are kept newest first and loading puts each element in front: write them from the end, so that order survives. */
+/* Loading puts each element in front of its list: write from the end, so that the order survives. */
 static json_t *show_store(const struct dk_store *s)
 {
 	json_t *o = json_pack("{s:i, s:[], s:[], s:[]}", "version", 1, "families", "aliases", "roles");
@@ -69,7 +71,8 @@ static json_t *show_store(const struct dk_store *s)
 		(void)json_array_insert_new(json_object_get(o, "families"), 0, show_family(f));
 	for (const struct dk_alias *a = s->aliases; a; a = a->next)
 		(void)json_array_insert_new(json_object_get(o, "aliases"), 0,
-		    json_pack("{s:s, s:s, s:I}", "name", a->name, "target", a->target->arn, "created", (json_int_t)a->created));
+		    json_pack("{s:s, s:s, s:I}", "name", a->name, "target", a->target->arn, "created",
+			(json_int_t)a->created));
 	for (const struct dk_role *r = s->roles; r; r = r->next) {
 		x = json_pack("{s:s, s:I}", "arn", r->arn, "session_seconds", (json_int_t)r->session_seconds);
 		set_opt(x, "external_id", r->external_id);
@@ -115,7 +118,8 @@ static int get_blob(const json_t *o, const char *member, uint8_t out[static 32])
 
 static int load_key(struct devkms *srv, struct dk_family *f, const json_t *o)
 {
-	const char *region = jsonio_str(o, "region"), *state = jsonio_str(o, "state"), *description = jsonio_str(o, "description");
+	const char *region = jsonio_str(o, "region"), *state = jsonio_str(o, "state"),
+		   *description = jsonio_str(o, "description");
 	const char *policy = jsonio_str(o, "policy");
 	struct dk_key *k;
 	int r;
@@ -220,7 +224,6 @@ int dk_store_open(struct devkms *srv, const char *dir)
 	int r;
 
 	(void)pthread_mutex_init(&s->lock, NULL);
-	s->guard = -1;
 	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
 		return -errno;
 	s->dir = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

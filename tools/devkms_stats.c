@@ -1,6 +1,6 @@
 /* devkms_stats.c — counters per operation, and a ring of the last requests with their encryption contexts.
  *
- * The ring is what CloudTrail is for the real service: tests ask it who opened what under which context.                 */
+ * The ring is what CloudTrail is for the real service: tests ask it who opened what under which context. */
 #include <errno.h>
 #include <stdio.h>
 #include <time.h>
@@ -40,7 +40,7 @@ void dk_stats_reset(struct dk_stats *s)
 {
 	LOCK_SCOPE(&s->lock);
 	(void)json_object_clear(s->counters);
-	for (size_t i = 0; i < RING; i++)
+	for (size_t i = 0; s->ring && i < RING; i++)
 		seen_clear(&s->ring[i]);
 }
 
@@ -117,8 +117,8 @@ static void set_json(json_t *o, const char *member, const char *text)
 
 static json_t *show(const struct dk_seen *e)
 {
-	json_t *o = json_pack("{s:I, s:I, s:s, s:s, s:s}", "seq", (json_int_t)e->seq, "time_ms", (json_int_t)e->ms, "operation", e->operation,
-	    "result", e->result, "request_id", e->request_id);
+	json_t *o = json_pack("{s:I, s:I, s:s, s:s, s:s}", "seq", (json_int_t)e->seq, "time_ms", (json_int_t)e->ms,
+	    "operation", e->operation, "result", e->result, "request_id", e->request_id);
 
 	set_text(o, "access_key", e->access_key);
 	set_text(o, "region", e->region);
@@ -143,5 +143,6 @@ json_t *dk_stats_show(struct dk_stats *s, uint64_t since, uint64_t last)
 	for (uint64_t i = from; i < s->next; i++)
 		if (s->ring[i % RING].seq == i)
 			(void)json_array_append_new(list, show(&s->ring[i % RING]));
-	return json_pack("{s:I, s:o, s:o}", "seq", (json_int_t)(s->next - 1), "operations", json_deep_copy(s->counters), "requests", list);
+	return json_pack("{s:I, s:o, s:o}", "seq", (json_int_t)(s->next - 1), "operations",
+	    json_deep_copy(s->counters), "requests", list);
 }

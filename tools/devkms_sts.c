@@ -1,7 +1,7 @@
 /* devkms_sts.c — the Security Token Service: who am I, and become a role. Query protocol in, XML out.
  *
  * A session is nothing the server remembers: its token is the session's access key, secret, principal and end, sealed
- * under a key of the store. So sessions outlive a restart, as those of the real service do.                              */
+ * under a key of the store. So sessions outlive a restart, as those of the real service do. */
 #include <errno.h>
 #include <sodium.h>
 #include <stdio.h>
@@ -29,7 +29,8 @@ static int find_session(struct dk_call *c, const char *access_key, const char *t
 
 	if (text)
 		sodium_memzero(text, strlen(text));
-	if (!owner || strcmp(owner, access_key) != 0 || jsonio_copy(out->secret, sizeof(out->secret), o, "secret") < 0 ||
+	if (!owner || strcmp(owner, access_key) != 0 ||
+	    jsonio_copy(out->secret, sizeof(out->secret), o, "secret") < 0 ||
 	    jsonio_copy(c->caller.arn, sizeof(c->caller.arn), o, "arn") < 0 ||
 	    jsonio_copy(c->caller.user_id, sizeof(c->caller.user_id), o, "user") < 0)
 		r = unknown_client(c);
@@ -69,8 +70,8 @@ int dk_session_new(struct devkms *srv, const char *arn, const char *user_id, int
 	(void)bytes_b64(B64_STD, out->secret, raw, sizeof(raw));
 	sodium_memzero(raw, sizeof(raw));
 	io_utc(out->expiration, expires);
-	o = json_pack("{s:s, s:s, s:s, s:s, s:I}", "key", out->access_key, "secret", out->secret, "arn", arn, "user", user_id, "expires",
-	    (json_int_t)expires);
+	o = json_pack("{s:s, s:s, s:s, s:s, s:I}", "key", out->access_key, "secret", out->secret, "arn", arn, "user",
+	    user_id, "expires", (json_int_t)expires);
 	text = jsonio_print(o);
 	json_decref(o);
 	out->token = text ? dk_token_seal(srv->store.token_key, text) : NULL;
@@ -202,7 +203,8 @@ int dk_sts_error(const struct dk_call *c, struct dk_reply *r)
 	f = open_reply(r, status);
 	if (!f)
 		return -ENOMEM;
-	(void)fprintf(f, "<ErrorResponse xmlns=\"" XMLNS "\"><Error><Type>%s</Type>", status >= 500 ? "Receiver" : "Sender");
+	(void)fprintf(
+	    f, "<ErrorResponse xmlns=\"" XMLNS "\"><Error><Type>%s</Type>", status >= 500 ? "Receiver" : "Sender");
 	put(f, "Code", type);
 	put(f, "Message", c->err.message);
 	(void)fputs("</Error>", f);
@@ -219,8 +221,8 @@ static void begin_result(FILE *f, const char *operation)
 
 static void end_result(FILE *f, const struct dk_call *c)
 {
-	(void)fprintf(f, "</%sResult><ResponseMetadata><RequestId>%s</RequestId></ResponseMetadata></%sResponse>\n", c->operation,
-	    c->request_id, c->operation);
+	(void)fprintf(f, "</%sResult><ResponseMetadata><RequestId>%s</RequestId></ResponseMetadata></%sResponse>\n",
+	    c->operation, c->request_id, c->operation);
 	(void)fclose(f);
 }
 
@@ -266,16 +268,20 @@ static int assume_parse(struct dk_call *c, struct assume *a)
 	a->external_id = form_get(c->req, "ExternalId");
 	a->token = form_get(c->req, "WebIdentityToken");
 	a->duration = form_get(c->req, "DurationSeconds");
-	if (!a->role || strncmp(a->role, "arn:aws:iam::", 13) != 0 || strlen(a->role) >= DK_PRINCIPAL || !strstr(a->role, ":role/"))
+	if (!a->role || strncmp(a->role, "arn:aws:iam::", 13) != 0 || strlen(a->role) >= DK_PRINCIPAL ||
+	    !strstr(a->role, ":role/"))
 		return dk_fail(c, "ValidationException", "RoleArn is missing or not the ARN of a role");
 	n = a->session ? strlen(a->session) : 0;
 	if (n < 2 || n > 64 || strspn(a->session, name_chars) != n)
-		return dk_fail(c, "ValidationException", "1 validation error detected: Value at 'roleSessionName' failed to satisfy "
+		return dk_fail(c, "ValidationException",
+		    "1 validation error detected: Value at 'roleSessionName' failed to satisfy "
 		    "constraint: Member must satisfy regular expression pattern: [\\w+=,.@-]*");
 	a->seconds = a->duration ? strtol(a->duration, &end, 10) : 3600;
 	if ((end && *end != '\0') || a->seconds < 900 || a->seconds > 43200)
-		return dk_fail(c, "ValidationException", "1 validation error detected: Value '%.20s' at 'durationSeconds' failed to satisfy "
-		    "constraint: Member must have value between 900 and 43200", a->duration);
+		return dk_fail(c, "ValidationException",
+		    "1 validation error detected: Value '%.20s' at 'durationSeconds' failed to satisfy "
+		    "constraint: Member must have value between 900 and 43200",
+		    a->duration);
 	return 0;
 }
 
@@ -283,8 +289,8 @@ static int no_trust(struct dk_call *c, const char *role)
 {
 	if (c->caller.arn[0] == '\0')
 		return dk_fail(c, "AccessDeniedException", "Not authorized to perform sts:%s", c->operation);
-	return dk_fail(c, "AccessDeniedException", "User: %s is not authorized to perform: sts:%s on resource: %s", c->caller.arn,
-	    c->operation, role);
+	return dk_fail(c, "AccessDeniedException", "User: %s is not authorized to perform: sts:%s on resource: %s",
+	    c->caller.arn, c->operation, role);
 }
 
 static bool same_secret(const char *want, const char *got)
@@ -332,7 +338,8 @@ static int assume_answer(struct dk_call *c, const struct assume *a, struct dk_re
 	int r;
 
 	(void)snprintf(account, sizeof(account), "%.12s", a->role + 13);
-	(void)snprintf(arn, sizeof(arn), "arn:aws:sts::%s:assumed-role/%s/%s", account, strrchr(a->role, '/') + 1, a->session);
+	(void)snprintf(
+	    arn, sizeof(arn), "arn:aws:sts::%s:assumed-role/%s/%s", account, strrchr(a->role, '/') + 1, a->session);
 	(void)snprintf(user_id, sizeof(user_id), "AROADEVKMS00000000000:%s", a->session);
 	r = strlen(arn) < DK_PRINCIPAL ? dk_session_new(c->srv, arn, user_id, c->now + a->seconds, &s) : -E2BIG;
 	if (r == 0)

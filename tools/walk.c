@@ -119,7 +119,7 @@ static int level_push(struct walker *w, const struct stat *st)
 		w->level = more;
 		w->levels = levels;
 	}
-	w->level[++w->depth] = (struct level){.dev = st->st_dev, .ino = st->st_ino, .path_len = strlen(w->path)};
+	w->level[++w->depth] = (struct level){ .dev = st->st_dev, .ino = st->st_ino, .path_len = strlen(w->path) };
 	return 0;
 }
 
@@ -193,7 +193,7 @@ static int go(struct walker *w)
 
 int walk(int rootfd, const struct walk_ops *ops)
 {
-	struct walker w = {.ops = ops, .fd = dup(rootfd), .levels = 16, .path_room = 256};
+	struct walker w = { .ops = ops, .fd = dup(rootfd), .levels = 16, .path_room = 256 };
 	struct stat st;
 	int ret = -ENOMEM;
 
@@ -203,7 +203,7 @@ int walk(int rootfd, const struct walk_ops *ops)
 		ret = -errno;
 	} else if (w.level && w.path) {
 		w.dev = st.st_dev;
-		w.level[0] = (struct level){.dev = st.st_dev, .ino = st.st_ino};
+		w.level[0] = (struct level){ .dev = st.st_dev, .ino = st.st_ino };
 		ops->enter(ops->arg, w.fd, ".", &st);
 		ret = go(&w);
 		if (ret == 0)

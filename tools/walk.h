@@ -1,8 +1,9 @@
 /* walk.h — every entry of a store, whatever its depth, without following anything.
  *
- * One descriptor at a time: before going down the directory's subdirectories are remembered by name and its descriptor is closed; on
- * the way back ".." must be the directory that was left, else the walk ends (-ESTALE: the tree was moved meanwhile).
- * Entries come in the backing's order, files of a directory before its subdirectories. `.byokfs` of the root is not entered.          */
+ * One descriptor at a time: before going down the directory's subdirectories are remembered by name and its descriptor
+ * is closed; on the way back ".." must be the directory that was left, else the walk ends (-ESTALE: the tree was moved
+ * meanwhile). Entries come in the backing's order, files of a directory before its subdirectories. `.byokfs` of the
+ * root is not entered.          */
 #ifndef BYOKFS_WALK_H
 #define BYOKFS_WALK_H
 
@@ -15,7 +16,8 @@ struct walk_ops {
 	void *arg;
 	/* A directory (of the walk's device) has been entered: path is relative to the root ("." for it). */
 	void (*enter)(void *arg, int dirfd, const char *path, const struct stat *st);
-	/* An entry, with its lstat; for a directory: true goes into it. Directories of another device are never entered. */
+	/* An entry, with its lstat; for a directory: true goes into it. Directories of another device are never
+	 * entered. */
 	bool (*entry)(void *arg, int dirfd, const char *path, const char *name, const struct stat *st);
 	/* What could not be read. */
 	void (*failed)(void *arg, const char *path, int err);

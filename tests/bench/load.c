@@ -254,7 +254,7 @@ static void append_verify(const char *path, uint64_t count)
 /* --- a ustar stream on stdin: what is in it, in an order that does not matter --- */
 
 struct sum {
-	uint64_t files, dirs, links, bytes, hash;
+	uint64_t files, dirs, links, bytes, data, times;
 };
 
 static uint64_t mix(uint64_t h, const void *from, size_t n)
@@ -281,11 +281,10 @@ static uint64_t octal(const unsigned char *field, size_t n)
 	return v;
 }
 
-/* Name, kind, mode, size, target and, but for links, the time: what untar has to bring back. Not the owner. */
+/* Name, kind, mode, size and target: what untar has to bring back. Not the owner; a link's mode means nothing. */
 static uint64_t entry_hash(const unsigned char *head, uint64_t size)
 {
-	char kind = (char)head[156];
-	uint64_t numbers[] = {(uint64_t)kind, size, kind == '2' ? 0 : octal(head + 100, 8), kind == '2' ? 0 : octal(head + 136, 12)};
+	uint64_t numbers[] = {head[156], size, head[156] == '2' ? 0 : octal(head + 100, 8)};
 	uint64_t h = mix(0x243f6a8885a308d3u, numbers, sizeof(numbers));
 
 	h = mix(h, head, strnlen((const char *)head, 100));
@@ -295,6 +294,7 @@ static uint64_t entry_hash(const unsigned char *head, uint64_t size)
 static void tar_entry(struct sum *sum, const unsigned char *head)
 {
 	uint64_t size = head[156] == '0' ? octal(head + 124, 12) : 0, h = entry_hash(head, size);
+	uint64_t named_time[] = {h, octal(head + 136, 12)};
 
 	errno = 0;
 	if (memcmp(head + 257, "ustar", 5) != 0 || head[345] != 0)
@@ -309,7 +309,9 @@ static void tar_entry(struct sum *sum, const unsigned char *head)
 	sum->dirs += head[156] == '5';
 	sum->links += head[156] == '2';
 	sum->bytes += size;
-	sum->hash += h;
+	sum->data += h;
+	if (head[156] != '2')
+		sum->times += mix(0, named_time, sizeof(named_time));
 }
 
 static void tar_sum(void)
@@ -325,7 +327,8 @@ static void tar_sum(void)
 	}
 	while (read(STDIN_FILENO, buffer, sizeof(buffer)) > 0)
 		;
-	printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %016" PRIx64 "\n", sum.files, sum.dirs, sum.links, sum.bytes, sum.hash);
+	printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %016" PRIx64 " %016" PRIx64 "\n", sum.files, sum.dirs, sum.links, sum.bytes,
+	    sum.data, sum.times);
 }
 
 /* pages: of the file; count: operations. Nothing but the file's work is done between the two clocks. */

@@ -26,7 +26,8 @@ def wrap(keys, secret, file_id, iv):
 
 
 def ident(ids, file_id, keys):
-    head = (b'\x89BYOKFS\n' + struct.pack('<HBBI', 1, 1, ids.suite, 0) + ids.store + ids.domain + file_id + keys.commit).ljust(480, b'\0')
+    head = b'\x89BYOKFS\n' + struct.pack('<HBBI', 1, 1, ids.suite, 0) + ids.store + ids.domain + file_id + keys.commit
+    head = head.ljust(480, b'\0')
     return head + r.mac256(keys.hdr, b'I' + head)
 
 
@@ -51,10 +52,12 @@ class Writer:
         self.clock, self.out = 1, {}
         self.recs = {}          # (kind, index) -> rec
 
+    def seal(self, kind, index, text, rnd=None):
+        return seal(self.ids.suite, self.keys.page, kind, self.ids.store, self.file_id, index, self.clock, text, rnd)
+
     def put(self, kind, index, text):
         self.clock += 1
-        self.out[r.phys(kind, index)] = seal(self.ids.suite, self.keys.page, kind, self.ids.store, self.file_id, index, self.clock,
-                                             text.ljust(r.BODY, b'\0'))
+        self.out[r.phys(kind, index)] = self.seal(kind, index, text.ljust(r.BODY, b'\0'))
         self.recs[kind, index] = self.clock
 
     def rec(self, kind, index):
@@ -84,7 +87,7 @@ class Writer:
         seq = 2
         return (ident(self.ids, self.file_id, self.keys) + blob_slot + bytes(512) +
                 state(self.keys, self.file_id, 1, 0, 1, 1) + state(self.keys, self.file_id, seq, size, self.clock, inline) +
-                seal(self.ids.suite, self.keys.page, b'R', self.ids.store, self.file_id, seq, self.clock, root.ljust(1504, b'\0'), rnd))
+                self.seal(b'R', seq, root.ljust(1504, b'\0'), rnd))
 
 
 def split(data):

@@ -1,4 +1,5 @@
-/* test_check.c — what `byokfsctl check` says of a sound store and of damaged ones. No KMS: the domain's secret is drawn here. */
+/* test_check.c — what `byokfsctl check` says of a sound store and of damaged ones. No KMS: the domain's secret is drawn
+ * here. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -61,8 +62,13 @@ static void make_store(struct fixture *f, enum name_mode mode)
 	c->by = "byokfs test";
 	c->keys = &f->keys;
 	c->name_keys = f->names;
-	c->slot = (struct descriptor_slot){.seq = 1, .provider = 3, .key = "keyfile:0011223344556677", .context = 1, .sealed = 1767225600,
-	    .blob_len = 60, .probe_len = 60};
+	c->slot = (struct descriptor_slot){ .seq = 1,
+		.provider = 3,
+		.key = "keyfile:0011223344556677",
+		.context = 1,
+		.sealed = 1767225600,
+		.blob_len = 60,
+		.probe_len = 60 };
 	if (store_create(f->path, c, why) < 0)
 		fail_msg("%s", why);
 	f->root.fd = open(f->path, O_RDONLY | O_DIRECTORY);
@@ -120,12 +126,14 @@ static int teardown(void **state)
 
 static void put_file(struct fixture *f, const struct dir *d, const char *name)
 {
-	struct header_ident ident = {.suite = 1};
-	struct header_slot slot = {.seq = 1, .wrap = HEADER_WRAP_KMS, .generation = 1, .provider = 3, .sealed_at = 1767225600, .len = 60};
+	struct header_ident ident = { .suite = 1 };
+	struct header_slot slot = {
+		.seq = 1, .wrap = HEADER_WRAP_KMS, .generation = 1, .provider = 3, .sealed_at = 1767225600, .len = 60
+	};
 	uint8_t secret[32], page[LAYOUT_PAGE];
 	struct file_keys keys;
-	struct block_file block = {.serial = block_serial(), .suite = 1, .key = keys.page};
-	struct file_key key = {.keys = &keys, .block = &block};
+	struct block_file block = { .serial = block_serial(), .suite = 1, .key = keys.page };
+	struct file_key key = { .keys = &keys, .block = &block };
 	struct stat st;
 	int fd = -1;
 
@@ -140,7 +148,7 @@ static void put_file(struct fixture *f, const struct dir *d, const char *name)
 	memset(slot.blob, 7, 60);
 	kms_key_hash(slot.key_hash, f->create.slot.key);
 	assert_int_equal(file_new_page(page, &ident, &slot, &key), 0);
-	assert_int_equal(dir_create(d, name, strlen(name), page, 0600, &(struct dir_owner){0}, &fd, &st), 0);
+	assert_int_equal(dir_create(d, name, strlen(name), page, 0600, &(struct dir_owner){ 0 }, &fd, &st), 0);
 	(void)close(fd);
 	block_forget(block.serial);
 }
@@ -151,7 +159,7 @@ static void put_dir(const struct dir *in, const char *name, struct dir *out)
 	char entry[NAME_ENTRY_MAX + 1];
 	uint16_t domain;
 
-	assert_int_equal(dir_mkdir(in, name, strlen(name), 0700, &(struct dir_owner){0}, 0, &st), 0);
+	assert_int_equal(dir_mkdir(in, name, strlen(name), 0700, &(struct dir_owner){ 0 }, 0, &st), 0);
 	assert_int_equal(dir_stat(in, name, strlen(name), &st, entry), 0);
 	out->fd = openat(in->fd, entry, O_RDONLY | O_DIRECTORY);
 	out->names = in->names;
@@ -171,7 +179,7 @@ static char *entry_of(struct fixture *f, const char *name)
 
 static void run(struct fixture *f)
 {
-	struct store_options options = {.readonly = true, .torn_ok = true};
+	struct store_options options = { .readonly = true, .torn_ok = true };
 	char why[STORE_WHY] = "";
 
 	json_decref(f->findings);
@@ -195,9 +203,10 @@ static void expect(struct fixture *f, unsigned damage, unsigned warnings, const 
 
 static void fill(struct fixture *f)
 {
-	static const char long_name[] =
-	    "a name of two hundred and more bytes ........................................................................"
-	    "............................................................................................................";
+	static const char long_name[] = "a name of two hundred and more bytes "
+	                                "........................................................................"
+	                                ".............................................................................."
+	                                "..............................";
 	struct dir a, b;
 	struct stat st;
 
@@ -207,8 +216,8 @@ static void fill(struct fixture *f)
 	put_dir(&a, "b", &b);
 	put_file(f, &b, "deep");
 	put_dir(&f->root, long_name + 1, &b);
-	assert_int_equal(dir_symlink(&a, "link", 4, "../target", 9, &(struct dir_owner){0}, &st), 0);
-	assert_int_equal(dir_mknod(&a, "fifo", 4, S_IFIFO | 0600, 0, &(struct dir_owner){0}, &st), 0);
+	assert_int_equal(dir_symlink(&a, "link", 4, "../target", 9, &(struct dir_owner){ 0 }, &st), 0);
+	assert_int_equal(dir_mknod(&a, "fifo", 4, S_IFIFO | 0600, 0, &(struct dir_owner){ 0 }, &st), 0);
 }
 
 static void a_sound_store_is_clean(void **state)
@@ -233,12 +242,12 @@ static void page_zero_is_judged(void **state)
 	put_file(f, &f->root, "x");
 	fd = openat(f->root.fd, entry_of(f, "x"), O_RDWR);
 	assert_int_equal(io_pread(fd, page, sizeof(page), 0), sizeof(page));
-#define WITH(at, what, how)                                                                        \
-	do {                                                                                       \
-		memcpy(bad, page, sizeof(bad));                                                    \
-		bad[at] ^= 1;                                                                      \
-		assert_int_equal(io_pwrite(fd, bad, sizeof(bad), 0), 0);                           \
-		expect(f, how, 1 - (how), what);                                                   \
+#define WITH(at, what, how)                                              \
+	do {                                                             \
+		memcpy(bad, page, sizeof(bad));                          \
+		bad[at] ^= 1;                                            \
+		assert_int_equal(io_pwrite(fd, bad, sizeof(bad), 0), 0); \
+		expect(f, how, 1 - (how), what);                         \
 	} while (0)
 	WITH(0, "not a byokfs file", 1);
 	WITH(8, "not a byokfs file", 1);

@@ -107,12 +107,14 @@ static void a_usual_file_is_read(void **state)
 {
 	struct fixture *f = *state;
 
-	accepted(f, "# a comment\n; another\n\n[kms]\n"
-		    "key = arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab ; pinned\n"
-		    "region=eu-central-1\nendpoint = https://localhost:8443/x?a=b;c\ncontext = tenant:7, team:a b\n"
-		    "[cache] ; times\nprobe = 500ms\nlease = 2m\n  \t\n[mount]\nwriteback = false\ncommit=strict\n[log]\nlevel=debug");
-	assert_string_equal(f->config.kms.key,
-	    "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab");
+	accepted(f,
+	    "# a comment\n; another\n\n[kms]\n"
+	    "key = arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab ; pinned\n"
+	    "region=eu-central-1\nendpoint = https://localhost:8443/x?a=b;c\ncontext = tenant:7, team:a b\n"
+	    "[cache] ; times\nprobe = 500ms\nlease = 2m\n  \t\n[mount]\nwriteback = "
+	    "false\ncommit=strict\n[log]\nlevel=debug");
+	assert_string_equal(
+	    f->config.kms.key, "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab");
 	assert_string_equal(f->config.kms.region, "eu-central-1");
 	assert_string_equal(f->config.kms.endpoint, "https://localhost:8443/x?a=b;c");
 	assert_int_equal(f->config.cache.probe_ms, 500);
@@ -148,7 +150,8 @@ static void unknown_and_repeated_names_are_refused(void **state)
 	refused(f, "[cache]\nprobe=1s\nlease=9s\nprobe=1s\n", 4, "already set in line 2");
 	refused(f, "[cache]\nprobe=1s\n[kms]\n[cache]\nprobe=1s\n", 5, "already set in line 2");
 	refused(f, "[Cache]\nprobe=1s\n", 2, "unknown section");
-	refused(f, "[a-section-name-that-is-longer-than-the-fifty-bytes-of-inih-cache]\nprobe=1s\n", 2, "unknown section");
+	refused(
+	    f, "[a-section-name-that-is-longer-than-the-fifty-bytes-of-inih-cache]\nprobe=1s\n", 2, "unknown section");
 }
 
 static void later_things_are_named_as_such(void **state)
@@ -190,7 +193,8 @@ static void values_out_of_range_are_refused(void **state)
 	refused(f, "[store]\nsuite = 3\n", 2, "out of range");
 	refused(f, "[kms]\ncontext = byokfs-use:file\n", 2, "name:value");
 	refused(f, "[kms]\ncontext = nocolon\n", 2, "name:value");
-	accepted(f, "[cache]\nprobe = 100ms\n[mount]\nattr_timeout = 0\n[store]\nid = 00112233445566778899aabbccddeeff\n");
+	accepted(
+	    f, "[cache]\nprobe = 100ms\n[mount]\nattr_timeout = 0\n[store]\nid = 00112233445566778899aabbccddeeff\n");
 }
 
 static void what_inih_would_misread_is_refused(void **state)
@@ -355,14 +359,15 @@ static void the_example_is_the_table(void **state)
 
 static bool same(const struct config *a, const struct config *b)
 {
-	return strcmp(a->kms.provider, b->kms.provider) == 0 && !a->kms.key && !b->kms.key && !a->kms.proxy && !b->kms.proxy &&
-	    !a->store.id && !a->keyfile.path && strcmp(a->log.level, b->log.level) == 0 &&
-	    memcmp(&a->cache, &b->cache, sizeof(a->cache)) == 0 && a->kms.request_timeout_ms == b->kms.request_timeout_ms &&
-	    a->kms.connect_timeout_ms == b->kms.connect_timeout_ms && a->kms.max_connections == b->kms.max_connections &&
-	    a->mount.writeback == b->mount.writeback && a->mount.commit_strict == b->mount.commit_strict &&
-	    a->mount.threads == b->mount.threads && a->mount.readahead_kib == b->mount.readahead_kib &&
-	    a->mount.max_background == b->mount.max_background && a->log.syslog == b->log.syslog &&
-	    strcmp(a->mount.transport, b->mount.transport) == 0;
+	return strcmp(a->kms.provider, b->kms.provider) == 0 && !a->kms.key && !b->kms.key && !a->kms.proxy &&
+	    !b->kms.proxy && !a->store.id && !a->keyfile.path && strcmp(a->log.level, b->log.level) == 0 &&
+	    memcmp(&a->cache, &b->cache, sizeof(a->cache)) == 0 &&
+	    a->kms.request_timeout_ms == b->kms.request_timeout_ms &&
+	    a->kms.connect_timeout_ms == b->kms.connect_timeout_ms &&
+	    a->kms.max_connections == b->kms.max_connections && a->mount.writeback == b->mount.writeback &&
+	    a->mount.commit_strict == b->mount.commit_strict && a->mount.threads == b->mount.threads &&
+	    a->mount.readahead_kib == b->mount.readahead_kib && a->mount.max_background == b->mount.max_background &&
+	    a->log.syslog == b->log.syslog && strcmp(a->mount.transport, b->mount.transport) == 0;
 }
 
 /* Every line of the example may be uncommented, and says the default. */

@@ -118,8 +118,8 @@ static void a_large_answer_arrives_whole(void **state)
 
 static void malformed_requests_reach_no_handler(void **state)
 {
-	static const char *const bad[] = {"\n", "x\n", "[]\n", "{}\n", "{\"verb\":1}\n", "{\"verb\":\"a\",\"verb\":\"b\"}\n",
-	    "{\"verb\":\"a\"} x\n"};
+	static const char *const bad[] = { "\n", "x\n", "[]\n", "{}\n", "{\"verb\":1}\n",
+		"{\"verb\":\"a\",\"verb\":\"b\"}\n", "{\"verb\":\"a\"} x\n" };
 	struct fixture *f = *state;
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {

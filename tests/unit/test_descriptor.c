@@ -37,6 +37,8 @@
 #define DOMAIN_BODY DOMAIN_HEAD "seq=7\nrotated=-\n" CONTEXTS SLOT_A SLOT_B
 #define MARKER_BODY "byokfs-mount 1\nstore=" STORE_ID "\nmode=rw\nstart=1767225600.000000001\ninode=4711\n"
 
+#define SMALL_SLOT {.seq = 1, .provider = 1, .key = "k", .context = 1, .blob_len = 1, .probe_len = 1}
+
 static struct domain_keys keys;
 
 static void count_up(uint8_t *p, uint8_t first, size_t n)
@@ -93,7 +95,9 @@ struct kind {
 	int (*parse)(const char *text, size_t len);
 };
 
-static const struct kind kinds[] = {{STORE_BODY, parse_store}, {DOMAIN_BODY, parse_domain}, {MARKER_BODY, parse_marker}};
+static const struct kind kinds[] = {
+	{STORE_BODY, parse_store}, {DOMAIN_BODY, parse_domain}, {MARKER_BODY, parse_marker}
+};
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))
 
 /* body + "sum=<SHA-256>\n", exactly as long as needed, so that a sanitizer sees every read beyond it. */
@@ -218,8 +222,8 @@ static void test_slots_and_generations(void **state)
 
 static void test_marker(void **state)
 {
-	struct descriptor_marker m = {.shared = true, .start_sec = 1767225600, .start_nsec = 999999999, .inode = UINT64_MAX},
-	    back;
+	struct descriptor_marker m = {.shared = true, .start_sec = CREATED, .start_nsec = 999999999, .inode = UINT64_MAX};
+	struct descriptor_marker back;
 	CLEANUP_FREE char *text = NULL;
 	size_t len;
 
@@ -265,8 +269,7 @@ static void test_many_domains(void **state)
 static void test_many_generations(void **state)
 {
 	CLEANUP_FREE char *text = NULL, *again = NULL;
-	struct descriptor_domain d = {.slot[0] = {.seq = 1, .provider = 1, .key = "k", .context = 1, .blob_len = 1, .probe_len = 1},
-	    .ngen = DESCRIPTOR_GENERATIONS_MAX}, back;
+	struct descriptor_domain d = {.slot[0] = SMALL_SLOT, .ngen = DESCRIPTOR_GENERATIONS_MAX}, back;
 	size_t len;
 
 	(void)state;
@@ -286,7 +289,7 @@ static void test_many_generations(void **state)
 static void test_print_refuses(void **state)
 {
 	struct descriptor_store s = {.suite = 1};
-	struct descriptor_domain d = {.slot[0] = {.seq = 1, .provider = 1, .key = "k", .context = 1, .blob_len = 1, .probe_len = 1}};
+	struct descriptor_domain d = {.slot[0] = SMALL_SLOT};
 	CLEANUP_FREE char *text = NULL;
 	size_t len;
 
@@ -427,7 +430,8 @@ static void test_lines_fixed(void **state)
 				assert_int_not_equal(parse_summed(&kinds[k], out, strlen(out)), 0);
 			assert_true(asprintf(&twice, "%.*s%.*s%s", before, body, n, line, line) >= 0);
 			assert_int_not_equal(parse_summed(&kinds[k], twice, strlen(twice)), 0);
-			assert_true(asprintf(&swapped, "%.*s%.*s%.*s%s", before, body, m, next, n, line, next + m) >= 0);
+			assert_true(asprintf(&swapped, "%.*s%.*s%.*s%s", before, body, m, next, n, line,
+			    next + m) >= 0);
 			if (m > 0)
 				assert_int_not_equal(parse_summed(&kinds[k], swapped, strlen(swapped)), 0);
 		}

@@ -440,7 +440,7 @@ static void rmdir_spares_strangers(void **state)
 static void *create_all_the_time(void *arg)
 {
 	struct dir *d = arg;
-	char name[16];
+	char name[24];
 
 	for (int i = 0; i < 200; i++) {
 		(void)snprintf(name, sizeof(name), "f%d", i);
@@ -682,7 +682,7 @@ static void long_links_are_checked(void **state)
 static void iterate(void **state)
 {
 	static int64_t before[MANY];
-	static char names[MANY][16];
+	static char names[MANY][24];
 	static bool seen[MANY];
 	struct dir_stream *s;
 	struct dir_item item;
@@ -691,7 +691,7 @@ static void iterate(void **state)
 
 	(void)state;
 	for (int i = 0; i < MANY; i++) {
-		char name[16];
+		char name[24];
 
 		(void)snprintf(name, sizeof(name), "entry-%d", i);
 		if (i % 100 == 0)
@@ -714,7 +714,7 @@ static void iterate(void **state)
 		assert_int_equal(item.ino, st.st_ino);
 		assert_true(n < MANY);
 		before[n] = pos;
-		(void)snprintf(names[n++], sizeof(names[0]), "%.15s", item.name);
+		(void)snprintf(names[n++], sizeof(names[0]), "%.23s", item.name);
 		assert_true(item.next != 0);
 		pos = item.next;
 	}

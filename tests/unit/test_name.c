@@ -55,8 +55,8 @@ static int teardown(void **state)
 
 /* ---- SIV ------------------------------------------------------------------------------------ */
 
-static void openssl_siv(const uint8_t key[64], const char *ad1, const uint8_t *ad2, size_t ad2len, const uint8_t *text,
-    size_t n, uint8_t *out)
+static void openssl_siv(const uint8_t key[64], const char *ad1, const uint8_t *ad2, size_t ad2len,
+    const uint8_t *text, size_t n, uint8_t *out)
 {
 	EVP_CIPHER *cipher = EVP_CIPHER_fetch(NULL, "AES-256-SIV", NULL);
 	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
@@ -74,7 +74,7 @@ static void openssl_siv(const uint8_t key[64], const char *ad1, const uint8_t *a
 	EVP_CIPHER_free(cipher);
 }
 
-/* Every length 1..512, associated strings of 1..48 bytes: same bytes as OpenSSL, opens again, refuses each altered part. */
+/* Every length 1..512, associated strings of 1..48 bytes: OpenSSL's bytes, opens again, refuses each altered part. */
 static void test_siv_is_openssls(void **state)
 {
 	static const char *const ad1[] = {"n1", "l1", "x1", "a string longer than one AES block"};
@@ -470,14 +470,16 @@ static void test_vector_xattr(void **state)
 	assert_string_equal(back, "user.comment");
 	assert_int_equal(name_xattr_seal_with_nonce(fx.siv64, fx.file, backing, nonce, "hi", 2, value), 0);
 	bytes_hex(hex, value, sizeof(value));
-	assert_string_equal(hex, "404142434445464748494a4b4c4d4e4f5051525354555657911ace02107c6fd3e12d19cff0066d56ef84");
+	assert_string_equal(hex, "404142434445464748494a4b4c4d4e4f5051525354555657"
+	    "911ace02107c6fd3e12d19cff0066d56ef84");
 	assert_int_equal(name_xattr_open(fx.siv64, fx.file, backing, value, sizeof(value), back), 2);
 	assert_memory_equal(back, "hi", 2);
 }
 
 static void test_xattr_names(void **state)
 {
-	char name[NAME_XATTR_MAX + 2], backing[NAME_XATTR_BACKING], back[NAME_XATTR_MAX + 1], altered[NAME_XATTR_BACKING + 1];
+	char name[NAME_XATTR_MAX + 2], back[NAME_XATTR_MAX + 1];
+	char backing[NAME_XATTR_BACKING], altered[NAME_XATTR_BACKING + 1];
 
 	(void)state;
 	memset(name, 'u', sizeof(name));

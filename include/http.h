@@ -1,8 +1,8 @@
 /* http.h — one HTTP(S) request with one deadline and one bounded response. The only user of libcurl.
  *
- * A pool of easy handles, one per thread at a time, each keeping its connection; DNS and TLS sessions are shared.
- * HTTP/1.1, TLS >= 1.2, no redirects, no netrc; plain http only to loopback and link-local metadata addresses.
- * One immediate retry when a reused connection turns out dead.                                                 */
+ * A pool of easy handles, one per thread at a time, each keeping its connection; DNS and TLS sessions are
+ * shared. HTTP/1.1, TLS >= 1.2, no redirects, no netrc; plain http only to loopback and link-local metadata
+ * addresses. One immediate retry when a reused connection turns out dead. */
 #ifndef BYOKFS_HTTP_H
 #define BYOKFS_HTTP_H
 
@@ -18,9 +18,9 @@ struct http;
 
 struct http_params {
 	uint32_t connect_timeout_ms;
-	uint32_t max_handles;     /* callers beyond this wait, within their deadline */
-	const char *ca_bundle;    /* NULL: the system's; copied */
-	const char *proxy;        /* NULL: environment; "" none; copied */
+	uint32_t max_handles;  /* callers beyond this wait, within their deadline */
+	const char *ca_bundle; /* NULL: the system's; copied */
+	const char *proxy;     /* NULL: environment; "" none; copied */
 	const char *user_agent;
 };
 
@@ -30,8 +30,8 @@ struct http_request {
 	const char *const *headers; /* "Name: value", NULL-terminated */
 	const void *body;           /* NULL for none */
 	size_t bodylen;
-	uint64_t deadline;          /* io_boot_ms() time by which the answer must be complete */
-	bool no_proxy;              /* metadata endpoints */
+	uint64_t deadline; /* io_boot_ms() time by which the answer must be complete */
+	bool no_proxy;     /* metadata endpoints */
 };
 
 /* Body lives in secret memory: KMS answers carry plaintext keys. */
@@ -48,8 +48,10 @@ struct http_response {
 
 MUST_CHECK int http_open(struct http **out, const struct http_params *);
 void http_close(struct http *);
-/* 0 when any HTTP answer came; else -ETIMEDOUT, -ECONNREFUSED, -EHOSTUNREACH, -EFBIG (answer too large), -EPROTO (TLS, protocol),
- * -EKEYREJECTED (the server's certificate is not accepted), -EINVAL (URL, header or CA bundle not usable), -ENOMEM, -EIO; `why` (may be NULL, 160 bytes) says it in words. Free with http_response_free(). */
+/* 0 when any HTTP answer came; else -ETIMEDOUT, -ECONNREFUSED, -EHOSTUNREACH, -EFBIG (answer too large),
+ * -EPROTO (TLS, protocol), -EKEYREJECTED (the server's certificate is not accepted), -EINVAL (URL, header or
+ * CA bundle not usable), -ENOMEM, -EIO; `why` (may be NULL, 160 bytes) says it in words. Free with
+ * http_response_free(). */
 MUST_CHECK int http_do(struct http *, const struct http_request *, struct http_response *out, char *why);
 void http_response_free(struct http_response *);
 

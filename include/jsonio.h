@@ -1,6 +1,7 @@
-/* jsonio.h — size-capped JSON in, one line of JSON out; the only user of jansson beside it are its callers' json_t handles.
+/* jsonio.h — size-capped JSON in, one line of JSON out; the only user of jansson beside it are its callers'
+ * json_t handles.
  *
- * Parsing rejects duplicates and trailing bytes. secret_init() has given jansson an allocator that wipes.        */
+ * Parsing rejects duplicates and trailing bytes. secret_init() has given jansson an allocator that wipes. */
 #ifndef BYOKFS_JSONIO_H
 #define BYOKFS_JSONIO_H
 

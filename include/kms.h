@@ -1,9 +1,11 @@
 /* kms.h — ask a key service to make, unwrap or re-wrap a data key.
  *
- * Providers are tables (struct kms_provider) behind this checking wrapper; callers never test provider names. Every provider maps
- * its errors to one class here, once; whatever the class, the file operation gets EIO, and the reason goes to log and status.
- * Every call blocks at most until its deadline; retries with full-jitter backoff happen inside it for class T. Thread-safe.
- * No FUSE worker calls this.                                                                                                      */
+ * Providers are tables (struct kms_provider) behind this checking wrapper; callers never test provider names.
+ * Every provider maps its errors to one class here, once; whatever the class, the file operation gets EIO,
+ * and the reason goes to log and status. Every call blocks at most until its deadline; retries with
+ * full-jitter backoff happen inside it for class T. Thread-safe. No FUSE worker calls this.
+ *
+ * No pointer may be NULL. Whatever is not KMS_OK leaves *err filled, err->status included. */
 #ifndef BYOKFS_KMS_H
 #define BYOKFS_KMS_H
 
@@ -27,7 +29,7 @@ enum kms_status {
 struct kms_err {
 	enum kms_status status;
 	long http;
-	char code[96];       /* the KMS's own error code, or curl's class */
+	char code[96]; /* the KMS's own error code, or curl's class */
 	char request_id[128];
 	char message[256];
 };
@@ -72,39 +74,46 @@ struct kms_stats {
 
 struct kms;
 
-/* A provider. Each function: deadline in io_boot_ms() time; returns a status and fills *err unless KMS_OK. priv is the provider's own.
- * open: 0 or -errno with a message in err (nobody but the administrator is watching yet). */
+/* A provider. Each function: deadline in io_boot_ms() time; returns a status and fills *err unless KMS_OK.
+ * priv is the provider's own. open: 0 or -errno with a message in err (nobody but the administrator is
+ * watching yet). */
 struct kms_provider {
 	const char *name;
-	uint8_t number; /* format.md 3.1: 1 aws, 2 vault, 3 keyfile, 4 pkcs11 */
+	uint8_t number; /* byokfs-format(5), section 3.1: 1 aws, 2 vault, 3 keyfile, 4 pkcs11 */
 	int (*open)(void **priv, const struct kms_params *, struct kms_err *err);
 	void (*close)(void *priv);
-	enum kms_status (*generate)(void *priv, const struct context *, uint64_t deadline, uint8_t secret[static 32],
-	    struct kms_blob *, struct kms_used *, struct kms_err *err);
-	enum kms_status (*decrypt)(void *priv, const char *key, const struct context *, const uint8_t *blob, size_t len, uint64_t deadline,
-	    uint8_t secret[static 32], struct kms_used *, struct kms_err *err);
-	enum kms_status (*encrypt)(void *priv, const struct context *, const uint8_t secret[static 32], uint64_t deadline,
-	    struct kms_blob *, struct kms_used *, struct kms_err *err);
+	enum kms_status (*generate)(void *priv, const struct context *, uint64_t deadline,
+	    uint8_t secret[static 32], struct kms_blob *, struct kms_used *, struct kms_err *err);
+	enum kms_status (*decrypt)(void *priv, const char *key, const struct context *, const uint8_t *blob,
+	    size_t len, uint64_t deadline, uint8_t secret[static 32], struct kms_used *, struct kms_err *err);
+	enum kms_status (*encrypt)(void *priv, const struct context *, const uint8_t secret[static 32],
+	    uint64_t deadline, struct kms_blob *, struct kms_used *, struct kms_err *err);
 	/* optional: NULL when the service has no such call */
-	enum kms_status (*reencrypt)(void *priv, const char *from, const struct context *src, const uint8_t *blob, size_t len,
-	    const char *to, const struct context *dst, uint64_t deadline, struct kms_blob *, struct kms_used *, struct kms_err *err);
-	enum kms_status (*describe)(void *priv, const char *key, uint64_t deadline, struct kms_description *, struct kms_err *err);
+	enum kms_status (*reencrypt)(void *priv, const char *from, const struct context *src,
+	    const uint8_t *blob, size_t len, const char *to, const struct context *dst, uint64_t deadline,
+	    struct kms_blob *, struct kms_used *, struct kms_err *err);
+	enum kms_status (*describe)(
+	    void *priv, const char *key, uint64_t deadline, struct kms_description *, struct kms_err *err);
 	/* optional: forget cached credentials (SIGHUP) */
 	void (*refresh)(void *priv);
 	/* optional: the name of a key the configuration does not name; constant after open */
 	const char *(*key)(void *priv);
-	/* optional: false when this text (an alias, an id) does not name one key for ever, and describe must tell its name */
+	/* optional: false when this text (an alias, an id) does not name one key for ever, and describe must
+	 * tell its name */
 	bool (*pinned)(const char *key);
 };
 
-/* Opens the provider and, for aws, resolves an alias or id by DescribeKey so that kms_key() is an ARN. -EINVAL (unknown provider,
- * bad parameters: exit 3) or another -errno; err is filled. resolve = false skips the network. */
+/* Opens the provider and, for aws, resolves an alias or id by DescribeKey so that kms_key() is an ARN.
+ * -EINVAL (unknown provider, bad parameters, refused credentials: exit 3), -EACCES (denied, or key file open
+ * to others), -ETIMEDOUT (no answer) or another -errno; err->status tells more. resolve = false skips the
+ * network. Starts no thread, but the connections must not cross a fork: open after it. */
 MUST_CHECK int kms_open(struct kms **out, const struct kms_params *, bool resolve, struct kms_err *err);
 /* Used by unit tests: a provider of their own; its close, unless NULL, is called by kms_close(). */
-MUST_CHECK int kms_open_with(struct kms **out, const struct kms_provider *, void *priv, const char *key, uint32_t request_timeout_ms);
+MUST_CHECK int kms_open_with(
+    struct kms **out, const struct kms_provider *, void *priv, const char *key, uint32_t request_timeout_ms);
 void kms_close(struct kms *);
 
-const char *kms_key(const struct kms *);        /* full ARN or name; constant after open */
+const char *kms_key(const struct kms *); /* full ARN or name; constant after open */
 const char *kms_provider_name(const struct kms *);
 uint8_t kms_provider_number(const struct kms *);
 /* First 8 bytes of SHA-256(name), for slots. */
@@ -112,29 +121,33 @@ void kms_key_hash(uint8_t out[static 8], const char *key);
 uint8_t kms_provider_from_name(const char *name); /* 0: unknown */
 const char *kms_provider_to_name(uint8_t number);
 
-/* A fresh 32-byte secret sealed under kms_key(). The answer's KeyId must equal kms_key() (else KMS_CONFIG), secret must be 32 bytes.
- * secret is the caller's, in secret memory; wiped unless KMS_OK. */
-enum kms_status kms_generate(struct kms *, const struct context *, uint64_t deadline, uint8_t secret[static 32], struct kms_blob *,
-    struct kms_used *, struct kms_err *err);
+/* A fresh 32-byte secret sealed under kms_key(). The answer's KeyId must equal kms_key() (else KMS_CONFIG),
+ * secret must be 32 bytes. secret is the caller's, in secret memory; wiped unless KMS_OK. */
+enum kms_status kms_generate(struct kms *, const struct context *, uint64_t deadline,
+    uint8_t secret[static 32], struct kms_blob *, struct kms_used *, struct kms_err *err);
 /* Unseals under the configured key (never the descriptor's). */
-enum kms_status kms_decrypt(struct kms *, const struct context *, const uint8_t *blob, size_t len, uint64_t deadline,
-    uint8_t secret[static 32], struct kms_used *, struct kms_err *err);
-enum kms_status kms_encrypt(struct kms *, const struct context *, const uint8_t secret[static 32], uint64_t deadline, struct kms_blob *,
+enum kms_status kms_decrypt(struct kms *, const struct context *, const uint8_t *blob, size_t len,
+    uint64_t deadline, uint8_t secret[static 32], struct kms_used *, struct kms_err *err);
+enum kms_status kms_encrypt(struct kms *, const struct context *, const uint8_t secret[static 32],
+    uint64_t deadline, struct kms_blob *, struct kms_used *, struct kms_err *err);
+enum kms_status kms_reencrypt(struct kms *, const char *from, const struct context *src, const uint8_t *blob,
+    size_t len, const char *to, const struct context *dst, uint64_t deadline, struct kms_blob *,
     struct kms_used *, struct kms_err *err);
-enum kms_status kms_reencrypt(struct kms *, const char *from, const struct context *src, const uint8_t *blob, size_t len, const char *to,
-    const struct context *dst, uint64_t deadline, struct kms_blob *, struct kms_used *, struct kms_err *err);
-enum kms_status kms_describe(struct kms *, const char *key, uint64_t deadline, struct kms_description *, struct kms_err *err);
+enum kms_status kms_describe(
+    struct kms *, const char *key, uint64_t deadline, struct kms_description *, struct kms_err *err);
 void kms_refresh(struct kms *);
 void kms_stats(struct kms *, struct kms_stats *out);
 /* request_timeout from now. */
 uint64_t kms_deadline(const struct kms *);
 
-/* "denied", "unreachable", ... and, for people, one line: `KMS said DisabledException (request 1f2e...): message`. */
+/* "denied", "unreachable", ... and, for people, one line:
+ * `KMS said DisabledException (request 1f2e...): message`. */
 const char *kms_status_name(enum kms_status);
 void kms_err_text(char *out, size_t size, const struct kms_err *);
 
-/* The class of an AWS error: type as in __type or x-amzn-ErrorType (qualified forms accepted), message, HTTP status.
- * had_worked: the key has answered before in this process (AccessDenied, NotFound: D then, C at first use). Pure. */
+/* The class of an AWS error: type as in __type or x-amzn-ErrorType (qualified forms accepted), message, HTTP
+ * status. had_worked: the key has answered before in this process (AccessDenied, NotFound: D then, C at first
+ * use). Pure. */
 enum kms_status kms_aws_classify(const char *type, const char *message, long http, bool had_worked);
 
 #endif

@@ -1,7 +1,8 @@
 /* awscred.c — where the AWS tools would find credentials.
  *
- * Hides: the order of sources, the paths of the two shared files, and when they are read again. Environment variables are
- * read anew by every call: they do not change, and keeping them would make one more copy of a secret.                    */
+ * Hides: the order of sources, the paths of the two shared files, and when they are read again. Environment
+ * variables are read anew by every call: they do not change, and keeping them would make one more copy of a
+ * secret.                    */
 #include "awscred.h"
 
 #include <ctype.h>
@@ -32,7 +33,7 @@ struct identity {
 };
 
 struct awscred {
-	char *profile; /* named by the caller; NULL: the environment decides. Constant. */
+	char *profile;        /* named by the caller; NULL: the environment decides. Constant. */
 	pthread_mutex_t lock; /* guards what follows */
 	bool loaded, warned;
 	struct identity seen[2];
@@ -110,7 +111,7 @@ static bool same(const struct identity *a, const struct identity *b)
 	if (!a->present || !b->present)
 		return a->present == b->present;
 	return a->dev == b->dev && a->ino == b->ino && a->size == b->size && same_time(a->mtime, b->mtime) &&
-	       same_time(a->ctime, b->ctime);
+	    same_time(a->ctime, b->ctime);
 }
 
 static bool changed(const struct awscred *a)
@@ -144,7 +145,8 @@ static void free_text(struct text *t)
 
 #define CLEANUP_TEXT __attribute__((cleanup(free_text)))
 
-/* 0, also when there is no such file (then t->p stays NULL), or -errno. Symbolic links are followed: people use them. */
+/* 0, also when there is no such file (then t->p stays NULL), or -errno. Symbolic links are followed: people
+ * use them. */
 static int read_text(struct text *t, const char *path, struct stat *st)
 {
 	CLEANUP_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -215,12 +217,14 @@ static int load(struct awscred *a, char *why)
 
 /* ---- credentials ---- */
 
-static int make(struct sigv4_credentials **out, const char *access, const char *secret, const char *token, char *why)
+static int make(
+    struct sigv4_credentials **out, const char *access, const char *secret, const char *token, char *why)
 {
 	size_t ntoken = token && *token ? strlen(token) + 1 : 0;
 	struct sigv4_credentials *c;
 
-	if (strlen(access) >= sizeof(c->access_key) || strlen(secret) >= sizeof(c->secret_key) || ntoken > AWSCRED_TOKEN_MAX) {
+	if (strlen(access) >= sizeof(c->access_key) || strlen(secret) >= sizeof(c->secret_key) ||
+	    ntoken > AWSCRED_TOKEN_MAX) {
 		snprintf(why, AWSCRED_WHY, "the AWS credentials are too long to be any");
 		return -EINVAL;
 	}
@@ -267,10 +271,12 @@ static int from_files(struct awscred *a, struct sigv4_credentials **out, char *w
 	if (*p->access_key && *p->secret_key)
 		return make(out, p->access_key, p->secret_key, p->token, why);
 	if (*p->access_key || *p->secret_key) {
-		snprintf(why, AWSCRED_WHY, "profile '%.60s' has only one of aws_access_key_id and aws_secret_access_key", name);
+		snprintf(why, AWSCRED_WHY,
+		    "profile '%.60s' has only one of aws_access_key_id and aws_secret_access_key", name);
 		return -EINVAL;
 	}
-	snprintf(why, AWSCRED_WHY, "no AWS credentials: %sprofile '%.60s' %s in the shared files of the AWS tools",
+	snprintf(why, AWSCRED_WHY,
+	    "no AWS credentials: %sprofile '%.60s' %s in the shared files of the AWS tools",
 	    a->profile ? "" : "AWS_ACCESS_KEY_ID is not set and ", name, p->found ? "has no keys" : "is not");
 	return -ENOENT;
 }
@@ -349,7 +355,8 @@ static const char *env_endpoint(const char *service)
 	return env(name) ? env(name) : env("AWS_ENDPOINT_URL");
 }
 
-/* Reads the config file once more: only its text has the [services] section, and this is asked once per mount. */
+/* Reads the config file once more: only its text has the [services] section, and this is asked once per
+ * mount. */
 static void load_service(struct awscred *a, const char *service)
 {
 	CLEANUP_TEXT struct text text = { 0 };

@@ -1,7 +1,8 @@
 /* awscred_ini.c — the INI dialect of the AWS tools.
  *
- * Hides: which section a profile lives in, sub-keys (indented lines below a key without a value), comments, and the list of
- * keys that make a profile unusable here. The text is cut up in place, so no second copy of a secret is made.              */
+ * Hides: which section a profile lives in, sub-keys (indented lines below a key without a value), comments,
+ * and the list of keys that make a profile unusable here. The text is cut up in place, so no second copy of a
+ * secret is made.              */
 #include "awscred_internal.h"
 
 #include <errno.h>
@@ -21,7 +22,7 @@ struct reader {
 	const char *where;
 	char *why;
 	const char *section, *parent;
-	bool in_keys;  /* a key of this section has been seen; its indentation: */
+	bool in_keys; /* a key of this section has been seen; its indentation: */
 	size_t indent;
 	unsigned line;
 	/* 0 or -EINVAL, with why filled */
@@ -135,8 +136,8 @@ static const struct {
 	{ "mfa_serial", "profiles that ask for an MFA code are not supported" },
 };
 
-#define FIELD(key, member)                                                                         \
-	{                                                                                          \
+#define FIELD(key, member)                                                                                   \
+	{                                                                                                    \
 		key, offsetof(struct awscred_profile, member), sizeof(((struct awscred_profile *)0)->member) \
 	}
 
@@ -159,7 +160,8 @@ struct wanted {
 	const char *profile, *service;
 };
 
-/* "profile x" and "default" in the config file, "x" in the credentials file; quotes round the name are tolerated. */
+/* "profile x" and "default" in the config file, "x" in the credentials file; quotes round the name are
+ * tolerated. */
 static bool names_profile(const struct wanted *w, const char *section)
 {
 	size_t n = strlen(w->profile);
@@ -208,8 +210,8 @@ static int take_profile(void *arg, const struct reader *r, const struct entry *e
 	return 0;
 }
 
-int awscred_ini_profile(struct awscred_profile *out, enum awscred_file file, char *text, const char *profile, const char *where,
-    char *why)
+int awscred_ini_profile(struct awscred_profile *out, enum awscred_file file, char *text, const char *profile,
+    const char *where, char *why)
 {
 	struct wanted w = { .out = out, .file = file, .profile = profile };
 	struct reader r = { .where = where, .why = why, .take = take_profile, .arg = &w };
@@ -230,7 +232,8 @@ static int take_service(void *arg, const struct reader *r, const struct entry *e
 	return store(w->out->service_endpoint, sizeof(w->out->service_endpoint), r, e);
 }
 
-int awscred_ini_service(struct awscred_profile *out, char *text, const char *service, const char *where, char *why)
+int awscred_ini_service(
+    struct awscred_profile *out, char *text, const char *service, const char *where, char *why)
 {
 	struct wanted w = { .out = out, .service = service };
 	struct reader r = { .where = where, .why = why, .take = take_service, .arg = &w };

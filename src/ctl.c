@@ -357,7 +357,7 @@ int ctl_call_socket(const char *path, const json_t *request, unsigned timeout_ms
 		ret = line_write(fd, -1, deadline, text);
 	if (ret == 0)
 		ret = line_read(fd, -1, deadline, CTL_ANSWER_MAX, &line);
-	if (ret < 0)
+	if (ret < 0 || !line)
 		return ret == -EAGAIN ? -ETIMEDOUT : ret;
 	*answer = jsonio_parse(line, strlen(line), CTL_ANSWER_MAX);
 	return *answer ? 0 : -EPROTO;

@@ -178,6 +178,9 @@ void file_issued(struct file *f, struct file_node *n, uint32_t e, uint64_t ver)
 		n->dirty = true;
 		set_ent(f, n, e, ver);
 	} else {
+		/* a node rebuilt below a drop exists for others only once it is written */
+		if (n->up && (n->up->ent[n->slot] & ENT_GONE))
+			n->dirty = true;
 		set_ent(f, n, e, ver | ENT_PEND);
 	}
 }

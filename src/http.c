@@ -1,7 +1,7 @@
 /* http.c — libcurl behind one function.
  *
- * Hides: the pool of easy handles, and which addresses may be spoken to without TLS. libcurl copies headers, a session token
- * among them, and may copy bodies: its allocator wipes what it frees.                                                      */
+ * Hides: the pool of easy handles, and which addresses may be spoken to without TLS. libcurl copies headers,
+ * a session token among them, and may copy bodies: its allocator wipes what it frees. */
 #include "http_internal.h"
 
 #include <arpa/inet.h>
@@ -41,7 +41,8 @@ static CURLcode global_result;
 
 static void global_init(void)
 {
-	global_result = curl_global_init_mem(CURL_GLOBAL_ALL, malloc, wiping_free, wiping_realloc, strdup, calloc);
+	global_result =
+	    curl_global_init_mem(CURL_GLOBAL_ALL, malloc, wiping_free, wiping_realloc, strdup, calloc);
 }
 
 static int global_ready(void)
@@ -78,7 +79,8 @@ static int share_open(struct http *h)
 	if (!h->share)
 		return -ENOMEM;
 	if (curl_share_setopt(h->share, CURLSHOPT_LOCKFUNC, share_acquire) ||
-	    curl_share_setopt(h->share, CURLSHOPT_UNLOCKFUNC, share_release) || curl_share_setopt(h->share, CURLSHOPT_USERDATA, h) ||
+	    curl_share_setopt(h->share, CURLSHOPT_UNLOCKFUNC, share_release) ||
+	    curl_share_setopt(h->share, CURLSHOPT_USERDATA, h) ||
 	    curl_share_setopt(h->share, CURLSHOPT_SHARE, CURL_LOCK_DATA_DNS) ||
 	    curl_share_setopt(h->share, CURLSHOPT_SHARE, CURL_LOCK_DATA_SSL_SESSION))
 		return -EIO;
@@ -213,7 +215,8 @@ static void give_handle(struct http *h, CURL *easy)
 /* Loopback, and the fixed addresses of the metadata services of AWS. */
 static bool plain_allowed(const char *host)
 {
-	static const char *const metadata[] = { "169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "fd00:ec2::23" };
+	static const char *const metadata[] = { "169.254.169.254", "169.254.170.2", "169.254.170.23",
+		"fd00:ec2::254", "fd00:ec2::23" };
 	char bare[64], text[INET6_ADDRSTRLEN];
 	struct in6_addr address;
 	size_t n = strlen(host);
@@ -273,7 +276,8 @@ static int check_url(CURLU *url, const char *text, bool *tls, char *why)
 		return -EINVAL;
 	}
 	if (!*tls && !plain_allowed(host)) {
-		snprintf(why, HTTP_WHY, "plain http to '%.80s' is refused: only loopback may be spoken to without TLS", host);
+		snprintf(why, HTTP_WHY,
+		    "plain http to '%.80s' is refused: only loopback may be spoken to without TLS", host);
 		return -EINVAL;
 	}
 	return 0;
@@ -328,7 +332,8 @@ int http_do(struct http *h, const struct http_request *req, struct http_response
 	call.headers = headers;
 	r = take_handle(h, req->deadline, &easy);
 	if (r) {
-		snprintf(why, HTTP_WHY, "%s", r == -ETIMEDOUT ? "no connection became free in time" : "out of memory");
+		snprintf(why, HTTP_WHY, "%s",
+		    r == -ETIMEDOUT ? "no connection became free in time" : "out of memory");
 		return r;
 	}
 	r = http_transfer(h, easy, &call, out, why);

@@ -30,7 +30,9 @@ struct http_call {
 
 /* 0 when the deadline has passed. */
 uint64_t http_remaining_ms(uint64_t deadline);
-/* Results as http_do's. The handle is left without pointers into the caller's memory; *out may hold a partial body. */
-MUST_CHECK int http_transfer(struct http *, CURL *easy, const struct http_call *, struct http_response *out, char *why);
+/* Results as http_do's. The handle is left without pointers into the caller's memory; *out may hold a partial
+ * body. */
+MUST_CHECK int http_transfer(
+    struct http *, CURL *easy, const struct http_call *, struct http_response *out, char *why);
 
 #endif

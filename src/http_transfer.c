@@ -1,8 +1,9 @@
 /* http_transfer.c — one attempt on one easy handle.
  *
- * Hides: libcurl's options and error codes, and the bounds on what comes back. The receive buffer of libcurl is wiped as soon as
- * the body has been copied out of it. A dead reused connection is tried again by libcurl itself, on a fresh one, as long as
- * no byte of an answer has come; http.h promises that, and test_http.c holds libcurl to it.                                  */
+ * Hides: libcurl's options and error codes, and the bounds on what comes back. The receive buffer of libcurl
+ * is wiped as soon as the body has been copied out of it. A dead reused connection is tried again by libcurl
+ * itself, on a fresh one, as long as no byte of an answer has come; http.h promises that, and test_http.c
+ * holds libcurl to it.                                  */
 #include "http_internal.h"
 
 #include <errno.h>
@@ -115,37 +116,28 @@ static int error_of(CURLcode code, CURL *easy, const struct transfer *t)
 	if (t->no_memory)
 		return -ENOMEM;
 	switch (code) {
-	case CURLE_OPERATION_TIMEDOUT:
-		return -ETIMEDOUT;
-	case CURLE_COULDNT_CONNECT:
-		return connect_error(easy);
+	case CURLE_OPERATION_TIMEDOUT: return -ETIMEDOUT;
+	case CURLE_COULDNT_CONNECT: return connect_error(easy);
 	case CURLE_COULDNT_RESOLVE_HOST:
-	case CURLE_COULDNT_RESOLVE_PROXY:
-		return -EHOSTUNREACH;
-	case CURLE_FILESIZE_EXCEEDED:
-		return -EFBIG;
+	case CURLE_COULDNT_RESOLVE_PROXY: return -EHOSTUNREACH;
+	case CURLE_FILESIZE_EXCEEDED: return -EFBIG;
 	case CURLE_PEER_FAILED_VERIFICATION:
-	case CURLE_SSL_ISSUER_ERROR:
-		return -EKEYREJECTED;
+	case CURLE_SSL_ISSUER_ERROR: return -EKEYREJECTED;
 	case CURLE_SSL_CACERT_BADFILE:
 	case CURLE_URL_MALFORMAT:
-	case CURLE_UNSUPPORTED_PROTOCOL:
-		return -EINVAL;
+	case CURLE_UNSUPPORTED_PROTOCOL: return -EINVAL;
 	case CURLE_SSL_CONNECT_ERROR:
 	case CURLE_SSL_CIPHER:
-	case CURLE_WEIRD_SERVER_REPLY:
-		return -EPROTO;
-	case CURLE_OUT_OF_MEMORY:
-		return -ENOMEM;
-	default:
-		return -EIO;
+	case CURLE_WEIRD_SERVER_REPLY: return -EPROTO;
+	case CURLE_OUT_OF_MEMORY: return -ENOMEM;
+	default: return -EIO;
 	}
 }
 
-#define SET(option, value)                                                                         \
-	do {                                                                                       \
-		if (!rc)                                                                           \
-			rc = curl_easy_setopt(easy, option, value);                                \
+#define SET(option, value)                                                                                   \
+	do {                                                                                                 \
+		if (!rc)                                                                                     \
+			rc = curl_easy_setopt(easy, option, value);                                          \
 	} while (0)
 
 static CURLcode set_connection(CURL *easy, const struct http *h, bool tls)
@@ -215,7 +207,8 @@ static CURLcode set_answer(CURL *easy, struct transfer *t, const struct http *h,
 	return rc;
 }
 
-int http_transfer(struct http *h, CURL *easy, const struct http_call *call, struct http_response *out, char *why)
+int http_transfer(
+    struct http *h, CURL *easy, const struct http_call *call, struct http_response *out, char *why)
 {
 	uint64_t ms = http_remaining_ms(call->req->deadline), begun = io_boot_ms();
 	struct transfer t = { .out = out };
@@ -238,7 +231,10 @@ int http_transfer(struct http *h, CURL *easy, const struct http_call *call, stru
 		rc = curl_easy_perform(easy);
 	if (rc) {
 		r = error_of(rc, easy, &t);
-		snprintf(why, HTTP_WHY, "%.158s", t.too_large ? "the answer is too large" : *t.error ? t.error : curl_easy_strerror(rc));
+		snprintf(why, HTTP_WHY, "%.158s",
+		    t.too_large    ? "the answer is too large"
+		        : *t.error ? t.error
+		                   : curl_easy_strerror(rc));
 	} else
 		read_answer(out, easy, call->tls);
 	out->latency_ms = (uint32_t)(io_boot_ms() - begun);

@@ -1,7 +1,7 @@
 /* jsonio.c — jansson with limits.
  *
- * Hides: the depth check before the parser sees the text (jansson's own limit is 2048), jansson's flags, and that text
- * printed by jansson comes from jansson's allocator, which free(3) must not see.                                       */
+ * Hides: the depth check before the parser sees the text (jansson's own limit is 2048), jansson's flags, and
+ * that text printed by jansson comes from jansson's allocator, which free(3) must not see. */
 #include "jsonio.h"
 
 #include <errno.h>

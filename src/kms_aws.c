@@ -1,6 +1,7 @@
 /* kms_aws.c — AWS KMS as a provider: five operations of its JSON protocol.
  *
- * Hides: the members of requests and answers. Everything that is the same for all of them is in kms_aws_call.c. */
+ * Hides: the members of requests and answers. Everything that is the same for all of them is in
+ * kms_aws_call.c. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -62,7 +63,8 @@ static enum kms_status no_request(struct kms_err *err)
 
 /* ---- answers ---- */
 
-static void read_used(struct kms_used *used, const json_t *answer, const char *material, const char *request_id)
+static void read_used(
+    struct kms_used *used, const json_t *answer, const char *material, const char *request_id)
 {
 	const char *hex = jsonio_str(answer, material);
 
@@ -82,7 +84,8 @@ static enum kms_status read_blob(struct kms_blob *blob, const json_t *answer, st
 	return kms_fail(err, KMS_CONFIG, "UnexpectedBlob", "the answer has no usable CiphertextBlob");
 }
 
-static enum kms_status read_secret(uint8_t secret[static 32], const json_t *answer, enum kms_status otherwise, struct kms_err *err)
+static enum kms_status read_secret(
+    uint8_t secret[static 32], const json_t *answer, enum kms_status otherwise, struct kms_err *err)
 {
 	size_t len = 32;
 
@@ -94,16 +97,19 @@ static enum kms_status read_secret(uint8_t secret[static 32], const json_t *answ
 
 /* ---- a state told in words only ---- */
 
-static enum kms_status describe(struct aws *a, const char *key, uint64_t deadline, struct kms_description *d, struct kms_err *err);
+static enum kms_status describe(
+    struct aws *a, const char *key, uint64_t deadline, struct kms_description *d, struct kms_err *err);
 
-/* External key stores report every trouble of theirs as a state of the key. Where the words are unknown, the key's own state
- * decides: an enabled key is in passing trouble. */
-static enum kms_status settle(struct aws *a, const struct aws_call *call, enum kms_status status, struct kms_err *err)
+/* External key stores report every trouble of theirs as a state of the key. Where the words are unknown, the
+ * key's own state decides: an enabled key is in passing trouble. */
+static enum kms_status settle(
+    struct aws *a, const struct aws_call *call, enum kms_status status, struct kms_err *err)
 {
 	CLEANUP_FREE struct kms_description *d = NULL;
 	struct kms_err ignored;
 
-	if (status != KMS_DENIED || strcmp(err->code, "KMSInvalidStateException") || kms_aws_state_known(err->message))
+	if (status != KMS_DENIED || strcmp(err->code, "KMSInvalidStateException") ||
+	    kms_aws_state_known(err->message))
 		return status;
 	d = calloc(1, sizeof(*d));
 	if (d && describe(a, a->key, call->deadline, d, &ignored) == KMS_OK && !strcmp(d->state, "Enabled"))
@@ -111,15 +117,16 @@ static enum kms_status settle(struct aws *a, const struct aws_call *call, enum k
 	return err->status;
 }
 
-static enum kms_status ask(struct aws *a, const struct aws_call *call, json_t **answer, char *request_id, struct kms_err *err)
+static enum kms_status ask(
+    struct aws *a, const struct aws_call *call, json_t **answer, char *request_id, struct kms_err *err)
 {
 	return settle(a, call, aws_call(a, call, answer, request_id, err), err);
 }
 
 /* ---- the operations ---- */
 
-static enum kms_status aws_generate(void *priv, const struct context *ctx, uint64_t deadline, uint8_t secret[static 32],
-    struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
+static enum kms_status aws_generate(void *priv, const struct context *ctx, uint64_t deadline,
+    uint8_t secret[static 32], struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
 {
 	struct aws *a = priv;
 	CLEANUP_JSON json_t *request = json_pack("{s:s, s:i}", "KeyId", a->key, "NumberOfBytes", 32);
@@ -138,16 +145,19 @@ static enum kms_status aws_generate(void *priv, const struct context *ctx, uint6
 	return status == KMS_OK ? read_secret(secret, answer, KMS_CONFIG, err) : status;
 }
 
-static enum kms_status aws_decrypt(void *priv, const char *key, const struct context *ctx, const uint8_t *blob, size_t len,
-    uint64_t deadline, uint8_t secret[static 32], struct kms_used *used, struct kms_err *err)
+static enum kms_status aws_decrypt(void *priv, const char *key, const struct context *ctx,
+    const uint8_t *blob, size_t len, uint64_t deadline, uint8_t secret[static 32], struct kms_used *used,
+    struct kms_err *err)
 {
 	struct aws *a = priv;
-	CLEANUP_JSON json_t *request = json_pack("{s:s}", "KeyId", key), *answer = NULL;
+	CLEANUP_JSON json_t *request = json_pack("{s:s}", "KeyId", key);
+	CLEANUP_JSON json_t *answer = NULL;
 	const struct aws_call call = { "Decrypt", request, !strcmp(key, a->key), deadline };
 	char request_id[128];
 	enum kms_status status;
 
-	if (!request || !set_blob(request, "CiphertextBlob", blob, len) || !set_context(request, "EncryptionContext", ctx))
+	if (!request || !set_blob(request, "CiphertextBlob", blob, len) ||
+	    !set_context(request, "EncryptionContext", ctx))
 		return no_request(err);
 	status = ask(a, &call, &answer, request_id, err);
 	if (status != KMS_OK)
@@ -156,16 +166,18 @@ static enum kms_status aws_decrypt(void *priv, const char *key, const struct con
 	return read_secret(secret, answer, KMS_BAD_BLOB, err);
 }
 
-static enum kms_status aws_encrypt(void *priv, const struct context *ctx, const uint8_t secret[static 32], uint64_t deadline,
-    struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
+static enum kms_status aws_encrypt(void *priv, const struct context *ctx, const uint8_t secret[static 32],
+    uint64_t deadline, struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
 {
 	struct aws *a = priv;
-	CLEANUP_JSON json_t *request = json_pack("{s:s}", "KeyId", a->key), *answer = NULL;
+	CLEANUP_JSON json_t *request = json_pack("{s:s}", "KeyId", a->key);
+	CLEANUP_JSON json_t *answer = NULL;
 	const struct aws_call call = { "Encrypt", request, true, deadline };
 	char request_id[128];
 	enum kms_status status;
 
-	if (!request || !set_blob(request, "Plaintext", secret, 32) || !set_context(request, "EncryptionContext", ctx))
+	if (!request || !set_blob(request, "Plaintext", secret, 32) ||
+	    !set_context(request, "EncryptionContext", ctx))
 		return no_request(err);
 	status = ask(a, &call, &answer, request_id, err);
 	if (status != KMS_OK)
@@ -174,17 +186,20 @@ static enum kms_status aws_encrypt(void *priv, const struct context *ctx, const 
 	return read_blob(blob, answer, err);
 }
 
-static enum kms_status aws_reencrypt(void *priv, const char *from, const struct context *src, const uint8_t *blob, size_t len,
-    const char *to, const struct context *dst, uint64_t deadline, struct kms_blob *out, struct kms_used *used, struct kms_err *err)
+static enum kms_status aws_reencrypt(void *priv, const char *from, const struct context *src,
+    const uint8_t *blob, size_t len, const char *to, const struct context *dst, uint64_t deadline,
+    struct kms_blob *out, struct kms_used *used, struct kms_err *err)
 {
 	struct aws *a = priv;
-	CLEANUP_JSON json_t *request = json_pack("{s:s, s:s}", "SourceKeyId", from, "DestinationKeyId", to), *answer = NULL;
+	CLEANUP_JSON json_t *request = json_pack("{s:s, s:s}", "SourceKeyId", from, "DestinationKeyId", to);
+	CLEANUP_JSON json_t *answer = NULL;
 	const struct aws_call call = { "ReEncrypt", request, false, deadline };
 	char request_id[128];
 	const char *source;
 	enum kms_status status;
 
-	if (!request || !set_blob(request, "CiphertextBlob", blob, len) || !set_context(request, "SourceEncryptionContext", src) ||
+	if (!request || !set_blob(request, "CiphertextBlob", blob, len) ||
+	    !set_context(request, "SourceEncryptionContext", src) ||
 	    !set_context(request, "DestinationEncryptionContext", dst))
 		return no_request(err);
 	status = ask(a, &call, &answer, request_id, err);
@@ -192,7 +207,8 @@ static enum kms_status aws_reencrypt(void *priv, const char *from, const struct 
 		return status;
 	source = jsonio_str(answer, "SourceKeyId");
 	if (!source || strcmp(source, from))
-		return kms_fail(err, KMS_CONFIG, "UnexpectedKey", "the sealed key was opened with another key than '%.120s'", from);
+		return kms_fail(err, KMS_CONFIG, "UnexpectedKey",
+		    "the sealed key was opened with another key than '%.120s'", from);
 	read_used(used, answer, "DestinationKeyMaterialId", request_id);
 	return read_blob(out, answer, err);
 }
@@ -203,9 +219,11 @@ static void copy_member(char *out, size_t size, const json_t *obj, const char *m
 		out[0] = '\0';
 }
 
-static enum kms_status describe(struct aws *a, const char *key, uint64_t deadline, struct kms_description *d, struct kms_err *err)
+static enum kms_status describe(
+    struct aws *a, const char *key, uint64_t deadline, struct kms_description *d, struct kms_err *err)
 {
-	CLEANUP_JSON json_t *request = json_pack("{s:s}", "KeyId", key), *answer = NULL;
+	CLEANUP_JSON json_t *request = json_pack("{s:s}", "KeyId", key);
+	CLEANUP_JSON json_t *answer = NULL;
 	const struct aws_call call = { "DescribeKey", request, false, deadline };
 	char request_id[128];
 	enum kms_status status;
@@ -229,7 +247,8 @@ static enum kms_status describe(struct aws *a, const char *key, uint64_t deadlin
 	return KMS_OK;
 }
 
-static enum kms_status aws_describe(void *priv, const char *key, uint64_t deadline, struct kms_description *d, struct kms_err *err)
+static enum kms_status aws_describe(
+    void *priv, const char *key, uint64_t deadline, struct kms_description *d, struct kms_err *err)
 {
 	return describe(priv, key, deadline, d, err);
 }
@@ -250,7 +269,9 @@ static int aws_fill(struct aws *a, const struct kms_params *params, struct kms_e
 	const struct awscred_params cred = { .profile = params->profile };
 	const struct http_params http = { .connect_timeout_ms = params->connect_timeout_ms,
 		.max_handles = params->max_connections ? params->max_connections : MAX_CONNECTIONS,
-		.ca_bundle = params->ca_bundle && *params->ca_bundle ? params->ca_bundle : getenv("AWS_CA_BUNDLE"), .proxy = params->proxy,
+		.ca_bundle =
+		    params->ca_bundle && *params->ca_bundle ? params->ca_bundle : getenv("AWS_CA_BUNDLE"),
+		.proxy = params->proxy,
 		.user_agent = params->user_agent ? params->user_agent : "byokfs" };
 	int r = awscred_open(&a->cred, &cred);
 
@@ -258,7 +279,8 @@ static int aws_fill(struct aws *a, const struct kms_params *params, struct kms_e
 		r = http_open(&a->http, &http);
 	if (!r)
 		return aws_endpoint_find(&a->endpoint, params, a->cred, err);
-	(void)kms_fail(err, KMS_CONFIG, "BadParameters", "cannot set up the connection: %s", strerrordesc_np(-r));
+	(void)kms_fail(
+	    err, KMS_CONFIG, "BadParameters", "cannot set up the connection: %s", strerrordesc_np(-r));
 	return r;
 }
 

@@ -1,8 +1,8 @@
 /* kms_aws_call.c — one signed request to AWS KMS, and what its answer means.
  *
- * Hides: headers and signature, the shapes an error may have, and the two repairs that are tried once: credentials are read
- * again when the service calls them expired or unknown, and the clock used for signing is corrected when the service says so.
- * That correction never reaches a lease or a deadline.                                                                      */
+ * Hides: headers and signature, the shapes an error may have, and the two repairs that are tried once:
+ * credentials are read again when the service calls them expired or unknown, and the clock used for signing
+ * is corrected when the service says so. That correction never reaches a lease or a deadline. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,8 +14,8 @@
 #include "secret.h"
 
 #define CONTENT_TYPE "application/x-amz-json-1.1"
-#define SKEW_MIN 240    /* seconds; below, the service still accepts the signature */
-#define SKEW_MAX 86400  /* no honest clock is further off */
+#define SKEW_MIN 240   /* seconds; below, the service still accepts the signature */
+#define SKEW_MAX 86400 /* no honest clock is further off */
 #define WHY 200u
 
 /* ---- sending ---- */
@@ -33,7 +33,8 @@ static void free_lines(struct lines *l)
 	explicit_bzero(l->authorization, sizeof(l->authorization));
 }
 
-static int make_lines(struct lines *l, const struct aws *a, const char *target, const struct sigv4_signature *sig, const char *token)
+static int make_lines(struct lines *l, const struct aws *a, const char *target,
+    const struct sigv4_signature *sig, const char *token)
 {
 	size_t n = 0;
 
@@ -58,11 +59,20 @@ static int make_lines(struct lines *l, const struct aws *a, const char *target, 
 	return 0;
 }
 
-static int sign(struct sigv4_signature *sig, struct aws *a, const char *target, const char *body, const struct sigv4_credentials *cred)
+static int sign(struct sigv4_signature *sig, struct aws *a, const char *target, const char *body,
+    const struct sigv4_credentials *cred)
 {
-	const struct sigv4_header header[] = { { "Host", a->endpoint.host }, { "Content-Type", CONTENT_TYPE }, { "X-Amz-Target", target } };
-	const struct sigv4_request req = { .method = "POST", .path = a->endpoint.path, .query = "", .header = header, .nheader = 3,
-		.body = body, .bodylen = strlen(body), .region = a->endpoint.region, .service = "kms",
+	const struct sigv4_header header[] = { { "Host", a->endpoint.host }, { "Content-Type", CONTENT_TYPE },
+		{ "X-Amz-Target", target } };
+	const struct sigv4_request req = { .method = "POST",
+		.path = a->endpoint.path,
+		.query = "",
+		.header = header,
+		.nheader = 3,
+		.body = body,
+		.bodylen = strlen(body),
+		.region = a->endpoint.region,
+		.service = "kms",
 		.time = io_unix_time() + atomic_load(&a->skew) };
 
 	return sigv4_sign(sig, &req, cred);
@@ -97,23 +107,28 @@ static enum kms_status network_failed(struct kms_err *err, int r, const char *wh
 }
 
 /* KMS_OK when any HTTP answer came. */
-static enum kms_status send_request(struct aws *a, const struct aws_call *call, const char *body, struct http_response *resp,
-    struct kms_err *err)
+static enum kms_status send_request(struct aws *a, const struct aws_call *call, const char *body,
+    struct http_response *resp, struct kms_err *err)
 {
 	__attribute__((cleanup(put_credentials))) struct sigv4_credentials *cred = NULL;
 	__attribute__((cleanup(free_lines))) struct lines lines = { .token = NULL };
 	struct sigv4_signature sig;
 	char target[48], why[WHY] = "";
 	int r = awscred_get(a->cred, &cred, why);
-	struct http_request req = { .method = "POST", .url = a->endpoint.url, .headers = lines.list, .body = body,
-		.bodylen = strlen(body), .deadline = call->deadline };
+	struct http_request req = { .method = "POST",
+		.url = a->endpoint.url,
+		.headers = lines.list,
+		.body = body,
+		.bodylen = strlen(body),
+		.deadline = call->deadline };
 
 	if (r)
 		return kms_fail(err, KMS_CONFIG, "NoCredentials", "%s", why);
 	snprintf(target, sizeof(target), "TrentService.%.32s", call->operation);
 	r = sign(&sig, a, target, body, cred);
 	if (r == -EINVAL)
-		return kms_fail(err, KMS_CONFIG, "BadCredentials", "the AWS credentials or the Region contain characters they cannot have");
+		return kms_fail(err, KMS_CONFIG, "BadCredentials",
+		    "the AWS credentials or the Region contain characters they cannot have");
 	if (!r)
 		r = make_lines(&lines, a, target, &sig, cred->session_token);
 	if (r)
@@ -146,8 +161,8 @@ static void copy_code(char *out, size_t size, const char *type)
 		memmove(out, hash + 1, strlen(hash));
 }
 
-static enum kms_status read_error(const struct aws *a, const struct aws_call *call, const struct http_response *resp,
-    const json_t *body, struct kms_err *err)
+static enum kms_status read_error(const struct aws *a, const struct aws_call *call,
+    const struct http_response *resp, const json_t *body, struct kms_err *err)
 {
 	const char *type = jsonio_str(body, "__type"), *message = jsonio_str(body, "message");
 	bool worked = call->known_key && atomic_load(&a->worked);
@@ -164,8 +179,8 @@ static enum kms_status read_error(const struct aws *a, const struct aws_call *ca
 	return err->status;
 }
 
-static enum kms_status read_response(struct aws *a, const struct aws_call *call, const struct http_response *resp, json_t **answer,
-    struct kms_err *err)
+static enum kms_status read_response(struct aws *a, const struct aws_call *call,
+    const struct http_response *resp, json_t **answer, struct kms_err *err)
 {
 	json_t *body = jsonio_parse((const char *)resp->body, resp->len, HTTP_RESPONSE_MAX);
 	enum kms_status status = KMS_OK;
@@ -206,17 +221,19 @@ static bool correct_clock(struct aws *a, const struct http_response *resp)
 	if (skew > SKEW_MAX || skew < -SKEW_MAX || (skew - old < SKEW_MIN && old - skew < SKEW_MIN))
 		return false;
 	atomic_store(&a->skew, skew);
-	log_warn("this host's clock is %" PRId64 " s off the KMS's; requests are signed with corrected time", -skew);
+	log_warn("this host's clock is %" PRId64 " s off the KMS's; requests are signed with corrected time",
+	    -skew);
 	return true;
 }
 
 /* Is there reason to try again? */
 static bool repair(struct aws *a, const struct kms_err *err, const struct http_response *resp)
 {
-	static const char *const credentials[] = { "ExpiredTokenException", "ExpiredToken", "UnrecognizedClientException",
-		"InvalidClientTokenId", "MissingAuthenticationToken", "MissingAuthenticationTokenException", NULL };
-	static const char *const clock[] = { "InvalidSignatureException", "SignatureDoesNotMatch", "RequestExpired", "RequestInTheFuture",
-		"RequestTimeTooSkewed", "AuthFailure", NULL };
+	static const char *const credentials[] = { "ExpiredTokenException", "ExpiredToken",
+		"UnrecognizedClientException", "InvalidClientTokenId", "MissingAuthenticationToken",
+		"MissingAuthenticationTokenException", NULL };
+	static const char *const clock[] = { "InvalidSignatureException", "SignatureDoesNotMatch",
+		"RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed", "AuthFailure", NULL };
 
 	if (one_of(err->code, credentials)) {
 		awscred_refresh(a->cred);
@@ -230,7 +247,8 @@ static void free_secret(char **p)
 	secret_free(*p);
 }
 
-enum kms_status aws_call(struct aws *a, const struct aws_call *call, json_t **answer, char *request_id, struct kms_err *err)
+enum kms_status aws_call(
+    struct aws *a, const struct aws_call *call, json_t **answer, char *request_id, struct kms_err *err)
 {
 	__attribute__((cleanup(free_secret))) char *body = jsonio_print_secret(call->request);
 	enum kms_status status = KMS_CONFIG;

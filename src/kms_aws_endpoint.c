@@ -1,7 +1,7 @@
 /* kms_aws_endpoint.c — which host serves a key, and for which Region requests are signed.
  *
- * Hides: the anatomy of ARNs, the order in which settings win, and when a port belongs into the Host header. The Region
- * never comes from a host name: private endpoints have names of their own.                                             */
+ * Hides: the anatomy of ARNs, the order in which settings win, and when a port belongs into the Host header.
+ * The Region never comes from a host name: private endpoints have names of their own. */
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
@@ -53,7 +53,8 @@ static bool region_ok(const char *region)
 	return true;
 }
 
-static int find_region(char out[static 64], const struct kms_params *params, struct awscred *cred, struct kms_err *err)
+static int find_region(
+    char out[static 64], const struct kms_params *params, struct awscred *cred, struct kms_err *err)
 {
 	const char *given = params->region && *params->region ? params->region : NULL;
 
@@ -67,13 +68,15 @@ static int find_region(char out[static 64], const struct kms_params *params, str
 	if (*out || given)
 		(void)kms_fail(err, KMS_CONFIG, "BadRegion", "'%.60s' is not a Region", given ? given : out);
 	else
-		(void)kms_fail(err, KMS_CONFIG, "NoRegion", "no Region: give kms.region, or the key as an ARN");
+		(void)kms_fail(
+		    err, KMS_CONFIG, "NoRegion", "no Region: give kms.region, or the key as an ARN");
 	return -EINVAL;
 }
 
 static void default_url(char out[static AWS_URL_MAX], const char *region)
 {
-	snprintf(out, AWS_URL_MAX, "https://kms.%s.amazonaws.com%s/", region, strncmp(region, "cn-", 3) ? "" : ".cn");
+	snprintf(out, AWS_URL_MAX, "https://kms.%s.amazonaws.com%s/", region,
+	    strncmp(region, "cn-", 3) ? "" : ".cn");
 }
 
 /* host[:port] without the scheme's own port: what HTTP clients send. */
@@ -111,7 +114,8 @@ static int cut_url(struct aws_endpoint *e)
 	return 0;
 }
 
-int aws_endpoint_find(struct aws_endpoint *e, const struct kms_params *params, struct awscred *cred, struct kms_err *err)
+int aws_endpoint_find(
+    struct aws_endpoint *e, const struct kms_params *params, struct awscred *cred, struct kms_err *err)
 {
 	const char *given = params->endpoint && *params->endpoint ? params->endpoint : NULL;
 	int r = find_region(e->region, params, cred, err);
@@ -126,6 +130,7 @@ int aws_endpoint_find(struct aws_endpoint *e, const struct kms_params *params, s
 		default_url(e->url, e->region);
 	if (!cut_url(e))
 		return 0;
-	(void)kms_fail(err, KMS_CONFIG, "BadEndpoint", "'%.120s' is not an endpoint URL", given ? given : e->url);
+	(void)kms_fail(
+	    err, KMS_CONFIG, "BadEndpoint", "'%.120s' is not an endpoint URL", given ? given : e->url);
 	return -EINVAL;
 }

@@ -1,8 +1,8 @@
 /* kms_aws_error.c — what an error of AWS KMS means for the key.
  *
- * Hides: the spellings of an error's name, and the table. The name decides, never the HTTP status alone: the real service
- * answers 400 to nearly everything. An unknown name is our problem below 500 and a passing one from there on; neither renews a
- * lease.                                                                                                                   */
+ * Hides: the spellings of an error's name, and the table. The name decides, never the HTTP status alone: the
+ * real service answers 400 to nearly everything. An unknown name is our problem below 500 and a passing one
+ * from there on; neither renews a lease. */
 #include <stdbool.h>
 #include <string.h>
 
@@ -94,10 +94,10 @@ static bool says(const char *message, const char *const *words)
 	return false;
 }
 
-static const char *const passing[] = { "is creating", "is updating", "did not respond in time", "cannot communicate",
-	"can't communicate", NULL };
-static const char *const final[] = { "pending deletion", "pending replica deletion", "pendingdeletion", "pending import",
-	"pendingimport", "is unavailable", "is disabled", NULL };
+static const char *const passing[] = { "is creating", "is updating", "did not respond in time",
+	"cannot communicate", "can't communicate", NULL };
+static const char *const final[] = { "pending deletion", "pending replica deletion", "pendingdeletion",
+	"pending import", "pendingimport", "is unavailable", "is disabled", NULL };
 
 bool kms_aws_state_known(const char *message)
 {

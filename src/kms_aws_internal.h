@@ -14,7 +14,7 @@
 
 /* Where requests go and what they are signed for. */
 struct aws_endpoint {
-	char url[AWS_URL_MAX];  /* with a path */
+	char url[AWS_URL_MAX];   /* with a path */
 	char host[AWS_HOST_MAX]; /* as in the Host header */
 	char path[AWS_URL_MAX];
 	char region[64];
@@ -35,7 +35,8 @@ bool aws_arn_region(char out[static 64], const char *arn);
 /* An ARN of a key, not of an alias. */
 bool aws_arn_is_key(const char *name);
 /* 0, or -EINVAL with *err filled. */
-MUST_CHECK int aws_endpoint_find(struct aws_endpoint *out, const struct kms_params *, struct awscred *, struct kms_err *err);
+MUST_CHECK int aws_endpoint_find(
+    struct aws_endpoint *out, const struct kms_params *, struct awscred *, struct kms_err *err);
 
 struct aws_call {
 	const char *operation;
@@ -44,8 +45,9 @@ struct aws_call {
 	uint64_t deadline;
 };
 
-/* One signed request, and once more after a repair (credentials read again, clock corrected). KMS_OK: *answer is an object to
- * json_decref(), and request_id (128 bytes) that of the answer. */
-enum kms_status aws_call(struct aws *, const struct aws_call *, json_t **answer, char *request_id, struct kms_err *err);
+/* One signed request, and once more after a repair (credentials read again, clock corrected). KMS_OK: *answer
+ * is an object to json_decref(), and request_id (128 bytes) that of the answer. */
+enum kms_status aws_call(
+    struct aws *, const struct aws_call *, json_t **answer, char *request_id, struct kms_err *err);
 
 #endif

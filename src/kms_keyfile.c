@@ -1,7 +1,8 @@
 /* kms_keyfile.c — a key the administrator keeps in a file, byokfs-format(5), section 8.
  *
- * Hides: the file's rules and the sealing. Nothing of the key outlives a call: the file is read again each time, so that taking
- * it away is what disabling a key is elsewhere. A file that cannot be read proves nothing: the KMS is down, not denying.      */
+ * Hides: the file's rules and the sealing. Nothing of the key outlives a call: the file is read again each
+ * time, so that taking it away is what disabling a key is elsewhere. A file that cannot be read proves
+ * nothing: the KMS is down, not denying.      */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -106,16 +107,18 @@ static enum kms_status unusable(struct kms_err *err, const char *path, int r)
 {
 	switch (r) {
 	case -ENOENT:
-	case -ENOTDIR:
-		return kms_fail(err, KMS_DENIED, "NotFound", "the key file '%.120s' is gone", path);
+	case -ENOTDIR: return kms_fail(err, KMS_DENIED, "NotFound", "the key file '%.120s' is gone", path);
 	case -EINVAL:
-		return kms_fail(err, KMS_DENIED, "NotFound", "the key file '%.120s' is not a regular file of 32 bytes", path);
+		return kms_fail(err, KMS_DENIED, "NotFound",
+		    "the key file '%.120s' is not a regular file of 32 bytes", path);
 	case -EPERM:
-		return kms_fail(err, KMS_CONFIG, "BadPermissions", "the key file '%.120s' is open to others: run 'chmod 600' on it", path);
+		return kms_fail(err, KMS_CONFIG, "BadPermissions",
+		    "the key file '%.120s' is open to others: run 'chmod 600' on it", path);
 	case -ENOMEM:
 		return kms_fail(err, KMS_DOWN, "OutOfMemory", "no locked memory left for the key file's key");
 	default:
-		return kms_fail(err, KMS_DOWN, "Unreadable", "cannot read the key file '%.120s': %s", path, strerrordesc_np(-r));
+		return kms_fail(err, KMS_DOWN, "Unreadable", "cannot read the key file '%.120s': %s", path,
+		    strerrordesc_np(-r));
 	}
 }
 
@@ -126,7 +129,8 @@ static enum kms_status load_same(struct material **out, const struct keyfile *k,
 	if (r)
 		return unusable(err, k->path, r);
 	if (strcmp((*out)->name, k->name))
-		return kms_fail(err, KMS_DENIED, "NotFound", "the key file '%.120s' now holds another key, %s", k->path, (*out)->name);
+		return kms_fail(err, KMS_DENIED, "NotFound",
+		    "the key file '%.120s' now holds another key, %s", k->path, (*out)->name);
 	return KMS_OK;
 }
 
@@ -139,29 +143,34 @@ static void free_cipher(EVP_CIPHER_CTX **c)
 
 #define CLEANUP_CIPHER __attribute__((cleanup(free_cipher)))
 
-static bool start(EVP_CIPHER_CTX *c, const uint8_t *key, const uint8_t *iv, const struct context *ctx, int sealing)
+static bool start(
+    EVP_CIPHER_CTX *c, const uint8_t *key, const uint8_t *iv, const struct context *ctx, int sealing)
 {
 	uint8_t aad[CONTEXT_ENCODED_MAX];
 	size_t n = context_encode(aad, ctx);
 	int len;
 
-	return c && EVP_CipherInit_ex(c, EVP_aes_256_gcm(), NULL, key, iv, sealing) && EVP_CipherUpdate(c, NULL, &len, aad, (int)n);
+	return c && EVP_CipherInit_ex(c, EVP_aes_256_gcm(), NULL, key, iv, sealing) &&
+	    EVP_CipherUpdate(c, NULL, &len, aad, (int)n);
 }
 
-static int seal(uint8_t blob[static BLOB], const uint8_t secret[static KEY], const struct material *m, const struct context *ctx)
+static int seal(uint8_t blob[static BLOB], const uint8_t secret[static KEY], const struct material *m,
+    const struct context *ctx)
 {
 	CLEANUP_CIPHER EVP_CIPHER_CTX *c = EVP_CIPHER_CTX_new();
 	int len;
 
 	secret_random(blob, IV);
-	if (!start(c, m->seal, blob, ctx, 1) || !EVP_CipherUpdate(c, blob + IV, &len, secret, KEY) || len != KEY ||
-	    !EVP_CipherFinal_ex(c, blob + IV + KEY, &len) || !EVP_CIPHER_CTX_ctrl(c, EVP_CTRL_GCM_GET_TAG, TAG, blob + IV + KEY))
+	if (!start(c, m->seal, blob, ctx, 1) || !EVP_CipherUpdate(c, blob + IV, &len, secret, KEY) ||
+	    len != KEY || !EVP_CipherFinal_ex(c, blob + IV + KEY, &len) ||
+	    !EVP_CIPHER_CTX_ctrl(c, EVP_CTRL_GCM_GET_TAG, TAG, blob + IV + KEY))
 		return -EIO;
 	return 0;
 }
 
 /* -EBADMSG: not sealed by this key for this context. */
-static int unseal(uint8_t secret[static KEY], const uint8_t blob[static BLOB], const struct material *m, const struct context *ctx)
+static int unseal(uint8_t secret[static KEY], const uint8_t blob[static BLOB], const struct material *m,
+    const struct context *ctx)
 {
 	CLEANUP_CIPHER EVP_CIPHER_CTX *c = EVP_CIPHER_CTX_new();
 	uint8_t tag[TAG];
@@ -181,8 +190,8 @@ static enum kms_status library_failed(struct kms_err *err)
 
 /* ---- the operations ---- */
 
-static enum kms_status keyfile_encrypt(void *priv, const struct context *ctx, const uint8_t secret[static 32], uint64_t deadline,
-    struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
+static enum kms_status keyfile_encrypt(void *priv, const struct context *ctx, const uint8_t secret[static 32],
+    uint64_t deadline, struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
 {
 	const struct keyfile *k = priv;
 	CLEANUP_MATERIAL struct material *m = NULL;
@@ -198,15 +207,16 @@ static enum kms_status keyfile_encrypt(void *priv, const struct context *ctx, co
 	return KMS_OK;
 }
 
-static enum kms_status keyfile_generate(void *priv, const struct context *ctx, uint64_t deadline, uint8_t secret[static 32],
-    struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
+static enum kms_status keyfile_generate(void *priv, const struct context *ctx, uint64_t deadline,
+    uint8_t secret[static 32], struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
 {
 	secret_random(secret, KEY);
 	return keyfile_encrypt(priv, ctx, secret, deadline, blob, used, err);
 }
 
-static enum kms_status keyfile_decrypt(void *priv, const char *key, const struct context *ctx, const uint8_t *blob, size_t len,
-    uint64_t deadline, uint8_t secret[static 32], struct kms_used *used, struct kms_err *err)
+static enum kms_status keyfile_decrypt(void *priv, const char *key, const struct context *ctx,
+    const uint8_t *blob, size_t len, uint64_t deadline, uint8_t secret[static 32], struct kms_used *used,
+    struct kms_err *err)
 {
 	const struct keyfile *k = priv;
 	CLEANUP_MATERIAL struct material *m = NULL;
@@ -217,21 +227,25 @@ static enum kms_status keyfile_decrypt(void *priv, const char *key, const struct
 	if (status != KMS_OK)
 		return status;
 	if (strcmp(key, k->name))
-		return kms_fail(err, KMS_BAD_BLOB, "IncorrectKey", "the key file holds %s, not '%.120s'", k->name, key);
+		return kms_fail(
+		    err, KMS_BAD_BLOB, "IncorrectKey", "the key file holds %s, not '%.120s'", k->name, key);
 	if (len != BLOB)
-		return kms_fail(err, KMS_BAD_BLOB, "InvalidCiphertext", "a sealed key of %zu bytes is not of this provider", len);
+		return kms_fail(err, KMS_BAD_BLOB, "InvalidCiphertext",
+		    "a sealed key of %zu bytes is not of this provider", len);
 	r = unseal(secret, blob, m, ctx);
 	if (r)
 		explicit_bzero(secret, KEY);
 	if (r == -EBADMSG)
-		return kms_fail(err, KMS_BAD_BLOB, "InvalidCiphertext", "not sealed under %s for this context", k->name);
+		return kms_fail(
+		    err, KMS_BAD_BLOB, "InvalidCiphertext", "not sealed under %s for this context", k->name);
 	if (r)
 		return library_failed(err);
 	strcpy(used->key, k->name);
 	return KMS_OK;
 }
 
-static enum kms_status keyfile_describe(void *priv, const char *key, uint64_t deadline, struct kms_description *d, struct kms_err *err)
+static enum kms_status keyfile_describe(
+    void *priv, const char *key, uint64_t deadline, struct kms_description *d, struct kms_err *err)
 {
 	const struct keyfile *k = priv;
 	CLEANUP_MATERIAL struct material *m = NULL;
@@ -241,7 +255,8 @@ static enum kms_status keyfile_describe(void *priv, const char *key, uint64_t de
 	if (status != KMS_OK)
 		return status;
 	if (strcmp(key, k->name))
-		return kms_fail(err, KMS_CONFIG, "NotFound", "the key file holds %s, not '%.120s'", k->name, key);
+		return kms_fail(
+		    err, KMS_CONFIG, "NotFound", "the key file holds %s, not '%.120s'", k->name, key);
 	strcpy(d->arn, k->name);
 	strcpy(d->state, "Enabled");
 	strcpy(d->usage, "ENCRYPT_DECRYPT");

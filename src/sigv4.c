@@ -1,7 +1,7 @@
 /* sigv4.c — the canonical request and its signature.
  *
- * Hides: the order and folding of headers, and the chain of HMACs. Texts are built in buffers whose size is computed
- * beforehand, so that nothing is reallocated and one wipe removes every trace of the token.                          */
+ * Hides: the order and folding of headers, and the chain of HMACs. Texts are built in buffers whose size is
+ * computed beforehand, so that nothing is reallocated and one wipe removes every trace of the token. */
 #include "sigv4.h"
 
 #include <ctype.h>
@@ -58,7 +58,7 @@ static bool header_ok(const struct sigv4_header *h)
 static bool is_ours(const char *name)
 {
 	return !strcasecmp(name, "x-amz-date") || !strcasecmp(name, "x-amz-security-token") ||
-	       !strcasecmp(name, "authorization");
+	    !strcasecmp(name, "authorization");
 }
 
 /* Sorted by name; equal names stay in the order given. */
@@ -208,11 +208,13 @@ static int make_scope(struct job *job)
 	struct tm tm;
 	int n;
 
-	if (req->time < 0 || !gmtime_r(&t, &tm) || strftime(job->date, sizeof(job->date), "%Y%m%dT%H%M%SZ", &tm) != 16)
+	if (req->time < 0 || !gmtime_r(&t, &tm) ||
+	    strftime(job->date, sizeof(job->date), "%Y%m%dT%H%M%SZ", &tm) != 16)
 		return -EINVAL;
 	if (!word_ok(req->region) || !word_ok(req->service) || !word_ok(job->cred->access_key))
 		return -EINVAL;
-	n = snprintf(job->scope, sizeof(job->scope), "%.8s/%s/%s/aws4_request", job->date, req->region, req->service);
+	n = snprintf(
+	    job->scope, sizeof(job->scope), "%.8s/%s/%s/aws4_request", job->date, req->region, req->service);
 	return n < 0 || (size_t)n >= sizeof(job->scope) ? -EINVAL : 0;
 }
 
@@ -221,7 +223,8 @@ static size_t room(const struct sigv4_request *req, const struct sigv4_credentia
 {
 	size_t n;
 
-	if (!req->method || !word_ok(req->method) || !req->path || req->path[0] != '/' || req->nheader > HEADERS_MAX)
+	if (!req->method || !word_ok(req->method) || !req->path || req->path[0] != '/' ||
+	    req->nheader > HEADERS_MAX)
 		return 0;
 	n = strlen(req->method) + strlen(req->path);
 	n += (req->query ? strlen(req->query) : 0) + (cred->session_token ? strlen(cred->session_token) : 0);
@@ -264,7 +267,8 @@ static int hmac(struct digest *out, const void *key, size_t keylen, const char *
 {
 	unsigned int n = 0;
 
-	if (!HMAC(EVP_sha256(), key, (int)keylen, (const unsigned char *)text, len, out->b, &n) || n != SHA256)
+	if (!HMAC(EVP_sha256(), key, (int)keylen, (const unsigned char *)text, len, out->b, &n) ||
+	    n != SHA256)
 		return -EIO;
 	return 0;
 }
@@ -290,7 +294,8 @@ static int make_signature(char hex[static 2 * SHA256 + 1], const struct job *job
 	return r;
 }
 
-int sigv4_sign(struct sigv4_signature *out, const struct sigv4_request *req, const struct sigv4_credentials *cred)
+int sigv4_sign(
+    struct sigv4_signature *out, const struct sigv4_request *req, const struct sigv4_credentials *cred)
 {
 	__attribute__((cleanup(job_close))) struct job job = { .req = req, .cred = cred };
 	char hex[2 * SHA256 + 1];
@@ -302,7 +307,8 @@ int sigv4_sign(struct sigv4_signature *out, const struct sigv4_request *req, con
 		return r;
 	memcpy(out->amz_date, job.date, sizeof(job.date));
 	n = snprintf(out->authorization, sizeof(out->authorization),
-	    "AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%s", cred->access_key, job.scope, job.names.p, hex);
+	    "AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%s", cred->access_key, job.scope,
+	    job.names.p, hex);
 	return n < 0 || (size_t)n >= sizeof(out->authorization) ? -EINVAL : 0;
 }
 

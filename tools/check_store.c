@@ -100,7 +100,7 @@ static bool is_held(int dirfd, const char *name)
 
 static void check_marker(struct check *c, int dirfd, const char *name)
 {
-	struct descriptor_marker marker;
+	struct descriptor_marker marker = { 0 };
 	char *text CLEANUP_FREE = NULL;
 	size_t len = 0;
 	struct stat st;

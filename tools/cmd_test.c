@@ -110,15 +110,14 @@ static bool try_credentials(struct trial *t)
 		awscred_region(cred, t->host_region);
 		ret = awscred_get(cred, &c, why);
 	}
-	if (ret < 0)
+	if (ret < 0 || !c)
 		failed(t, EXIT_CONFIG, "credentials",
 		    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws/credentials", "%s", why);
 	else
 		ok("credentials", "from %s, access key %.4s...%s%s", credentials_source(t, c), c->access_key,
 		    c->access_key + (strlen(c->access_key) > 8 ? strlen(c->access_key) - 4 : strlen(c->access_key)),
 		    c->session_token ? ", temporary" : "");
-	if (c)
-		awscred_put(c);
+	awscred_put(c);
 	awscred_close(cred);
 	return ret == 0;
 }

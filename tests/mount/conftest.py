@@ -18,7 +18,12 @@ AK, SK = "AKIADEVKMS0000000000", "devkms-secret-not-for-production"
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+PR_SET_CHILD_SUBREAPER = 36
+
+
 def pytest_configure(config):
+    # The watchdog of a killed daemon becomes our child, so that it can be waited for.
+    LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     config.addinivalue_line("markers", "sanitizer: also run in the sanitizer build")
 
 
@@ -164,10 +169,21 @@ class Mount:
         return self.mount(*options)
 
     def kill(self):
-        """SIGKILL, then the dead mount is taken away."""
+        """SIGKILL; returns when the watchdog has done its work. The dead mount stays: clear_dead()."""
+        watchdogs = self.watchdogs()
         self.process.kill()
         self.process.wait()
         self.process = None
+        for pid in watchdogs:
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                pass
+
+    def watchdogs(self):
+        """Process ids of the daemon's children."""
+        with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children") as f:
+            return [int(pid) for pid in f.read().split()]
 
     def clear_dead(self):
         subprocess.run(["umount", "-l", self.plain], check=False, capture_output=True, timeout=60)

@@ -19,7 +19,7 @@
 #include "secret.h"
 
 struct backing {
-	char path[64];
+	char path[128];
 	int fd;
 	struct context_ids ids;
 	struct domain_keys keys;
@@ -37,6 +37,7 @@ static inline void backing_open(struct backing *b, enum name_mode mode)
 {
 	uint8_t secret[32];
 	char text[NAME_DIR_ID_TEXT + 1];
+	const char *tmp = getenv("TMPDIR");
 
 	memset(b, 0, sizeof(*b));
 	b->ids.suite = 1;
@@ -46,7 +47,7 @@ static inline void backing_open(struct backing *b, enum name_mode mode)
 	backing_count_up(b->root.id, 0xd0, 16);
 	assert_int_equal(kdf_domain(&b->keys, secret, &b->ids), 0);
 	assert_int_equal(name_open(&b->names, mode, &b->keys, &b->ids), 0);
-	(void)snprintf(b->path, sizeof(b->path), "/tmp/byokfs-test-XXXXXX");
+	(void)snprintf(b->path, sizeof(b->path), "%.90s/byokfs-test-XXXXXX", tmp ? tmp : "/tmp");
 	assert_non_null(mkdtemp(b->path));
 	b->fd = open(b->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	assert_true(b->fd >= 0);

@@ -79,7 +79,8 @@ static bool fake_reply(int fd, const struct fake_answer *a)
 		fake_send(fd, a->body, n);
 		return true;
 	}
-	snprintf(head, sizeof(head), "HTTP/1.1 %d X\r\nContent-Length: %zu\r\n%s\r\n", a->status, n, a->headers ? a->headers : "");
+	snprintf(head, sizeof(head), "HTTP/1.1 %d X\r\nContent-Length: %zu\r\n%s\r\n", a->status, n,
+	    a->headers ? a->headers : "");
 	fake_send(fd, head, strlen(head));
 	fake_send(fd, a->body, a->act == FAKE_CUT ? n / 2 : n);
 	return a->act == FAKE_REPLY;
@@ -193,9 +194,9 @@ static struct fake *fake_start(const struct fake_answer *script, size_t n)
 	f->nscript = n;
 	(void)pthread_mutex_init(&f->lock, NULL);
 	f->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (f->listener < 0 || bind(f->listener, (struct sockaddr *)&sin, sizeof(sin)) || listen(f->listener, 16) ||
-	    getsockname(f->listener, (struct sockaddr *)&sin, &len) || pipe2(f->stop, O_CLOEXEC) ||
-	    pthread_create(&f->thread, NULL, fake_loop, f)) {
+	if (f->listener < 0 || bind(f->listener, (struct sockaddr *)&sin, sizeof(sin)) ||
+	    listen(f->listener, 16) || getsockname(f->listener, (struct sockaddr *)&sin, &len) ||
+	    pipe2(f->stop, O_CLOEXEC) || pthread_create(&f->thread, NULL, fake_loop, f)) {
 		free(f);
 		return NULL;
 	}

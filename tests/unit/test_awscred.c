@@ -35,9 +35,10 @@ static void write_file(const char *path, const char *text)
 
 static void clear_env(void)
 {
-	static const char *const names[] = { "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE",
-		"AWS_DEFAULT_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS",
-		"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE" };
+	static const char *const names[] = { "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
+		"AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION",
+		"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+		"AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE" };
 
 	for (size_t i = 0; i < N(names); i++)
 		unsetenv(names[i]);
@@ -130,10 +131,12 @@ static void test_profiles(void **state)
 {
 	struct fixture *f = *state;
 
-	write_file(f->credentials, PLAIN "[other]\naws_access_key_id=AKOTHER\naws_secret_access_key=s2\naws_session_token=t2\n");
-	write_file(f->config, "[profile third]\naws_access_key_id = AK3\naws_secret_access_key = s3\n"
-			      "[profile \"fourth one\"]\naws_access_key_id = AK4\naws_secret_access_key = s4\n"
-			      "[profile other]\naws_access_key_id = AKNEVER\naws_secret_access_key = never\n");
+	write_file(f->credentials,
+	    PLAIN "[other]\naws_access_key_id=AKOTHER\naws_secret_access_key=s2\naws_session_token=t2\n");
+	write_file(f->config,
+	    "[profile third]\naws_access_key_id = AK3\naws_secret_access_key = s3\n"
+	    "[profile \"fourth one\"]\naws_access_key_id = AK4\naws_secret_access_key = s4\n"
+	    "[profile other]\naws_access_key_id = AKNEVER\naws_secret_access_key = never\n");
 	open_profile(f, NULL);
 	expect(f, "AKDEFAULT", "s/default+1=", NULL);
 	open_profile(f, "other");
@@ -157,7 +160,8 @@ static void test_nothing_found(void **state)
 	open_profile(f, NULL);
 	expect_error(f, -ENOENT, "AWS_ACCESS_KEY_ID is not set and profile 'default' is not in");
 	write_file(f->credentials, PLAIN);
-	write_file(f->config, "[other]\naws_access_key_id=x\naws_secret_access_key=y\n[profile empty]\nregion = x\n");
+	write_file(f->config,
+	    "[other]\naws_access_key_id=x\naws_secret_access_key=y\n[profile empty]\nregion = x\n");
 	open_profile(f, "other"); /* the config file wants "profile other" */
 	expect_error(f, -ENOENT, "profile 'other' is not in");
 	open_profile(f, "empty");
@@ -201,13 +205,15 @@ static void test_dialect(void **state)
 {
 	struct fixture *f = *state;
 
-	write_file(f->credentials, "# comment\n; comment\n\n  [ p ]  # comment\r\n\taws_access_key_id\t=\tAK \t; comment\r\n");
+	write_file(f->credentials,
+	    "# comment\n; comment\n\n  [ p ]  # comment\r\n\taws_access_key_id\t=\tAK \t; comment\r\n");
 	open_profile(f, "p");
 	expect_error(f, -EINVAL, "only one of");
 	write_file(f->credentials, "[p]\n  aws_access_key_id = AK\n  aws_secret_access_key = s\n\n[q]\n");
 	expect(f, "AK", "s", NULL);
-	write_file(f->credentials, "[p]\naws_access_key_id = AK\naws_secret_access_key=a#b;c=d \t\n"
-				   "s3 =\n  max_concurrent_requests = 20\n  aws_session_token = not this\nunknown = x");
+	write_file(f->credentials,
+	    "[p]\naws_access_key_id = AK\naws_secret_access_key=a#b;c=d \t\n"
+	    "s3 =\n  max_concurrent_requests = 20\n  aws_session_token = not this\nunknown = x");
 	open_profile(f, "p");
 	expect(f, "AK", "a#b;c=d", NULL);
 }
@@ -225,7 +231,8 @@ static void test_malformed_files(void **state)
 		{ "[p]\n= x\n", ":2: a value without a key" },
 		{ "[p]\nregion = x\n  more = y\n", ":3: continuation lines" },
 		{ "[p]\nregion = x\nregion = y\n", ":3: 'region' is given twice" },
-		{ "[p]\nregion = 0123456789012345678901234567890123456789012345678901234567890123456789\n", ":2: 'region' is too long" },
+		{ "[p]\nregion = 0123456789012345678901234567890123456789012345678901234567890123456789\n",
+		    ":2: 'region' is too long" },
 	};
 	struct fixture *f = *state;
 
@@ -283,7 +290,8 @@ static void test_long_tokens(void **state)
 
 	memset(token, 't', 9000);
 	token[8191] = '\0';
-	snprintf(text, 9100, "[p]\naws_access_key_id=A\naws_secret_access_key=s\naws_session_token=%s\n", token);
+	snprintf(
+	    text, 9100, "[p]\naws_access_key_id=A\naws_secret_access_key=s\naws_session_token=%s\n", token);
 	write_file(f->credentials, text);
 	open_profile(f, "p");
 	expect(f, "A", "s", token);
@@ -337,9 +345,10 @@ static void test_endpoint(void **state)
 	expect_endpoint(f, "");
 	write_file(f->config, "[profile p]\nendpoint_url = http://localhost:1\n");
 	expect_endpoint(f, "http://localhost:1");
-	write_file(f->config, "[profile p]\nendpoint_url = http://localhost:1\nservices = mine\n"
-			      "[services other]\nkms =\n  endpoint_url = http://localhost:8\n"
-			      "[services mine]\ns3 =\n  endpoint_url = http://localhost:9\nkms =\n  endpoint_url = http://localhost:2\n");
+	write_file(f->config,
+	    "[profile p]\nendpoint_url = http://localhost:1\nservices = mine\n"
+	    "[services other]\nkms =\n  endpoint_url = http://localhost:8\n"
+	    "[services mine]\ns3 =\n  endpoint_url = http://localhost:9\nkms =\n  endpoint_url = http://localhost:2\n");
 	expect_endpoint(f, "http://localhost:2");
 	setenv("AWS_ENDPOINT_URL", "http://localhost:3", 1);
 	expect_endpoint(f, "http://localhost:3");
@@ -349,7 +358,8 @@ static void test_endpoint(void **state)
 	expect_endpoint(f, "");
 	clear_env();
 	setenv("AWS_CONFIG_FILE", f->config, 1);
-	write_file(f->config, "[profile p]\nendpoint_url = http://localhost:1\nignore_configured_endpoint_urls = true\n");
+	write_file(f->config,
+	    "[profile p]\nendpoint_url = http://localhost:1\nignore_configured_endpoint_urls = true\n");
 	expect_endpoint(f, "");
 }
 

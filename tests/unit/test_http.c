@@ -17,7 +17,9 @@
 
 static struct http *open_http(uint32_t handles)
 {
-	const struct http_params params = { .connect_timeout_ms = 1000, .max_handles = handles, .proxy = "", .user_agent = "test/1" };
+	const struct http_params params = {
+		.connect_timeout_ms = 1000, .max_handles = handles, .proxy = "", .user_agent = "test/1"
+	};
 	struct http *h = NULL;
 
 	assert_int_equal(http_open(&h, &params), 0);
@@ -41,10 +43,12 @@ static int get(struct http *h, const struct fake *f, uint64_t ms, struct http_re
 
 static void test_post_and_headers(void **state)
 {
-	static const struct fake_answer script[] = { { .status = 400, .headers = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
-								  "X-AMZN-RequestId: abc-123 \r\nx-amzn-errortype: Some\tError\r\n",
+	static const struct fake_answer script[] = { { .status = 400,
+	    .headers = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+		       "X-AMZN-RequestId: abc-123 \r\nx-amzn-errortype: Some\tError\r\n",
 	    .body = "{\"a\":1}" } };
-	static const char *const headers[] = { "Content-Type: application/x-amz-json-1.1", "Host: kms.example", NULL };
+	static const char *const headers[] = { "Content-Type: application/x-amz-json-1.1",
+		"Host: kms.example", NULL };
 	struct fake *f = fake_start(script, N(script));
 	struct http *h = open_http(2);
 	struct http_response resp;
@@ -135,11 +139,14 @@ static void test_empty_body(void **state)
 	fake_stop(f);
 }
 
-/* The server closed the idle connection, or dies on the second request before answering: the caller sees neither. */
+/* The server closed the idle connection, or dies on the second request before answering: the caller sees
+ * neither. */
 static void test_dead_reused_connection(void **state)
 {
-	static const struct fake_answer closing[] = { { .act = FAKE_REPLY_CLOSE, .status = 200, .body = "a" }, { .status = 200, .body = "b" } };
-	static const struct fake_answer dying[] = { { .status = 200, .body = "a" }, { .act = FAKE_DROP }, { .status = 200, .body = "b" } };
+	static const struct fake_answer closing[] = { { .act = FAKE_REPLY_CLOSE, .status = 200, .body = "a" },
+		{ .status = 200, .body = "b" } };
+	static const struct fake_answer dying[] = { { .status = 200, .body = "a" }, { .act = FAKE_DROP },
+		{ .status = 200, .body = "b" } };
 	const struct fake_answer *script[] = { closing, dying };
 	const size_t n[] = { N(closing), N(dying) };
 	struct http_response resp;
@@ -162,7 +169,8 @@ static void test_dead_reused_connection(void **state)
 
 static void test_dropped_connections(void **state)
 {
-	static const struct fake_answer drop[] = { { .act = FAKE_DROP } }, cut[] = { { .act = FAKE_CUT, .status = 200, .body = "abcdef" } };
+	static const struct fake_answer drop[] = { { .act = FAKE_DROP } },
+	                                cut[] = { { .act = FAKE_CUT, .status = 200, .body = "abcdef" } };
 	struct http *h = open_http(1);
 	struct http_response resp;
 	struct fake *f = fake_start(drop, 1);
@@ -239,7 +247,8 @@ static void test_pool_wait_is_bounded(void **state)
 
 static void test_answer_limits(void **state)
 {
-	struct fake_answer script[3] = { { .status = 200 }, { .status = 200 }, { .status = 200, .headers = "Content-Type: a/b\r\n" } };
+	struct fake_answer script[3] = { { .status = 200 }, { .status = 200 },
+		{ .status = 200, .headers = "Content-Type: a/b\r\n" } };
 	char *big = malloc(HTTP_RESPONSE_MAX + 1);
 	struct http_response resp;
 	struct http *h = open_http(1);
@@ -294,7 +303,9 @@ static void test_header_limit(void **state)
 
 static void test_redirects_are_not_followed(void **state)
 {
-	static const struct fake_answer script[] = { { .status = 302, .headers = "Location: /elsewhere\r\n", .body = "" } };
+	static const struct fake_answer script[] = {
+		{ .status = 302, .headers = "Location: /elsewhere\r\n", .body = "" }
+	};
 	struct fake *f = fake_start(script, N(script));
 	struct http *h = open_http(1);
 	struct http_response resp;
@@ -310,9 +321,10 @@ static void test_redirects_are_not_followed(void **state)
 
 static void test_refused_urls(void **state)
 {
-	static const char *const bad[] = { "http://kms.eu-west-1.amazonaws.com/", "http://169.254.169.253/", "http://10.0.0.1/",
-		"http://127.0.0.1.example/", "http://[fd00:ec2::24]/", "http://[::2]/", "http://localhost.example/", "ftp://127.0.0.1/",
-		"file:///etc/passwd", "http://", "", "kms", "http://user:pass@127.0.0.1/", "https://user@127.0.0.1/", "http://127.0.0.1:99999/" };
+	static const char *const bad[] = { "http://kms.eu-west-1.amazonaws.com/", "http://169.254.169.253/",
+		"http://10.0.0.1/", "http://127.0.0.1.example/", "http://[fd00:ec2::24]/", "http://[::2]/",
+		"http://localhost.example/", "ftp://127.0.0.1/", "file:///etc/passwd", "http://", "", "kms",
+		"http://user:pass@127.0.0.1/", "https://user@127.0.0.1/", "http://127.0.0.1:99999/" };
 	struct http *h = open_http(1);
 	struct http_response resp;
 	char why[160];
@@ -328,8 +340,9 @@ static void test_refused_urls(void **state)
 /* Whether anybody answers there is not the point: the address itself is accepted. */
 static void test_metadata_urls_are_allowed(void **state)
 {
-	static const char *const good[] = { "http://127.1.2.3:9/", "http://[::1]:9/", "http://LOCALHOST:9/", "http://169.254.169.254:9/",
-		"http://169.254.170.2:9/", "http://169.254.170.23:9/", "http://[fd00:ec2::23]:9/", "http://[fd00:ec2:0::254]:9/" };
+	static const char *const good[] = { "http://127.1.2.3:9/", "http://[::1]:9/", "http://LOCALHOST:9/",
+		"http://169.254.169.254:9/", "http://169.254.170.2:9/", "http://169.254.170.23:9/",
+		"http://[fd00:ec2::23]:9/", "http://[fd00:ec2:0::254]:9/" };
 	struct http *h = open_http(1);
 	struct http_response resp;
 
@@ -345,9 +358,12 @@ static void test_metadata_urls_are_allowed(void **state)
 
 static void test_refused_headers(void **state)
 {
-	static const char *const bad[][2] = { { "A: b\r\nC: d", NULL }, { "A: b\n", NULL }, { "no colon", NULL } };
+	static const char *const bad[][2] = { { "A: b\r\nC: d", NULL }, { "A: b\n", NULL },
+		{ "no colon", NULL } };
 	struct http *h = open_http(1);
-	struct http_request req = { .method = "GET", .url = "http://127.0.0.1:9/", .deadline = io_boot_ms() + 1000 };
+	struct http_request req = {
+		.method = "GET", .url = "http://127.0.0.1:9/", .deadline = io_boot_ms() + 1000
+	};
 	struct http_response resp;
 	char why[160];
 

@@ -206,7 +206,7 @@ static void reused_numbers(void **state)
 		inode_forget(table, new->nodeid, 1);
 		assert_int_equal(dir_unlink(&bk.root, "f", 1), 0);
 	}
-	if (!reused)
+	if (!reused && inode_by_handle(table))
 		print_message("this backing did not reuse a number\n");
 	assert_int_equal(inode_count(table), 1);
 }

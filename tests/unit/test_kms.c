@@ -42,8 +42,8 @@ static void fill_used(const struct script *s, struct kms_used *used)
 	snprintf(used->request_id, sizeof(used->request_id), "r-1");
 }
 
-static enum kms_status fake_generate(void *priv, const struct context *ctx, uint64_t deadline, uint8_t secret[static 32],
-    struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
+static enum kms_status fake_generate(void *priv, const struct context *ctx, uint64_t deadline,
+    uint8_t secret[static 32], struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
 {
 	struct script *s = priv;
 
@@ -54,8 +54,9 @@ static enum kms_status fake_generate(void *priv, const struct context *ctx, uint
 	return next(s, deadline, err);
 }
 
-static enum kms_status fake_decrypt(void *priv, const char *key, const struct context *ctx, const uint8_t *blob, size_t len,
-    uint64_t deadline, uint8_t secret[static 32], struct kms_used *used, struct kms_err *err)
+static enum kms_status fake_decrypt(void *priv, const char *key, const struct context *ctx,
+    const uint8_t *blob, size_t len, uint64_t deadline, uint8_t secret[static 32], struct kms_used *used,
+    struct kms_err *err)
 {
 	struct script *s = priv;
 
@@ -68,8 +69,8 @@ static enum kms_status fake_decrypt(void *priv, const char *key, const struct co
 	return next(s, deadline, err);
 }
 
-static enum kms_status fake_encrypt(void *priv, const struct context *ctx, const uint8_t secret[static 32], uint64_t deadline,
-    struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
+static enum kms_status fake_encrypt(void *priv, const struct context *ctx, const uint8_t secret[static 32],
+    uint64_t deadline, struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
 {
 	struct script *s = priv;
 
@@ -80,7 +81,8 @@ static enum kms_status fake_encrypt(void *priv, const struct context *ctx, const
 	return next(s, deadline, err);
 }
 
-static enum kms_status fake_describe(void *priv, const char *key, uint64_t deadline, struct kms_description *d, struct kms_err *err)
+static enum kms_status fake_describe(
+    void *priv, const char *key, uint64_t deadline, struct kms_description *d, struct kms_err *err)
 {
 	struct script *s = priv;
 
@@ -98,8 +100,14 @@ static void fake_refresh(void *priv)
 	((struct script *)priv)->refreshed++;
 }
 
-static const struct kms_provider fake = { .name = "fake", .number = 9, .close = fake_close, .generate = fake_generate,
-	.decrypt = fake_decrypt, .encrypt = fake_encrypt, .describe = fake_describe, .refresh = fake_refresh };
+static const struct kms_provider fake = { .name = "fake",
+	.number = 9,
+	.close = fake_close,
+	.generate = fake_generate,
+	.decrypt = fake_decrypt,
+	.encrypt = fake_encrypt,
+	.describe = fake_describe,
+	.refresh = fake_refresh };
 
 struct fixture {
 	struct kms *kms;
@@ -153,10 +161,14 @@ static void test_success(void **state)
 	assert_string_equal(kms_provider_name(f->kms), "fake");
 	assert_int_equal(kms_provider_number(f->kms), 9);
 	memset(f->secret, 0, 32);
-	assert_int_equal(kms_decrypt(f->kms, &f->ctx, f->blob.bytes, 184, io_boot_ms() + 1000, f->secret, &f->used, &f->err), KMS_OK);
+	assert_int_equal(kms_decrypt(f->kms, &f->ctx, f->blob.bytes, 184, io_boot_ms() + 1000, f->secret,
+	                     &f->used, &f->err),
+	    KMS_OK);
 	assert_int_equal(f->secret[31], 0x5a);
 	memset(f->secret, 0x77, 32);
-	assert_int_equal(kms_encrypt(f->kms, &f->ctx, f->secret, io_boot_ms() + 1000, &f->blob, &f->used, &f->err), KMS_OK);
+	assert_int_equal(
+	    kms_encrypt(f->kms, &f->ctx, f->secret, io_boot_ms() + 1000, &f->blob, &f->used, &f->err),
+	    KMS_OK);
 	assert_int_equal(f->blob.len, 100);
 	kms_refresh(f->kms);
 	assert_int_equal(f->script.refreshed, 1);
@@ -196,7 +208,8 @@ static void test_deadline_ends_retries(void **state)
 {
 	struct fixture *f = *state;
 
-	f->script = (struct script){ .answer = { KMS_DOWN, KMS_DOWN, KMS_DOWN, KMS_DOWN, KMS_DOWN, KMS_DOWN, KMS_DOWN, KMS_DOWN } };
+	f->script = (struct script){ .answer = { KMS_DOWN, KMS_DOWN, KMS_DOWN, KMS_DOWN, KMS_DOWN, KMS_DOWN,
+		                         KMS_DOWN, KMS_DOWN } };
 	assert_int_equal(generate(f, 0), KMS_DOWN);
 	assert_int_equal(f->script.calls, 1);
 	assert_string_equal(f->err.code, "Code4");
@@ -227,7 +240,9 @@ static void test_other_key_is_no_success(void **state)
 	assert_int_equal(f->blob.len, 0);
 	f->script = (struct script){ .key = "" };
 	f->secret[0] = 1;
-	assert_int_equal(kms_decrypt(f->kms, &f->ctx, f->blob.bytes, 184, io_boot_ms() + 1000, f->secret, &f->used, &f->err), KMS_CONFIG);
+	assert_int_equal(kms_decrypt(f->kms, &f->ctx, f->blob.bytes, 184, io_boot_ms() + 1000, f->secret,
+	                     &f->used, &f->err),
+	    KMS_CONFIG);
 	assert_wiped(f);
 }
 
@@ -242,11 +257,14 @@ static void test_blob_lengths(void **state)
 	f->script = (struct script){ .bloblen = KMS_BLOB_MAX };
 	assert_int_equal(generate(f, 1000), KMS_OK);
 	f->script.calls = 0;
-	assert_int_equal(kms_decrypt(f->kms, &f->ctx, f->blob.bytes, 0, io_boot_ms() + 1000, f->secret, &f->used, &f->err), KMS_BAD_BLOB);
-	assert_int_equal(kms_decrypt(f->kms, &f->ctx, f->blob.bytes, KMS_BLOB_MAX + 1, io_boot_ms() + 1000, f->secret, &f->used, &f->err),
+	assert_int_equal(
+	    kms_decrypt(f->kms, &f->ctx, f->blob.bytes, 0, io_boot_ms() + 1000, f->secret, &f->used, &f->err),
 	    KMS_BAD_BLOB);
-	assert_int_equal(kms_reencrypt(f->kms, KEY, &f->ctx, f->blob.bytes, 0, KEY, &f->ctx, io_boot_ms() + 1000, &f->blob, &f->used,
-			     &f->err),
+	assert_int_equal(kms_decrypt(f->kms, &f->ctx, f->blob.bytes, KMS_BLOB_MAX + 1, io_boot_ms() + 1000,
+	                     f->secret, &f->used, &f->err),
+	    KMS_BAD_BLOB);
+	assert_int_equal(kms_reencrypt(f->kms, KEY, &f->ctx, f->blob.bytes, 0, KEY, &f->ctx,
+	                     io_boot_ms() + 1000, &f->blob, &f->used, &f->err),
 	    KMS_BAD_BLOB);
 	assert_int_equal(f->script.calls, 0);
 	assert_wiped(f);
@@ -256,8 +274,8 @@ static void test_missing_call(void **state)
 {
 	struct fixture *f = *state;
 
-	assert_int_equal(kms_reencrypt(f->kms, KEY, &f->ctx, f->blob.bytes, 9, KEY, &f->ctx, io_boot_ms() + 1000, &f->blob, &f->used,
-			     &f->err),
+	assert_int_equal(kms_reencrypt(f->kms, KEY, &f->ctx, f->blob.bytes, 9, KEY, &f->ctx,
+	                     io_boot_ms() + 1000, &f->blob, &f->used, &f->err),
 	    KMS_CONFIG);
 	assert_string_equal(f->err.code, "Unsupported");
 }
@@ -303,7 +321,11 @@ static void test_describe(void **state)
 
 static void test_error_texts(void **state)
 {
-	struct kms_err err = { .status = KMS_DENIED, .http = 400, .code = "DisabledException", .request_id = "1f2e", .message = "is disabled." };
+	struct kms_err err = { .status = KMS_DENIED,
+		.http = 400,
+		.code = "DisabledException",
+		.request_id = "1f2e",
+		.message = "is disabled." };
 	char text[200];
 
 	(void)state;

@@ -22,9 +22,12 @@
 #define SECRET_1_TO_32 "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="
 #define SECRET_31_BYTES "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHw=="
 #define MATERIAL "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
-#define GENERATED "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN "\",\"KeyMaterialId\":\"" MATERIAL \
-		  "\",\"SomethingNew\":[1]}"
-#define DECRYPTED "{\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN "\",\"EncryptionAlgorithm\":\"SYMMETRIC_DEFAULT\"}"
+#define GENERATED                                                                                            \
+	"{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN             \
+	"\",\"KeyMaterialId\":\"" MATERIAL "\",\"SomethingNew\":[1]}"
+#define DECRYPTED                                                                                            \
+	"{\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN                                             \
+	"\",\"EncryptionAlgorithm\":\"SYMMETRIC_DEFAULT\"}"
 #define ERROR(type, message) "{\"__type\":\"" type "\",\"message\":\"" message "\"}"
 
 struct fixture {
@@ -39,8 +42,9 @@ struct fixture {
 
 static void clear_env(void)
 {
-	static const char *const names[] = { "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL",
-		"AWS_ENDPOINT_URL_KMS", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_CA_BUNDLE" };
+	static const char *const names[] = { "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION",
+		"AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS",
+		"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_CA_BUNDLE" };
 
 	for (size_t i = 0; i < N(names); i++)
 		unsetenv(names[i]);
@@ -53,8 +57,13 @@ static void clear_env(void)
 static int open_key(struct fixture *f, const char *key, bool resolve)
 {
 	char endpoint[64];
-	struct kms_params params = { .provider = "aws", .key = key, .endpoint = endpoint, .region = "eu-west-1", .proxy = "",
-		.request_timeout_ms = 5000, .user_agent = "byokfs/test" };
+	struct kms_params params = { .provider = "aws",
+		.key = key,
+		.endpoint = endpoint,
+		.region = "eu-west-1",
+		.proxy = "",
+		.request_timeout_ms = 5000,
+		.user_agent = "byokfs/test" };
 
 	snprintf(endpoint, sizeof(endpoint), "http://127.0.0.1:%u", f->server->port);
 	return kms_open(&f->kms, &params, resolve, &f->err);
@@ -88,7 +97,8 @@ static enum kms_status generate(struct fixture *f, uint64_t ms)
 
 static enum kms_status decrypt(struct fixture *f, uint64_t ms)
 {
-	return kms_decrypt(f->kms, &f->ctx, (const uint8_t *)"sealed", 6, io_boot_ms() + ms, f->secret, &f->used, &f->err);
+	return kms_decrypt(
+	    f->kms, &f->ctx, (const uint8_t *)"sealed", 6, io_boot_ms() + ms, f->secret, &f->used, &f->err);
 }
 
 static void assert_secret(const struct fixture *f)
@@ -131,7 +141,9 @@ static void assert_request(struct fixture *f, unsigned i, const char *target, co
 
 static void test_generate(void **state)
 {
-	static const struct fake_answer script[] = { { .status = 200, .headers = "x-amzn-RequestId: r-77\r\n", .body = GENERATED } };
+	static const struct fake_answer script[] = {
+		{ .status = 200, .headers = "x-amzn-RequestId: r-77\r\n", .body = GENERATED }
+	};
 	struct fixture f;
 
 	(void)state;
@@ -143,7 +155,8 @@ static void test_generate(void **state)
 	assert_string_equal(f.used.key, ARN);
 	assert_string_equal(f.used.request_id, "r-77");
 	assert_int_equal(f.used.material[1], 0x11);
-	assert_request(&f, 0, "GenerateDataKey", "{\"KeyId\":\"" ARN "\",\"NumberOfBytes\":32,\"EncryptionContext\":" CONTEXT "}");
+	assert_request(&f, 0, "GenerateDataKey",
+	    "{\"KeyId\":\"" ARN "\",\"NumberOfBytes\":32,\"EncryptionContext\":" CONTEXT "}");
 	end(&f);
 }
 
@@ -160,7 +173,8 @@ static void test_decrypt_and_encrypt(void **state)
 	assert_secret(&f);
 	assert_request(&f, 0, "Decrypt", "{\"KeyId\":\"" ARN "\",\"CiphertextBlob\":\"c2VhbGVk\"}");
 	f.ctx.n = 2;
-	assert_int_equal(kms_encrypt(f.kms, &f.ctx, f.secret, io_boot_ms() + 5000, &f.blob, &f.used, &f.err), KMS_OK);
+	assert_int_equal(
+	    kms_encrypt(f.kms, &f.ctx, f.secret, io_boot_ms() + 5000, &f.blob, &f.used, &f.err), KMS_OK);
 	assert_memory_equal(f.blob.bytes, "sealed", 6);
 	assert_request(&f, 1, "Encrypt",
 	    "{\"KeyId\":\"" ARN "\",\"Plaintext\":\"" SECRET_1_TO_32 "\",\"EncryptionContext\":" CONTEXT "}");
@@ -170,17 +184,23 @@ static void test_decrypt_and_encrypt(void **state)
 
 static enum kms_status reencrypt(struct fixture *f)
 {
-	return kms_reencrypt(f->kms, ARN, &f->ctx, (const uint8_t *)"sealed", 6, ARN2, &f->ctx, io_boot_ms() + 5000, &f->blob, &f->used,
-	    &f->err);
+	return kms_reencrypt(f->kms, ARN, &f->ctx, (const uint8_t *)"sealed", 6, ARN2, &f->ctx,
+	    io_boot_ms() + 5000, &f->blob, &f->used, &f->err);
 }
 
 static void test_reencrypt(void **state)
 {
-	static const struct fake_answer script[] = { { .status = 200,
-							 .body = "{\"CiphertextBlob\":\"b3RoZXI=\",\"SourceKeyId\":\"" ARN "\",\"KeyId\":\"" ARN2
-								 "\",\"DestinationKeyMaterialId\":\"" MATERIAL "\"}" },
-		{ .status = 200, .body = "{\"CiphertextBlob\":\"b3RoZXI=\",\"SourceKeyId\":\"" ARN2 "\",\"KeyId\":\"" ARN2 "\"}" },
-		{ .status = 200, .body = "{\"CiphertextBlob\":\"b3RoZXI=\",\"SourceKeyId\":\"" ARN "\",\"KeyId\":\"" ARN "\"}" } };
+	static const struct fake_answer script[] = {
+		{ .status = 200,
+		    .body = "{\"CiphertextBlob\":\"b3RoZXI=\",\"SourceKeyId\":\"" ARN "\",\"KeyId\":\"" ARN2
+		            "\",\"DestinationKeyMaterialId\":\"" MATERIAL "\"}" },
+		{ .status = 200,
+		    .body = "{\"CiphertextBlob\":\"b3RoZXI=\",\"SourceKeyId\":\"" ARN2 "\",\"KeyId\":\"" ARN2
+		            "\"}" },
+		{ .status = 200,
+		    .body = "{\"CiphertextBlob\":\"b3RoZXI=\",\"SourceKeyId\":\"" ARN "\",\"KeyId\":\"" ARN
+		            "\"}" }
+	};
 	struct fixture f;
 
 	(void)state;
@@ -190,7 +210,8 @@ static void test_reencrypt(void **state)
 	assert_string_equal(f.used.key, ARN2);
 	assert_int_equal(f.used.material[15], 0xff);
 	assert_request(&f, 0, "ReEncrypt",
-	    "{\"SourceKeyId\":\"" ARN "\",\"DestinationKeyId\":\"" ARN2 "\",\"CiphertextBlob\":\"c2VhbGVk\",\"SourceEncryptionContext\":" CONTEXT
+	    "{\"SourceKeyId\":\"" ARN "\",\"DestinationKeyId\":\"" ARN2
+	    "\",\"CiphertextBlob\":\"c2VhbGVk\",\"SourceEncryptionContext\":" CONTEXT
 	    ",\"DestinationEncryptionContext\":" CONTEXT "}");
 	assert_int_equal(reencrypt(&f), KMS_CONFIG); /* opened with another key */
 	assert_string_equal(f.err.code, "UnexpectedKey");
@@ -199,13 +220,15 @@ static void test_reencrypt(void **state)
 	end(&f);
 }
 
-#define METADATA(arn, state)                                                                                                          \
-	"{\"KeyMetadata\":{\"Arn\":\"" arn "\",\"KeyState\":\"" state "\",\"KeyUsage\":\"ENCRYPT_DECRYPT\",\"KeySpec\":\"SYMMETRIC_DEFAULT\"," \
+#define METADATA(arn, state)                                                                                 \
+	"{\"KeyMetadata\":{\"Arn\":\"" arn "\",\"KeyState\":\"" state                                        \
+	"\",\"KeyUsage\":\"ENCRYPT_DECRYPT\",\"KeySpec\":\"SYMMETRIC_DEFAULT\","                             \
 	"\"MultiRegion\":true,\"CreationDate\":1.7e9}}"
 
 static void test_describe(void **state)
 {
-	static const struct fake_answer script[] = { { .status = 200, .body = METADATA(ARN, "Disabled") }, { .status = 200, .body = "{}" } };
+	static const struct fake_answer script[] = { { .status = 200, .body = METADATA(ARN, "Disabled") },
+		{ .status = 200, .body = "{}" } };
 	struct kms_description *d = test_malloc(sizeof(*d));
 	struct fixture f;
 
@@ -227,7 +250,8 @@ static void test_describe(void **state)
 
 static void test_alias_is_pinned(void **state)
 {
-	static const struct fake_answer script[] = { { .status = 200, .body = METADATA(ARN, "Enabled") }, { .status = 200, .body = GENERATED } };
+	static const struct fake_answer script[] = { { .status = 200, .body = METADATA(ARN, "Enabled") },
+		{ .status = 200, .body = GENERATED } };
 	struct fixture f;
 
 	(void)state;
@@ -237,7 +261,8 @@ static void test_alias_is_pinned(void **state)
 	assert_string_equal(kms_key(f.kms), ARN);
 	assert_request(&f, 0, "DescribeKey", "{\"KeyId\":\"alias/customer\"}");
 	assert_int_equal(generate(&f, 5000), KMS_OK);
-	assert_request(&f, 1, "GenerateDataKey", "{\"KeyId\":\"" ARN "\",\"NumberOfBytes\":32,\"EncryptionContext\":" CONTEXT "}");
+	assert_request(&f, 1, "GenerateDataKey",
+	    "{\"KeyId\":\"" ARN "\",\"NumberOfBytes\":32,\"EncryptionContext\":" CONTEXT "}");
 	kms_close(f.kms);
 	assert_int_equal(open_key(&f, "alias/customer", false), 0);
 	assert_string_equal(kms_key(f.kms), "alias/customer");
@@ -247,8 +272,10 @@ static void test_alias_is_pinned(void **state)
 
 static void test_alias_that_cannot_be_resolved(void **state)
 {
-	static const struct fake_answer script[] = { { .status = 400, .body = ERROR("NotFoundException", "Alias is not found.") },
-		{ .status = 400, .body = ERROR("DisabledException", "x") } };
+	static const struct fake_answer script[] = {
+		{ .status = 400, .body = ERROR("NotFoundException", "Alias is not found.") },
+		{ .status = 400, .body = ERROR("DisabledException", "x") }
+	};
 	struct fixture f;
 	struct kms *open;
 
@@ -278,13 +305,23 @@ static void test_hostile_successes(void **state)
 		{ "[]", KMS_DOWN, "MalformedAnswer" },
 		{ "{\"a\":1,\"a\":2}", KMS_DOWN, "MalformedAnswer" },
 		{ "{}", KMS_CONFIG, "UnexpectedBlob" },
-		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"" SECRET_31_BYTES "\",\"KeyId\":\"" ARN "\"}", KMS_CONFIG, "UnexpectedPlaintext" },
-		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"AAAA" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN "\"}", KMS_CONFIG, "UnexpectedPlaintext" },
-		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":7,\"KeyId\":\"" ARN "\"}", KMS_CONFIG, "UnexpectedPlaintext" },
-		{ "{\"CiphertextBlob\":\"\",\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN "\"}", KMS_CONFIG, "UnexpectedBlob" },
-		{ "{\"CiphertextBlob\":\"!!!!\",\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN "\"}", KMS_CONFIG, "UnexpectedBlob" },
-		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN2 "\"}", KMS_CONFIG, "UnexpectedKey" },
-		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"" SECRET_1_TO_32 "\"}", KMS_CONFIG, "UnexpectedKey" },
+		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"" SECRET_31_BYTES "\",\"KeyId\":\"" ARN
+		  "\"}",
+		    KMS_CONFIG, "UnexpectedPlaintext" },
+		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"AAAA" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN
+		  "\"}",
+		    KMS_CONFIG, "UnexpectedPlaintext" },
+		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":7,\"KeyId\":\"" ARN "\"}", KMS_CONFIG,
+		    "UnexpectedPlaintext" },
+		{ "{\"CiphertextBlob\":\"\",\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN "\"}",
+		    KMS_CONFIG, "UnexpectedBlob" },
+		{ "{\"CiphertextBlob\":\"!!!!\",\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN "\"}",
+		    KMS_CONFIG, "UnexpectedBlob" },
+		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN2
+		  "\"}",
+		    KMS_CONFIG, "UnexpectedKey" },
+		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"" SECRET_1_TO_32 "\"}", KMS_CONFIG,
+		    "UnexpectedKey" },
 	};
 	struct fake_answer script[1] = { { .status = 200 } };
 	struct fixture f;
@@ -304,8 +341,10 @@ static void test_hostile_successes(void **state)
 
 static void test_decrypt_of_something_else(void **state)
 {
-	static const struct fake_answer script[] = { { .status = 200, .body = "{\"Plaintext\":\"" SECRET_31_BYTES "\",\"KeyId\":\"" ARN "\"}" },
-		{ .status = 200, .body = "{\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN2 "\"}" } };
+	static const struct fake_answer script[] = {
+		{ .status = 200, .body = "{\"Plaintext\":\"" SECRET_31_BYTES "\",\"KeyId\":\"" ARN "\"}" },
+		{ .status = 200, .body = "{\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN2 "\"}" }
+	};
 	struct fixture f;
 
 	(void)state;
@@ -327,16 +366,22 @@ static void test_errors_as_they_come(void **state)
 		const char *code;
 	} cases[] = {
 		{ 400, NULL, ERROR("DisabledException", "is disabled."), KMS_DENIED, "DisabledException" },
-		{ 400, NULL, "{\"__type\":\"com.amazonaws.kms#DisabledException\",\"Message\":\"is disabled.\"}", KMS_DENIED, "DisabledException" },
-		{ 409, NULL, ERROR("DisabledException:http://x/#y", "is disabled."), KMS_DENIED, "DisabledException" },
-		{ 400, "x-amzn-ErrorType: DisabledException:http://x/\r\n", "{\"message\":\"is disabled.\"}", KMS_DENIED, "DisabledException" },
+		{ 400, NULL,
+		    "{\"__type\":\"com.amazonaws.kms#DisabledException\",\"Message\":\"is disabled.\"}",
+		    KMS_DENIED, "DisabledException" },
+		{ 409, NULL, ERROR("DisabledException:http://x/#y", "is disabled."), KMS_DENIED,
+		    "DisabledException" },
+		{ 400, "x-amzn-ErrorType: DisabledException:http://x/\r\n", "{\"message\":\"is disabled.\"}",
+		    KMS_DENIED, "DisabledException" },
 		{ 400, "x-amzn-ErrorType: DisabledException\r\n", "", KMS_DENIED, "DisabledException" },
-		{ 403, "Content-Type: text/xml\r\n", "<Error><Code>AccessDenied</Code></Error>", KMS_CONFIG, "HTTP403" },
+		{ 403, "Content-Type: text/xml\r\n", "<Error><Code>AccessDenied</Code></Error>", KMS_CONFIG,
+		    "HTTP403" },
 		{ 403, "Content-Type: text/html\r\n", "<html>no</html>", KMS_CONFIG, "HTTP403" },
 		{ 302, "Location: http://portal/\r\n", "", KMS_CONFIG, "HTTP302" },
 		{ 502, NULL, "<html>bad gateway</html>", KMS_DOWN, "HTTP502" },
 		{ 429, NULL, "", KMS_BUSY, "HTTP429" },
-		{ 400, NULL, "{\"__type\":\"InvalidCiphertextException\"}", KMS_BAD_BLOB, "InvalidCiphertextException" },
+		{ 400, NULL, "{\"__type\":\"InvalidCiphertextException\"}", KMS_BAD_BLOB,
+		    "InvalidCiphertextException" },
 		{ 400, NULL, "{\"__type\":7,\"message\":{}}", KMS_CONFIG, "HTTP400" },
 		{ 201, NULL, GENERATED, KMS_CONFIG, "HTTP201" },
 	};
@@ -345,7 +390,9 @@ static void test_errors_as_they_come(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < N(cases); i++) {
-		script[0] = (struct fake_answer){ .status = cases[i].http, .headers = cases[i].headers, .body = cases[i].body };
+		script[0] = (struct fake_answer){
+			.status = cases[i].http, .headers = cases[i].headers, .body = cases[i].body
+		};
 		begin(&f, script, 1);
 		assert_int_equal(generate(&f, 100), cases[i].status);
 		assert_string_equal(f.err.code, cases[i].code);
@@ -357,7 +404,8 @@ static void test_errors_as_they_come(void **state)
 
 static void test_message_is_made_printable(void **state)
 {
-	static const struct fake_answer script[] = { { .status = 400, .headers = "x-amzn-RequestId: r-1\r\n",
+	static const struct fake_answer script[] = { { .status = 400,
+	    .headers = "x-amzn-RequestId: r-1\r\n",
 	    .body = "{\"__type\":\"DisabledException\",\"message\":\"a\\u001b[31m\\nb\"}" } };
 	struct fixture f;
 	char text[200];
@@ -373,8 +421,10 @@ static void test_message_is_made_printable(void **state)
 /* AccessDenied and NotFound mean revocation only for a key that has worked. */
 static void test_had_worked(void **state)
 {
-	static const struct fake_answer script[] = { { .status = 400, .body = ERROR("AccessDeniedException", "no") },
-		{ .status = 200, .body = GENERATED }, { .status = 400, .body = ERROR("AccessDeniedException", "no") },
+	static const struct fake_answer script[] = { { .status = 400,
+		                                         .body = ERROR("AccessDeniedException", "no") },
+		{ .status = 200, .body = GENERATED },
+		{ .status = 400, .body = ERROR("AccessDeniedException", "no") },
 		{ .status = 400, .body = ERROR("NotFoundException", "no") } };
 	struct fixture f;
 
@@ -390,11 +440,13 @@ static void test_had_worked(void **state)
 /* A state told in unknown words: the key's own state decides. */
 static void test_unknown_state(void **state)
 {
-	static const struct fake_answer script[] = { { .status = 400, .body = ERROR("KMSInvalidStateException", "the external proxy is odd") },
+	static const struct fake_answer script[] = {
+		{ .status = 400, .body = ERROR("KMSInvalidStateException", "the external proxy is odd") },
 		{ .status = 200, .body = METADATA(ARN, "Enabled") }, { .status = 200, .body = GENERATED },
 		{ .status = 400, .body = ERROR("KMSInvalidStateException", "what now") },
 		{ .status = 200, .body = METADATA(ARN, "Unavailable") },
-		{ .status = 400, .body = ERROR("KMSInvalidStateException", ARN " is pending deletion.") } };
+		{ .status = 400, .body = ERROR("KMSInvalidStateException", ARN " is pending deletion.") }
+	};
 	struct kms_stats st;
 	struct fixture f;
 
@@ -415,8 +467,11 @@ static void test_unknown_state(void **state)
 
 static void test_throttled_then_ok(void **state)
 {
-	static const struct fake_answer script[] = { { .status = 400, .body = ERROR("ThrottlingException", "Rate exceeded") },
-		{ .status = 500, .body = ERROR("KMSInternalException", "") }, { .act = FAKE_DROP }, { .status = 200, .body = GENERATED } };
+	static const struct fake_answer script[] = {
+		{ .status = 400, .body = ERROR("ThrottlingException", "Rate exceeded") },
+		{ .status = 500, .body = ERROR("KMSInternalException", "") }, { .act = FAKE_DROP },
+		{ .status = 200, .body = GENERATED }
+	};
 	struct fixture f;
 	struct kms_stats st;
 
@@ -499,9 +554,12 @@ static int64_t signed_ahead(struct fixture *f, unsigned i)
 static void test_clock_is_corrected(void **state)
 {
 	char date[64], back[64];
-	struct fake_answer script[] = { { .status = 400, .headers = date, .body = ERROR("InvalidSignatureException", "Signature expired") },
+	struct fake_answer script[] = { { .status = 400,
+		                            .headers = date,
+		                            .body = ERROR("InvalidSignatureException", "Signature expired") },
 		{ .status = 200, .body = GENERATED }, { .status = 200, .body = GENERATED },
-		{ .status = 403, .headers = back, .body = ERROR("RequestTimeTooSkewed", "") }, { .status = 200, .body = GENERATED } };
+		{ .status = 403, .headers = back, .body = ERROR("RequestTimeTooSkewed", "") },
+		{ .status = 200, .body = GENERATED } };
 	struct fixture f;
 
 	(void)state;
@@ -523,7 +581,9 @@ static void test_clock_is_not_corrected(void **state)
 {
 	static const int64_t offset[] = { 200, -200, 90000, -90000 };
 	char date[64];
-	struct fake_answer script[] = { { .status = 400, .headers = date, .body = ERROR("InvalidSignatureException", "") } };
+	struct fake_answer script[] = {
+		{ .status = 400, .headers = date, .body = ERROR("InvalidSignatureException", "") }
+	};
 	struct fixture f;
 
 	(void)state;
@@ -544,7 +604,9 @@ static void test_clock_is_not_corrected(void **state)
 static void test_skew_is_corrected_once(void **state)
 {
 	char date[64];
-	struct fake_answer script[] = { { .status = 400, .headers = date, .body = ERROR("SignatureDoesNotMatch", "") } };
+	struct fake_answer script[] = {
+		{ .status = 400, .headers = date, .body = ERROR("SignatureDoesNotMatch", "") }
+	};
 	struct fixture f;
 
 	(void)state;
@@ -562,7 +624,9 @@ static void write_credentials(const char *path, const char *access)
 	char text[200];
 	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
-	snprintf(text, sizeof(text), "[p]\naws_access_key_id=%s\naws_secret_access_key=s\naws_session_token=tok/%s==\n", access, access);
+	snprintf(text, sizeof(text),
+	    "[p]\naws_access_key_id=%s\naws_secret_access_key=s\naws_session_token=tok/%s==\n", access,
+	    access);
 	assert_true(fd >= 0);
 	assert_int_equal(write(fd, text, strlen(text)), strlen(text));
 	close(fd);
@@ -570,11 +634,15 @@ static void write_credentials(const char *path, const char *access)
 
 static void test_expired_token(void **state)
 {
-	static const struct fake_answer script[] = { { .status = 400, .body = ERROR("ExpiredTokenException", "expired") },
-		{ .status = 200, .body = GENERATED }, { .status = 403, .body = ERROR("UnrecognizedClientException", "who") },
+	static const struct fake_answer script[] = { { .status = 400,
+		                                         .body = ERROR("ExpiredTokenException", "expired") },
+		{ .status = 200, .body = GENERATED },
+		{ .status = 403, .body = ERROR("UnrecognizedClientException", "who") },
 		{ .status = 403, .body = ERROR("UnrecognizedClientException", "who") } };
 	char dir[] = "/tmp/byokfs-kmsaws.XXXXXX", path[60], endpoint[64], *seen;
-	struct kms_params params = { .provider = "aws", .key = ARN, .profile = "p", .endpoint = endpoint, .proxy = "" };
+	struct kms_params params = {
+		.provider = "aws", .key = ARN, .profile = "p", .endpoint = endpoint, .proxy = ""
+	};
 	struct fixture f;
 
 	(void)state;
@@ -595,8 +663,9 @@ static void test_expired_token(void **state)
 	seen = fake_request(f.server, 2);
 	assert_non_null(strstr(seen, "\r\nX-Amz-Security-Token: tok/AKROTATED==\r\n"));
 	assert_non_null(strstr(seen, "Credential=AKROTATED/"));
-	assert_non_null(strstr(seen, "/eu-west-1/kms/aws4_request, "
-				     "SignedHeaders=content-type;host;x-amz-date;x-amz-security-token;x-amz-target, "));
+	assert_non_null(strstr(seen,
+	    "/eu-west-1/kms/aws4_request, "
+	    "SignedHeaders=content-type;host;x-amz-date;x-amz-security-token;x-amz-target, "));
 	free(seen);
 	assert_int_equal(unlink(path), 0);
 	assert_int_equal(generate(&f, 5000), KMS_CONFIG);
@@ -614,7 +683,12 @@ static void test_signature_covers_what_was_sent(void **state)
 	char host[40], *seen, *body;
 	struct sigv4_header header[] = { { "host", host }, { "content-type", "application/x-amz-json-1.1" },
 		{ "x-amz-target", "TrentService.GenerateDataKey" } };
-	struct sigv4_request req = { .method = "POST", .path = "/", .query = "", .header = header, .nheader = 3, .region = "eu-west-1",
+	struct sigv4_request req = { .method = "POST",
+		.path = "/",
+		.query = "",
+		.header = header,
+		.nheader = 3,
+		.region = "eu-west-1",
 		.service = "kms" };
 	struct sigv4_signature sig;
 	struct fixture f;
@@ -632,228 +706,6 @@ static void test_signature_covers_what_was_sent(void **state)
 	assert_non_null(strstr(seen, sig.authorization));
 	free(seen);
 	end(&f);
-}
-
-/* ---- where requests go ---- */
-
-struct place {
-	const char *key, *region, *endpoint;    /* configured */
-	const char *env_region, *env_endpoint;
-	const char *url, *host, *path, *signed_region; /* expected; url NULL: refused */
-};
-
-static void check_place(const struct place *p)
-{
-	const struct awscred_params none = { 0 };
-	const struct kms_params params = { .key = p->key, .region = p->region, .endpoint = p->endpoint };
-	struct aws_endpoint *e = test_calloc(1, sizeof(*e));
-	struct awscred *cred = NULL;
-	struct kms_err err = { 0 };
-
-	clear_env();
-	if (p->env_region)
-		setenv("AWS_REGION", p->env_region, 1);
-	if (p->env_endpoint)
-		setenv("AWS_ENDPOINT_URL_KMS", p->env_endpoint, 1);
-	assert_int_equal(awscred_open(&cred, &none), 0);
-	if (p->url) {
-		assert_int_equal(aws_endpoint_find(e, &params, cred, &err), 0);
-		assert_string_equal(e->url, p->url);
-		assert_string_equal(e->host, p->host);
-		assert_string_equal(e->path, p->path);
-		assert_string_equal(e->region, p->signed_region);
-		assert_int_equal(e->plain, !strncmp(p->url, "http:", 5));
-	} else {
-		assert_int_equal(aws_endpoint_find(e, &params, cred, &err), -EINVAL);
-		assert_int_equal(err.status, KMS_CONFIG);
-		assert_true(strlen(err.message) > 10);
-	}
-	awscred_close(cred);
-	test_free(e);
-}
-
-static void test_places(void **state)
-{
-	static const struct place places[] = {
-		{ ARN, NULL, NULL, NULL, NULL, "https://kms.eu-west-1.amazonaws.com/", "kms.eu-west-1.amazonaws.com", "/", "eu-west-1" },
-		{ ARN, NULL, NULL, "us-east-1", NULL, "https://kms.eu-west-1.amazonaws.com/", "kms.eu-west-1.amazonaws.com", "/", "eu-west-1" },
-		{ ARN, "us-east-2", NULL, "us-east-1", NULL, "https://kms.us-east-2.amazonaws.com/", "kms.us-east-2.amazonaws.com", "/", "us-east-2" },
-		{ "alias/x", NULL, NULL, "us-east-1", NULL, "https://kms.us-east-1.amazonaws.com/", "kms.us-east-1.amazonaws.com", "/", "us-east-1" },
-		{ "arn:aws-cn:kms:cn-north-1:1:key/x", NULL, NULL, NULL, NULL, "https://kms.cn-north-1.amazonaws.com.cn/",
-		    "kms.cn-north-1.amazonaws.com.cn", "/", "cn-north-1" },
-		{ ARN, NULL, NULL, NULL, "http://localhost:4566", "http://localhost:4566/", "localhost:4566", "/", "eu-west-1" },
-		{ ARN, NULL, "https://vpce-1.kms.eu-west-1.vpce.amazonaws.com:443/", NULL, "http://localhost:4566",
-		    "https://vpce-1.kms.eu-west-1.vpce.amazonaws.com:443/", "vpce-1.kms.eu-west-1.vpce.amazonaws.com", "/", "eu-west-1" },
-		{ ARN, NULL, "http://[::1]:80/base/", NULL, NULL, "http://[::1]:80/base/", "[::1]", "/base/", "eu-west-1" },
-		{ ARN, NULL, "https://x:80", NULL, NULL, "https://x:80/", "x:80", "/", "eu-west-1" },
-		{ "alias/x", NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL },
-		{ "arn:aws:kms::1:key/x", NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL },
-		{ ARN, "EU WEST", NULL, NULL, NULL, NULL, NULL, NULL, NULL },
-		{ ARN, NULL, "localhost:4566", NULL, NULL, NULL, NULL, NULL, NULL },
-		{ ARN, NULL, "https://user@host/", NULL, NULL, NULL, NULL, NULL, NULL },
-		{ ARN, NULL, "https://host/?x", NULL, NULL, NULL, NULL, NULL, NULL },
-		{ ARN, NULL, "https://", NULL, NULL, NULL, NULL, NULL, NULL },
-	};
-
-	(void)state;
-	for (size_t i = 0; i < N(places); i++)
-		check_place(&places[i]);
-}
-
-static void test_arns(void **state)
-{
-	(void)state;
-	assert_true(aws_arn_is_key(ARN));
-	assert_false(aws_arn_is_key("arn:aws:kms:eu-west-1:1:alias/x"));
-	assert_false(aws_arn_is_key("arn:aws:kms:eu-west-1:1:key/"));
-	assert_false(aws_arn_is_key("arn:aws:kms"));
-	assert_false(aws_arn_is_key("1234abcd-12ab-34cd-56ef-1234567890ab"));
-	assert_false(aws_arn_is_key(""));
-}
-
-static void test_no_key(void **state)
-{
-	struct kms_params params = { .provider = "aws", .region = "eu-west-1" };
-	struct kms_err err;
-	struct kms *k = NULL;
-
-	(void)state;
-	assert_int_equal(kms_open(&k, &params, false, &err), -EINVAL);
-	assert_string_equal(err.code, "NoKey");
-	assert_null(k);
-}
-
-/* ---- the table of errors ---- */
-
-static void test_error_table(void **state)
-{
-	static const struct {
-		const char *type, *message;
-		long http;
-		enum kms_status first, later; /* before and after the key has worked */
-	} rows[] = {
-		{ "DisabledException", "is disabled.", 400, KMS_DENIED, KMS_DENIED },
-		{ "DisabledException", "is pending deletion.", 409, KMS_DENIED, KMS_DENIED },
-		{ "KMSInvalidStateException", "k is pending deletion.", 400, KMS_DENIED, KMS_DENIED },
-		{ "KMSInvalidStateException", "k is pending replica deletion.", 400, KMS_DENIED, KMS_DENIED },
-		{ "KMSInvalidStateException", "k is pending import.", 400, KMS_DENIED, KMS_DENIED },
-		{ "KMSInvalidStateException", "k is unavailable.", 400, KMS_DENIED, KMS_DENIED },
-		{ "KMSInvalidStateException", "k is creating.", 400, KMS_DOWN, KMS_DOWN },
-		{ "KMSInvalidStateException", "k is updating.", 400, KMS_DOWN, KMS_DOWN },
-		{ "KMSInvalidStateException", "The external key store proxy did not respond in time.", 400, KMS_DOWN, KMS_DOWN },
-		{ "KMSInvalidStateException", "AWS KMS cannot communicate with the external key store proxy.", 400, KMS_DOWN, KMS_DOWN },
-		{ "KMSInvalidStateException", "", 400, KMS_DENIED, KMS_DENIED },
-		{ "KMSInvalidStateException", NULL, 400, KMS_DENIED, KMS_DENIED },
-		{ "AccessDeniedException", "", 400, KMS_CONFIG, KMS_DENIED },
-		{ "NotFoundException", "Invalid arn us-west-2", 400, KMS_CONFIG, KMS_DENIED },
-		{ "InvalidGrantTokenException", "", 400, KMS_CONFIG, KMS_CONFIG },
-		{ "KeyUnavailableException", "", 500, KMS_DOWN, KMS_DOWN },
-		{ "DependencyTimeoutException", "", 500, KMS_DOWN, KMS_DOWN },
-		{ "DependencyTimeoutException", "", 503, KMS_DOWN, KMS_DOWN },
-		{ "KMSInternalException", "", 500, KMS_DOWN, KMS_DOWN },
-		{ "InternalFailure", "", 500, KMS_DOWN, KMS_DOWN },
-		{ "ServiceUnavailable", "", 503, KMS_DOWN, KMS_DOWN },
-		{ "ThrottlingException", "", 400, KMS_BUSY, KMS_BUSY },
-		{ "TooManyRequestsException", "", 429, KMS_BUSY, KMS_BUSY },
-		{ "LimitExceededException", "", 400, KMS_BUSY, KMS_BUSY },
-		{ "InvalidCiphertextException", "", 400, KMS_BAD_BLOB, KMS_BAD_BLOB },
-		{ "IncorrectKeyException", "", 400, KMS_BAD_BLOB, KMS_BAD_BLOB },
-		{ "InvalidKeyUsageException", "", 400, KMS_CONFIG, KMS_CONFIG },
-		{ "UnsupportedOperationException", "", 400, KMS_CONFIG, KMS_CONFIG },
-		{ "InvalidArnException", "", 400, KMS_CONFIG, KMS_CONFIG },
-		{ "ValidationException", "", 400, KMS_CONFIG, KMS_CONFIG },
-		{ "SerializationException", "", 400, KMS_CONFIG, KMS_CONFIG },
-		{ "UnknownOperationException", "", 400, KMS_CONFIG, KMS_CONFIG },
-		{ "ExpiredTokenException", "", 403, KMS_CONFIG, KMS_CONFIG },
-		{ "UnrecognizedClientException", "", 403, KMS_CONFIG, KMS_CONFIG },
-		{ "InvalidClientTokenId", "", 403, KMS_CONFIG, KMS_CONFIG },
-		{ "MissingAuthenticationToken", "", 403, KMS_CONFIG, KMS_CONFIG },
-		{ "InvalidSignatureException", "", 400, KMS_CONFIG, KMS_CONFIG },
-		{ "SignatureDoesNotMatch", "", 403, KMS_CONFIG, KMS_CONFIG },
-		{ "IncompleteSignature", "", 400, KMS_CONFIG, KMS_CONFIG },
-		{ "RequestExpired", "", 400, KMS_CONFIG, KMS_CONFIG },
-		{ "RequestTimeTooSkewed", "", 403, KMS_CONFIG, KMS_CONFIG },
-		{ "DryRunOperationException", "", 412, KMS_CONFIG, KMS_CONFIG },
-		{ "CustomKeyStoreInvalidStateException", "", 400, KMS_CONFIG, KMS_CONFIG },
-		{ "XksProxyUriUnreachableException", "", 400, KMS_CONFIG, KMS_CONFIG },
-		{ "CloudHsmClusterNotActiveException", "", 400, KMS_CONFIG, KMS_CONFIG },
-		{ "SomethingNew", "", 400, KMS_CONFIG, KMS_CONFIG },
-		{ "SomethingNew", "", 500, KMS_DOWN, KMS_DOWN },
-		{ "", "", 403, KMS_CONFIG, KMS_CONFIG },
-		{ NULL, NULL, 404, KMS_CONFIG, KMS_CONFIG },
-		{ NULL, NULL, 504, KMS_DOWN, KMS_DOWN },
-		{ NULL, NULL, 429, KMS_BUSY, KMS_BUSY },
-		{ "com.amazonaws.kms#DisabledException", "", 400, KMS_DENIED, KMS_DENIED },
-		{ "DisabledException:http://internal.amazon.com/coral/#Other", "", 400, KMS_DENIED, KMS_DENIED },
-		{ "com.amazonaws.kms#AccessDeniedException:http://x/", "", 400, KMS_CONFIG, KMS_DENIED },
-		{ "DisabledExceptionX", "", 400, KMS_CONFIG, KMS_CONFIG },
-		{ "Disabled", "", 400, KMS_CONFIG, KMS_CONFIG },
-		{ "#", "", 500, KMS_DOWN, KMS_DOWN },
-		{ ":", "", 500, KMS_DOWN, KMS_DOWN },
-	};
-
-	(void)state;
-	for (size_t i = 0; i < N(rows); i++) {
-		assert_int_equal(kms_aws_classify(rows[i].type, rows[i].message, rows[i].http, false), rows[i].first);
-		assert_int_equal(kms_aws_classify(rows[i].type, rows[i].message, rows[i].http, true), rows[i].later);
-	}
-}
-
-/* What the real service was recorded saying, for a key that had worked. */
-static enum kms_status recorded_class(const char *code, const char *message)
-{
-	static const struct {
-		const char *code;
-		enum kms_status status;
-	} expected[] = {
-		{ "ValidationException", KMS_CONFIG }, { "NotFoundException", KMS_DENIED }, { "KMSInvalidSignatureException", KMS_CONFIG },
-		{ "InvalidKeyUsageException", KMS_CONFIG }, { "KMSInvalidMacException", KMS_CONFIG }, { "IncorrectKeyException", KMS_BAD_BLOB },
-		{ "InvalidCiphertextException", KMS_BAD_BLOB }, { "UnsupportedOperationException", KMS_CONFIG }, { "TagException", KMS_CONFIG },
-		{ "DisabledException", KMS_DENIED }, { "LimitExceededException", KMS_BUSY }, { "DryRunOperationException", KMS_CONFIG },
-		{ "KMSInvalidStateException", KMS_DENIED },
-	};
-
-	for (size_t i = 0; i < N(expected); i++)
-		if (!strcmp(code, expected[i].code))
-			return expected[i].status;
-	fail_msg("'%s' (%s) was recorded, and no class is expected for it", code, message);
-	return KMS_OK;
-}
-
-static unsigned walk_recorded(json_t *json)
-{
-	json_t *error = json_object_get(json, "Error"), *meta = json_object_get(json, "ResponseMetadata"), *value;
-	const char *code = jsonio_str(error, "Code"), *message = jsonio_str(error, "Message"), *key;
-	unsigned n = 0;
-	size_t i;
-
-	if (code) {
-		long http = (long)json_integer_value(json_object_get(meta, "HTTPStatusCode"));
-
-		assert_int_equal(http, 400);
-		assert_int_equal(kms_aws_classify(code, message, http, true), recorded_class(code, message));
-		n++;
-	}
-	json_object_foreach(json, key, value)
-		n += walk_recorded(value);
-	json_array_foreach(json, i, value)
-		n += walk_recorded(value);
-	return n;
-}
-
-static void test_recorded_answers(void **state)
-{
-	char *text = NULL;
-	json_t *json;
-	size_t len;
-
-	(void)state;
-	assert_int_equal(io_read_file(AT_FDCWD, "tests/vectors/aws-kms-recorded-answers.json", 1048576, &text, &len), 0);
-	json = json_loadb(text, len, 0, NULL);
-	assert_non_null(json);
-	assert_int_equal(walk_recorded(json), 94);
-	json_decref(json);
-	free(text);
 }
 
 int main(void)
@@ -879,11 +731,6 @@ int main(void)
 		cmocka_unit_test(test_skew_is_corrected_once),
 		cmocka_unit_test(test_expired_token),
 		cmocka_unit_test(test_signature_covers_what_was_sent),
-		cmocka_unit_test(test_places),
-		cmocka_unit_test(test_arns),
-		cmocka_unit_test(test_no_key),
-		cmocka_unit_test(test_error_table),
-		cmocka_unit_test(test_recorded_answers),
 	};
 
 	log_setup("test", LOG_LEVEL_ERR, false); /* the warnings about clocks are expected */

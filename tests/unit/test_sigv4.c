@@ -1,7 +1,8 @@
 /* sigv4: every case of aws-c-auth's suite (header form), and what a signer must refuse.
  *
- * All 38 cases apply. Three habits of the suite are met by this harness, not by the signer: `sign_body` means the request carries
- * x-amz-content-sha256; `omit_session_token` means the token is added after signing; a folded header line is unfolded first. */
+ * All 38 cases apply. Three habits of the suite are met by this harness, not by the signer: `sign_body` means
+ * the request carries x-amz-content-sha256; `omit_session_token` means the token is added after signing; a
+ * folded header line is unfolded first. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,6 +15,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <openssl/evp.h>
 
@@ -23,15 +25,20 @@
 #include "secret.h"
 #include "sigv4.h"
 
-#define VECTORS "tests/vectors/sigv4"
 #define TIME_20150830T123600Z 1440938160
+
+/* Run from tests/ or from the top. */
+static const char *vectors(void)
+{
+	return access("vectors/sigv4", F_OK) ? "tests/vectors/sigv4" : "vectors/sigv4";
+}
 
 static char *slurp(const char *name, const char *file)
 {
 	char path[300], *text = NULL;
 	size_t len;
 
-	snprintf(path, sizeof(path), VECTORS "/%s/%s", name, file);
+	snprintf(path, sizeof(path), "%s/%s/%s", vectors(), name, file);
 	if (io_read_file(AT_FDCWD, path, 65536, &text, &len))
 		fail_msg("cannot read %s", path);
 	return text;
@@ -45,7 +52,8 @@ struct vector {
 	char hash[65];
 };
 
-/* "Name:value" lines; a line that begins with a blank goes on with the value before. Returns what follows the empty line. */
+/* "Name:value" lines; a line that begins with a blank goes on with the value before. Returns what follows the
+ * empty line. */
 static char *cut_headers(struct vector *v, char *p)
 {
 	while (p && *p && *p != '\n') {
@@ -95,8 +103,10 @@ static void add_body_hash(struct vector *v)
 static void run_vector(const char *name)
 {
 	char *context = slurp(name, "context.json"), *canonical = slurp(name, "header-canonical-request.txt");
-	char *to_sign = slurp(name, "header-string-to-sign.txt"), *signature = slurp(name, "header-signature.txt");
-	json_t *json = jsonio_parse(context, strlen(context), 65536), *cred = json_object_get(json, "credentials");
+	char *to_sign = slurp(name, "header-string-to-sign.txt"),
+	     *signature = slurp(name, "header-signature.txt");
+	json_t *json = jsonio_parse(context, strlen(context), 65536),
+	       *cred = json_object_get(json, "credentials");
 	struct vector v = { .text = slurp(name, "request.txt") };
 	struct sigv4_signature out;
 	char expected[8192], *got = NULL, *token;
@@ -108,7 +118,8 @@ static void run_vector(const char *name)
 	v.req.exact_path = json_is_false(json_object_get(json, "normalize"));
 	assert_string_equal(jsonio_str(json, "timestamp"), "2015-08-30T12:36:00Z");
 	assert_int_equal(jsonio_copy(v.cred.access_key, sizeof(v.cred.access_key), cred, "access_key_id"), 0);
-	assert_int_equal(jsonio_copy(v.cred.secret_key, sizeof(v.cred.secret_key), cred, "secret_access_key"), 0);
+	assert_int_equal(
+	    jsonio_copy(v.cred.secret_key, sizeof(v.cred.secret_key), cred, "secret_access_key"), 0);
 	token = jsonio_str(cred, "token") ? strdup(jsonio_str(cred, "token")) : NULL;
 	v.cred.session_token = json_is_true(json_object_get(json, "omit_session_token")) ? NULL : token;
 	if (json_is_true(json_object_get(json, "sign_body")))
@@ -131,7 +142,7 @@ static void run_vector(const char *name)
 
 static void test_vectors(void **state)
 {
-	DIR *dir = opendir(VECTORS);
+	DIR *dir = opendir(vectors());
 	struct dirent *entry;
 	int count = 0;
 
@@ -155,10 +166,18 @@ struct sample {
 
 static void sample_init(struct sample *s)
 {
-	*s = (struct sample){ .header = { { "Host", "kms.eu-west-1.amazonaws.com" }, { "Content-Type", "application/x-amz-json-1.1" },
-				  { "X-Amz-Target", "TrentService.Decrypt" } },
-		.req = { .method = "POST", .path = "/", .query = "", .nheader = 3, .body = "{}", .bodylen = 2, .region = "eu-west-1",
-		    .service = "kms", .time = 1700000000 },
+	*s = (struct sample){ .header = { { "Host", "kms.eu-west-1.amazonaws.com" },
+		                  { "Content-Type", "application/x-amz-json-1.1" },
+		                  { "X-Amz-Target", "TrentService.Decrypt" } },
+		.req = { .method = "POST",
+		    .path = "/",
+		    .query = "",
+		    .nheader = 3,
+		    .body = "{}",
+		    .bodylen = 2,
+		    .region = "eu-west-1",
+		    .service = "kms",
+		    .time = 1700000000 },
 		.cred = { .access_key = "AKIDEXAMPLE", .secret_key = "secret" } };
 	s->req.header = s->header;
 }
@@ -179,15 +198,16 @@ static void test_signs_a_kms_request(void **state)
 	sample_init(&s);
 	assert_int_equal(sigv4_sign(&out, &s.req, &s.cred), 0);
 	assert_string_equal(out.amz_date, "20231114T221320Z");
-	assert_non_null(strstr(out.authorization, "Credential=AKIDEXAMPLE/20231114/eu-west-1/kms/aws4_request, "
-						  "SignedHeaders=content-type;host;x-amz-date;x-amz-target, Signature="));
+	assert_non_null(strstr(out.authorization,
+	    "Credential=AKIDEXAMPLE/20231114/eu-west-1/kms/aws4_request, "
+	    "SignedHeaders=content-type;host;x-amz-date;x-amz-target, Signature="));
 }
 
 static void test_refuses_malformed_headers(void **state)
 {
-	static const struct sigv4_header bad[] = { { "Con tent", "x" }, { "", "x" }, { "X", "a\nb" }, { "X", "a\rb" },
-		{ "X-Amz-Date", "20231114T221320Z" }, { "x-amz-security-token", "t" }, { "authorization", "x" }, { "X", NULL },
-		{ NULL, "x" } };
+	static const struct sigv4_header bad[] = { { "Con tent", "x" }, { "", "x" }, { "X", "a\nb" },
+		{ "X", "a\rb" }, { "X-Amz-Date", "20231114T221320Z" }, { "x-amz-security-token", "t" },
+		{ "authorization", "x" }, { "X", NULL }, { NULL, "x" } };
 	struct sample s;
 
 	(void)state;
@@ -292,7 +312,8 @@ static void test_everything_is_bound(void **state)
 		default: s.cred.session_token = s.cred.access_key; break;
 		}
 		assert_int_equal(sigv4_sign(&other, &s.req, &s.cred), 0);
-		assert_string_not_equal(strstr(base.authorization, "Signature="), strstr(other.authorization, "Signature="));
+		assert_string_not_equal(
+		    strstr(base.authorization, "Signature="), strstr(other.authorization, "Signature="));
 	}
 }
 

@@ -8,7 +8,7 @@
 #include "store.h"
 
 static struct backing bk; /* for its keys and its scratch directory */
-static char path[96];
+static char path[160];
 static char why[STORE_WHY];
 static const struct store_options rw = { .torn_ok = true }, ro = { .readonly = true, .torn_ok = true };
 
@@ -101,7 +101,7 @@ static int authenticate_only(void)
 
 static const char *in_store(const char *rest)
 {
-	static char full[4][256];
+	static char full[4][320];
 	static unsigned turn;
 	char *out = full[turn++ % 4];
 
@@ -179,7 +179,7 @@ static void create_and_open(void **state)
 
 static void create_refuses(void **state)
 {
-	char file[128], missing[128];
+	char file[192], missing[192];
 
 	(void)state;
 	(void)snprintf(missing, sizeof(missing), "%s/none", path);
@@ -390,7 +390,7 @@ static void other_stores_and_versions(void **state)
 
 static void root_id(void **state)
 {
-	char link[128], text[NAME_DIR_ID_TEXT + 1];
+	char link[192], text[NAME_DIR_ID_TEXT + 1];
 	uint8_t id[16] = { 1 };
 
 	(void)state;

@@ -24,7 +24,7 @@ MUST_CHECK int fuseio_inval_inode(int fd, uint64_t nodeid);
 MUST_CHECK int fuseio_inc_epoch(int fd);
 /* The connection's number: minor of the mount's st_dev. Asks the kernel only, never the daemon, so it may run before the session loop. 0 or -errno. */
 MUST_CHECK int fuseio_connection(const char *mountpoint, unsigned *connection);
-/* Raises the kernel's readahead (capped at 128 KiB by INIT) through /sys/class/bdi. Best effort: 0 or -errno; needs root. */
+/* Raises the kernel's readahead (capped at 128 KiB by INIT) through /sys/class/bdi. After INIT was answered, which resets it. Best effort: 0 or -errno; needs root. */
 MUST_CHECK int fuseio_readahead(unsigned connection, unsigned kib);
 
 #endif

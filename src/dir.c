@@ -1,8 +1,9 @@
-/* dir.c — single entries of a backing directory. Hides how a plaintext name becomes one or two backing names, and how an object gets
- * its content, owner and mode before any name shows it.
+/* dir.c — single entries of a backing directory. Hides how a plaintext name becomes one or two backing names, and
+ * how an object gets its content, owner and mode before any name shows it.
  *
- * Files are made without a name (O_TMPFILE) and linked: the fastest of the atomic ways on ext4, and a crash leaves no litter.
- * Where the backing has no O_TMPFILE they are made under a temporary name and renamed, or linked and unlinked. */
+ * Files are made without a name (O_TMPFILE) and linked: the fastest of the atomic ways on ext4, and a crash leaves
+ * no litter. Where the backing has no O_TMPFILE they are made under a temporary name and renamed, or linked and
+ * unlinked. */
 #include "dir.h"
 
 #include <errno.h>
@@ -107,7 +108,8 @@ static bool long_matches(const struct dir_place *p)
 	char have[NAME_LONG_TARGET_MAX + 1];
 	int n = long_read(p->fd, p->name.entry, have);
 
-	return n >= 0 && (size_t)n == strlen(p->name.long_target) && bytes_equal(have, p->name.long_target, (size_t)n);
+	return n >= 0 && (size_t)n == strlen(p->name.long_target) &&
+	    bytes_equal(have, p->name.long_target, (size_t)n);
 }
 
 int dir_long_make(const struct dir_place *p)
@@ -197,7 +199,8 @@ int dir_stat(const struct dir *d, const char *name, size_t len, struct stat *st,
 /* ---- making objects */
 
 /* The owner a new object should have, given what the backing made of it. */
-static bool owner_wanted(const struct stat *st, const struct stat *parent, const struct dir_owner *o, uid_t *uid, gid_t *gid)
+static bool owner_wanted(
+    const struct stat *st, const struct stat *parent, const struct dir_owner *o, uid_t *uid, gid_t *gid)
 {
 	*uid = o->set ? o->uid : st->st_uid;
 	*gid = o->set && !(parent->st_mode & S_ISGID) ? o->gid : st->st_gid;
@@ -336,8 +339,8 @@ static int create_named(const struct create *c, int *fd)
 	return r;
 }
 
-int dir_create(const struct dir *d, const char *name, size_t len, const uint8_t page0[static LAYOUT_PAGE], mode_t mode,
-    const struct dir_owner *owner, int *fd, struct stat *st)
+int dir_create(const struct dir *d, const char *name, size_t len, const uint8_t page0[static LAYOUT_PAGE],
+    mode_t mode, const struct dir_owner *owner, int *fd, struct stat *st)
 {
 	struct dir_place place;
 	struct stat parent;
@@ -386,7 +389,8 @@ static int dress_entry(const struct dir_place *p, const mode_t *mode, const stru
 }
 
 /* After the object was made (r its result): dressed, or removed again. */
-static int finish_entry(const struct dir_place *p, int r, const mode_t *mode, const struct dir_owner *o, struct stat *st)
+static int finish_entry(
+    const struct dir_place *p, int r, const mode_t *mode, const struct dir_owner *o, struct stat *st)
 {
 	if (!r) {
 		r = dress_entry(p, mode, o, st);
@@ -398,7 +402,8 @@ static int finish_entry(const struct dir_place *p, int r, const mode_t *mode, co
 	return r;
 }
 
-int dir_mknod(const struct dir *d, const char *name, size_t len, mode_t mode, dev_t rdev, const struct dir_owner *owner, struct stat *st)
+int dir_mknod(const struct dir *d, const char *name, size_t len, mode_t mode, dev_t rdev,
+    const struct dir_owner *owner, struct stat *st)
 {
 	struct dir_place place;
 	mode_t bits = mode & 07777;
@@ -415,8 +420,8 @@ int dir_mknod(const struct dir *d, const char *name, size_t len, mode_t mode, de
 	return finish_entry(&place, r, &bits, owner, st);
 }
 
-int dir_symlink(const struct dir *d, const char *name, size_t len, const char *target, size_t targetlen, const struct dir_owner *owner,
-    struct stat *st)
+int dir_symlink(const struct dir *d, const char *name, size_t len, const char *target, size_t targetlen,
+    const struct dir_owner *owner, struct stat *st)
 {
 	char text[NAME_LINK_TEXT(NAME_LINK_MAX)];
 	struct dir_place place;

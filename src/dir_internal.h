@@ -19,7 +19,8 @@ struct dir_place {
 };
 MUST_CHECK int dir_place_make(struct dir_place *, const struct dir *, const char *name, size_t len);
 
-/* The symlink "<entry>.n" of a long name: there (made or found equal), or taken away when the entry is not there. Nothing for short names. */
+/* The symlink "<entry>.n" of a long name: there (made or found equal), or taken away when the entry is not there.
+ * Nothing for short names. */
 MUST_CHECK int dir_long_make(const struct dir_place *);
 void dir_long_drop(const struct dir_place *);
 
@@ -27,14 +28,17 @@ void dir_long_drop(const struct dir_place *);
 /* ".byokfs.<kind>.<16 hex>" */
 void dir_temp_name(char out[static DIR_TEMP], const char *kind);
 
-/* Gives `from` the name `to` unless it is taken (-EEXIST). from is a temporary, or a user's rename with RENAME_NOREPLACE. */
+/* Gives `from` the name `to` unless it is taken (-EEXIST). from is a temporary, or a user's rename with
+ * RENAME_NOREPLACE. */
 MUST_CHECK int dir_rename_new(int fromfd, const char *from, int tofd, const char *to, bool temporary);
-/* Owner, then mode, of a new object; system calls only where something differs. In a set-group-ID parent the group stays the inherited one. */
+/* Owner, then mode, of a new object; system calls only where something differs. In a set-group-ID parent the group
+ * stays the inherited one. */
 MUST_CHECK int dir_dress(int fd, const struct stat *parent, mode_t mode, const struct dir_owner *);
 
 /* .byokfs.d without a log line. */
 MUST_CHECK int dir_id_quiet(int fd, const struct name_keys *, uint16_t *domain_index, uint8_t id[static 16]);
-/* Plain name of a backing entry, reading "<entry>.n" where needed: its length, 0 for a reserved one, or -EBADMSG. */
+/* Plain name of a backing entry, reading "<entry>.n" where needed: its length, 0 for a reserved one, or -EBADMSG.
+ */
 MUST_CHECK int dir_decrypt(int fd, const uint8_t id[static 16], const struct name_keys *, const char *entry,
     char out[static NAME_MAX_PLAIN + 1]);
 

@@ -1,8 +1,9 @@
-/* dir_ops.c — directories as entries: made, removed, renamed, replaced. Hides that a byokfs directory is never empty on the backing:
- * it holds .byokfs.d and perhaps litter, so rmdir(2) and rename(2) over it need help.
+/* dir_ops.c — directories as entries: made, removed, renamed, replaced. Hides that a byokfs directory is never
+ * empty on the backing: it holds .byokfs.d and perhaps litter, so rmdir(2) and rename(2) over it need help.
  *
- * A directory goes in three steps, so that a power cut or another host leaves it either whole or gone: found empty by the plaintext
- * view, renamed to .byokfs.del.*, found empty again (else named back), taken apart with .byokfs.d last. */
+ * A directory goes in three steps, so that a power cut or another host leaves it either whole or gone: found empty
+ * by the plaintext view, renamed to .byokfs.del.*, found empty again (else named back), taken apart with .byokfs.d
+ * last. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -16,8 +17,8 @@
 
 /* ---- mkdir */
 
-static int mkdir_fill(const struct dir *d, int fd, mode_t mode, const struct dir_owner *owner, uint16_t domain_index,
-    const uint8_t id[static 16])
+static int mkdir_fill(const struct dir *d, int fd, mode_t mode, const struct dir_owner *owner,
+    uint16_t domain_index, const uint8_t id[static 16])
 {
 	char text[NAME_DIR_ID_TEXT + 1];
 	struct stat parent;
@@ -43,8 +44,8 @@ static int mkdir_temp(const struct dir *d, const char *temp, mode_t mode, int *f
 	return r;
 }
 
-int dir_mkdir(const struct dir *d, const char *name, size_t len, mode_t mode, const struct dir_owner *owner, uint16_t domain_index,
-    struct stat *st)
+int dir_mkdir(const struct dir *d, const char *name, size_t len, mode_t mode, const struct dir_owner *owner,
+    uint16_t domain_index, struct stat *st)
 {
 	CLEANUP_FD int fd = -1;
 	struct dir_place place;
@@ -276,7 +277,8 @@ static int exchange(const struct dir_place *a, const struct dir_place *b)
 	return renameat2(a->fd, a->name.entry, b->fd, b->name.entry, RENAME_EXCHANGE) ? -errno : 0;
 }
 
-/* The target is never absent: names are exchanged, then what was displaced is removed under the source's old name. */
+/* The target is never absent: names are exchanged, then what was displaced is removed under the source's old name.
+ */
 static int replace_by_exchange(const struct dir_place *a, const struct dir_place *b, const struct victim *v)
 {
 	int r = exchange(a, b);
@@ -340,7 +342,8 @@ static int replace_directory(const struct dir_place *a, const struct dir_place *
 	return r;
 }
 
-static int rename_places(const struct dir_place *a, const struct dir_place *b, const struct name_keys *names, unsigned flags)
+static int rename_places(
+    const struct dir_place *a, const struct dir_place *b, const struct name_keys *names, unsigned flags)
 {
 	if (flags & RENAME_EXCHANGE)
 		return exchange(a, b);
@@ -351,7 +354,8 @@ static int rename_places(const struct dir_place *a, const struct dir_place *b, c
 	return errno == ENOTEMPTY || errno == EEXIST ? replace_directory(a, b, names) : -errno;
 }
 
-int dir_rename(const struct dir *from, const char *name, size_t len, const struct dir *to, const char *newname, size_t newlen, unsigned flags)
+int dir_rename(const struct dir *from, const char *name, size_t len, const struct dir *to, const char *newname,
+    size_t newlen, unsigned flags)
 {
 	struct dir_place a, b;
 	int r;
@@ -366,7 +370,8 @@ int dir_rename(const struct dir *from, const char *name, size_t len, const struc
 	if (r)
 		return r;
 	r = rename_places(&a, &b, to->names, flags);
-	/* Each goes only if its entry is not there: after success, failure, or a rename between links of one file. */
+	/* Each goes only if its entry is not there: after success, failure, or a rename between links of one file.
+	 */
 	dir_long_drop(&a);
 	dir_long_drop(&b);
 	return r;

@@ -1,7 +1,9 @@
-/* dir_stream.c — iteration. Hides getdents64(2): one buffer of backing entries, decrypted one by one as they are asked for.
+/* dir_stream.c — iteration. Hides getdents64(2): one buffer of backing entries, decrypted one by one as they are
+ * asked for.
  *
- * Reading on from where the stream stands costs no lseek. One step back is free too: a reader whose reply was full asks again for the
- * item that did not fit. Plaintext goes straight to the caller; the buffer holds backing names only. */
+ * Reading on from where the stream stands costs no lseek. One step back is free too: a reader whose reply was full
+ * asks again for the item that did not fit. Plaintext goes straight to the caller; the buffer holds backing names
+ * only. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,10 +18,10 @@
 struct dir_stream {
 	int fd;
 	uint8_t id[16];
-	int64_t pos;         /* after the last item produced */
-	int64_t last_pos;    /* before it */
-	size_t last_at;      /* and its place in the buffer */
-	bool placed;         /* pos is where the buffer goes on; else seek first */
+	int64_t pos;      /* after the last item produced */
+	int64_t last_pos; /* before it */
+	size_t last_at;   /* and its place in the buffer */
+	bool placed;      /* pos is where the buffer goes on; else seek first */
 	bool can_step_back;
 	bool complained;
 	size_t at, end;
@@ -91,7 +93,8 @@ static int stream_fill(struct dir_stream *s)
 }
 
 /* 1 produced, 0 not for the reader, -errno. */
-static int stream_item(struct dir_stream *s, const struct name_keys *names, const struct dir_dirent *e, struct dir_item *out)
+static int stream_item(
+    struct dir_stream *s, const struct name_keys *names, const struct dir_dirent *e, struct dir_item *out)
 {
 	char where[DIR_WHERE];
 	int n;
@@ -101,7 +104,8 @@ static int stream_item(struct dir_stream *s, const struct name_keys *names, cons
 	n = dir_decrypt(s->fd, s->id, names, e->d_name, out->name);
 	if (n == -EBADMSG && !s->complained) {
 		s->complained = true;
-		log_warn("%s: ignoring '%.100s' and perhaps more: not names of this directory", dir_where(s->fd, where), e->d_name);
+		log_warn("%s: ignoring '%.100s' and perhaps more: not names of this directory",
+		    dir_where(s->fd, where), e->d_name);
 	}
 	if (n <= 0)
 		return n == -EBADMSG ? 0 : n;

@@ -138,6 +138,8 @@ static int load(struct file *f, const struct file_key *key, const uint8_t *page)
 	if (st.dclock > f->durable)
 		f->durable = st.dclock;
 	f->root->loaded = f->loaded = true;
+	if (!f->inlined)
+		file_rebury(f->root);
 	return 0;
 }
 

@@ -235,6 +235,8 @@ void file_bury_dropped(struct file *);
 bool file_unrecorded(const struct file *);
 /* A flush that began with the mark completed. */
 MUST_CHECK int file_settle(struct file *, const struct file_key *, const struct file_mark *);
+/* Text was read again: raises what T3 had raised before a wipe. */
+void file_rebury(struct file_node *);
 /* A wipe follows: records raised but not written become pending again. `lost`: drops are forgotten. */
 void file_unsettle(struct file *, bool lost);
 

@@ -119,22 +119,30 @@ int file_settle(struct file *f, const struct file_key *key, const struct file_ma
 	return 0;
 }
 
-/* Records raised in a text that is about to be forgotten wait again. */
-static void unrecord(struct file *f, struct file_node *n)
+/* Records raised in a text that is about to be forgotten wait again; tombstones are told from their entries. */
+static void unrecord(struct file_node *n, bool *buried)
 {
 	for (uint32_t e = 0; n->stale && e < n->count; e++) {
 		uint64_t ver = ENT_VER(n->ent[e]);
-		rec_t rec = file_rec(n, e);
 
-		if (ver && n->ent[e] == ver && rec == ver) {
+		*buried |= (n->ent[e] & ENT_TOMB) != 0;
+		if (ver && n->ent[e] == ver && file_rec(n, e) == ver) {
 			n->ent[e] |= ENT_PEND;
 			n->pend++;
-		} else if (n->ent[e] == (ver | ENT_TOMB) && rec == (REC_H | ver)) {
-			n->ent[e] = ver | ENT_GONE;
-			n->gone++;
-			f->drop = DROP_REMOVED;
-			f->drop_flush = 0;
 		}
+	}
+}
+
+void file_rebury(struct file_node *n)
+{
+	for (uint32_t e = 0; e < n->count; e++) {
+		uint64_t tombstone = ENT_VER(n->ent[e]);
+		rec_t rec = file_rec(n, e);
+
+		if (!(n->ent[e] & ENT_TOMB) || !(rec & REC_H) || REC_MIN(rec) >= tombstone)
+			continue;
+		file_set_rec(n, e, REC_H | tombstone);
+		n->stale = true;
 	}
 }
 
@@ -150,17 +158,19 @@ static void forget_drops(struct file_node *n)
 
 void file_unsettle(struct file *f, bool lost)
 {
-	struct file_node *n = NULL, *next;
+	struct file_node *n, *next;
+	bool buried = false;
 
 	for (n = file_busy_next(f, NULL); n; n = next) {
 		next = file_busy_next(f, n);
 		if (n->loaded)
-			unrecord(f, n);
+			unrecord(n, &buried);
 		if (lost)
 			forget_drops(n);
 		n->dirty = n->stale = false;
 		file_requeue(f, n);
 	}
+	f->root->stale = buried; /* so that the state stays until they are written */
 	if (!lost)
 		return;
 	f->drop = DROP_NONE;

@@ -265,6 +265,7 @@ static int node_read(struct file *f, const struct file_key *key, struct file_nod
 		return file_damaged(f, n->type, n->index, "its padding is not zero");
 	}
 	n->loaded = true;
+	file_rebury(n);
 	return 0;
 }
 
@@ -324,12 +325,11 @@ int file_node_get(struct file *f, const struct file_key *key, enum unit_type typ
 
 	if (!n || !n->loaded) {
 		rc = file_parent(f, key, type, index, &up, &slot); /* three levels at most */
-		if (rc == 0 && n)
-			rc = node_load(f, key, n);
-		else if (rc == 0)
-			rc = node_add(f, key, up, slot, &n);
+		if (rc == 0)
+			rc = n ? node_load(f, key, n) : node_add(f, key, up, slot, &n);
 		if (rc != 0)
 			return rc;
+		file_requeue(f, n);
 	}
 	if (n != f->root && !n->busy) {
 		TAILQ_REMOVE(&f->clean, n, link);

@@ -1,8 +1,10 @@
-/* inode.c — slots, chains and counts. Hides how a nodeid or a (dev, ino) leads to a struct inode, and when its slot may be used again.
+/* inode.c — slots, chains and counts. Hides how a nodeid or a (dev, ino) leads to a struct inode, and when its slot
+ * may be used again.
  *
- * The kernel names an inode in nearly every request, so inode_get takes no lock: chunks never move, and a ref is taken only from a
- * non-zero count. The kernel's look-ups together hold one ref. Whoever drops the last ref takes the table lock and looks again:
- * a look-up, which works under that lock, may have revived the inode; then it stays. */
+ * The kernel names an inode in nearly every request, so inode_get takes no lock: chunks never move, and a ref is
+ * taken only from a non-zero count. The kernel's look-ups together hold one ref. Whoever drops the last ref takes
+ * the table lock and looks again: a look-up, which works under that lock, may have revived the inode; then it
+ * stays. */
 #include "inode.h"
 
 #include <errno.h>
@@ -96,7 +98,8 @@ static int chains_add(struct inode_table *t, struct inode_chains *c, struct inod
 	return 0;
 }
 
-static void chains_remove(struct inode_table *t, struct inode_chains *c, struct inode *i, hash_fn hash, next_fn next)
+static void chains_remove(
+    struct inode_table *t, struct inode_chains *c, struct inode *i, hash_fn hash, next_fn next)
 {
 	uint32_t *at = &c->head[hash(i) & (c->size - 1)];
 
@@ -204,7 +207,8 @@ struct inode *inode_get(struct inode_table *t, uint64_t nodeid)
 	do {
 		if (!refs)
 			return NULL;
-	} while (!atomic_compare_exchange_weak_explicit(&i->refs, &refs, refs + 1, memory_order_acquire, memory_order_relaxed));
+	} while (!atomic_compare_exchange_weak_explicit(
+	    &i->refs, &refs, refs + 1, memory_order_acquire, memory_order_relaxed));
 	return i;
 }
 
@@ -247,7 +251,8 @@ void inode_forget(struct inode_table *t, uint64_t nodeid, uint64_t n)
 	(void)pthread_mutex_lock(&t->lock);
 	last = i->nlookup && n >= i->nlookup;
 	if (n > i->nlookup)
-		log_warn("the kernel forgot inode %llu more often than it looked it up", (unsigned long long)nodeid);
+		log_warn(
+		    "the kernel forgot inode %llu more often than it looked it up", (unsigned long long)nodeid);
 	i->nlookup -= n < i->nlookup ? n : i->nlookup;
 	(void)pthread_mutex_unlock(&t->lock);
 	if (last)
@@ -347,7 +352,8 @@ int inode_set_dirid(struct inode_table *t, struct inode *i, const uint8_t id[sta
 		for (uint32_t slot = t->by_dirid.head[hash_dirid(&key) & (t->by_dirid.size - 1)]; slot;) {
 			struct inode *other = slot_inode(t, slot);
 
-			if (!memcmp(other->dirid, id, sizeof(other->dirid)) && (other->ino != i->ino || other->dev != i->dev))
+			if (!memcmp(other->dirid, id, sizeof(other->dirid)) &&
+			    (other->ino != i->ino || other->dev != i->dev))
 				return -EIO;
 			slot = other->dirnext;
 		}
@@ -448,52 +454,4 @@ void inode_share_top(struct inode_table *t, _Atomic uint64_t *top)
 size_t inode_count(const struct inode_table *t)
 {
 	return atomic_load(&t->count);
-}
-
-static bool in_use(struct inode *i)
-{
-	LOCK_SCOPE(&i->lock);
-
-	return i->opens || i->file;
-}
-
-struct walk {
-	struct inode_table *table;
-	bool (*fn)(void *arg, struct inode *);
-	void *arg;
-	uint8_t *seen; /* a bit per slot, or NULL */
-	uint64_t top;
-};
-
-/* One pass: those in use only, or all that were not seen. */
-static bool walk_pass(struct walk *w, bool used_only)
-{
-	for (uint64_t n = 1; n <= w->top; n++) {
-		uint8_t bit = (uint8_t)(1u << n % 8);
-		bool go_on = true;
-		struct inode *i = w->seen && (w->seen[n / 8] & bit) ? NULL : inode_get(w->table, n);
-
-		if (!i)
-			continue;
-		if (!used_only || in_use(i)) {
-			if (w->seen)
-				w->seen[n / 8] |= bit;
-			go_on = w->fn(w->arg, i);
-		}
-		inode_put(w->table, i);
-		if (!go_on)
-			return false;
-	}
-	return true;
-}
-
-void inode_each(struct inode_table *t, bool opened_first, bool (*fn)(void *arg, struct inode *), void *arg)
-{
-	struct walk w = { .table = t, .fn = fn, .arg = arg, .top = inode_top(t) };
-
-	/* Without memory for the marks nobody comes first, but everybody comes once. */
-	w.seen = opened_first ? calloc(1, (size_t)(w.top / 8 + 1)) : NULL;
-	if (!w.seen || walk_pass(&w, true))
-		(void)walk_pass(&w, false);
-	free(w.seen);
 }

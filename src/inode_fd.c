@@ -1,5 +1,6 @@
-/* inode_fd.c — identities and descriptors of inodes. Hides the two ways to come back to an object without its name: a file handle, and
- * a descriptor opened O_PATH that is reopened through /proc/self/fd; and the least-recently-used list of directory descriptors. */
+/* inode_fd.c — identities and descriptors of inodes. Hides the two ways to come back to an object without its name:
+ * a file handle, and a descriptor opened O_PATH that is reopened through /proc/self/fd; and the least-recently-used
+ * list of directory descriptors. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -7,7 +8,8 @@
 #include "inode_internal.h"
 #include "log.h"
 
-_Static_assert(offsetof(struct inode_identity, handle.f_handle) - offsetof(struct inode_identity, handle) == sizeof(struct file_handle),
+_Static_assert(offsetof(struct inode_identity, handle.f_handle) - offsetof(struct inode_identity, handle) ==
+	sizeof(struct file_handle),
     "struct file_handle has another layout here");
 
 /* ---- identities */
@@ -56,7 +58,8 @@ bool identity_by_handle(int root_fd)
 	if (take_handle(root_fd, "", &who))
 		return false;
 	fd = open_by_handle_at(root_fd, as_handle(&who), O_PATH | O_CLOEXEC);
-	return fd >= 0 && !fstat(root_fd, &want) && !fstat(fd, &have) && want.st_ino == have.st_ino && want.st_dev == have.st_dev;
+	return fd >= 0 && !fstat(root_fd, &want) && !fstat(fd, &have) && want.st_ino == have.st_ino &&
+	    want.st_dev == have.st_dev;
 }
 
 bool inode_by_handle(const struct inode_table *t)
@@ -240,18 +243,21 @@ static int pin_identify(struct inode_table *t, struct inode *i, int fd, const st
 	if (r)
 		return r;
 	if (domain) {
-		log_err("directory inode %llu claims key domain %u: refused", (unsigned long long)i->ino, (unsigned)domain);
+		log_err("directory inode %llu claims key domain %u: refused", (unsigned long long)i->ino,
+		    (unsigned)domain);
 		return -EIO;
 	}
 	(void)pthread_mutex_lock(&t->lock);
 	r = inode_set_dirid(t, i, id);
 	(void)pthread_mutex_unlock(&t->lock);
 	if (r == -EIO)
-		log_err("directory inode %llu has the id of another directory: refused (a copy inside the store?)", (unsigned long long)i->ino);
+		log_err("directory inode %llu has the id of another directory: refused (a copy inside the store?)",
+		    (unsigned long long)i->ino);
 	return r;
 }
 
-int inode_dir(struct inode_table *t, struct inode *i, const struct name_keys *names, struct dir *d, struct inode_pin **pin)
+int inode_dir(
+    struct inode_table *t, struct inode *i, const struct name_keys *names, struct dir *d, struct inode_pin **pin)
 {
 	bool known;
 	int r;

@@ -1,4 +1,5 @@
-/* inode_internal.h — the table behind inode.h, shared by inode.c (slots, chains, counts) and inode_fd.c (identities, descriptors). */
+/* inode_internal.h — the table behind inode.h, shared by inode.c (slots, chains, counts) and inode_fd.c
+ * (identities, descriptors). */
 #ifndef BYOKFS_INODE_INTERNAL_H
 #define BYOKFS_INODE_INTERNAL_H
 
@@ -8,8 +9,8 @@
 
 #include "inode.h"
 
-#define INODE_CHUNK 512u      /* inodes allocated together; never moved, never freed before the table */
-#define INODE_CHUNKS 131072u  /* so at most 67 million */
+#define INODE_CHUNK 512u     /* inodes allocated together; never moved, never freed before the table */
+#define INODE_CHUNKS 131072u /* so at most 67 million */
 
 enum inode_state { INODE_FREE, INODE_LIVE, INODE_STALE };
 

@@ -1,5 +1,6 @@
-/* store.c — a store from opening to closing. Hides the descriptors' places, the exclusive lock, and what is checked before and after
- * the domain's keys are known. Copies are in store_copies.c, mount markers and doubt in store_marker.c, creation in store_create.c. */
+/* store.c — a store from opening to closing. Hides the descriptors' places, the exclusive lock, and what is checked
+ * before and after the domain's keys are known. Copies are in store_copies.c, mount markers and doubt in
+ * store_marker.c, creation in store_create.c. */
 #include "store.h"
 
 #include <errno.h>
@@ -54,8 +55,8 @@ static unsigned long device_block(int fd)
 	if (fstat(fd, &st))
 		return 0;
 	for (int i = 0; i < 2 && !size; i++) {
-		(void)snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%squeue/physical_block_size", major(st.st_dev), minor(st.st_dev),
-		    i ? "../" : ""); /* a partition's queue is its disk's */
+		(void)snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%squeue/physical_block_size",
+		    major(st.st_dev), minor(st.st_dev), i ? "../" : ""); /* a partition's queue is its disk's */
 		FILE *f = fopen(path, "re");
 
 		if (!f)
@@ -73,15 +74,20 @@ int store_check_backing(int fd, const char *path, bool torn_ok, const char *verb
 	unsigned long device;
 
 	if (fstatvfs(fd, &vfs))
-		return store_fail(why, -errno, "cannot %s store '%.200s': statvfs: %s", verb, path, strerror(errno));
+		return store_fail(
+		    why, -errno, "cannot %s store '%.200s': statvfs: %s", verb, path, strerror(errno));
 	if (torn_ok)
 		return 0;
 	if (vfs.f_bsize < STORE_BLOCK_MIN)
-		return store_fail(why, -EOPNOTSUPP, "cannot %s store '%.200s': its filesystem has blocks of %lu bytes, under %u, and may tear pages in a power cut "
-		    "(mount.torn_ok accepts that)", verb, path, vfs.f_bsize, STORE_BLOCK_MIN);
+		return store_fail(why, -EOPNOTSUPP,
+		    "cannot %s store '%.200s': its filesystem has blocks of %lu bytes, under %u, and may tear "
+		    "pages in a power cut (mount.torn_ok accepts that)",
+		    verb, path, vfs.f_bsize, STORE_BLOCK_MIN);
 	device = device_block(fd);
 	if (device && device < STORE_BLOCK_MIN)
-		log_warn("store '%s': its device claims physical blocks of %lu bytes only: 4096-byte writes may tear in a power cut", path, device);
+		log_warn("store '%s': its device claims physical blocks of %lu bytes only: 4096-byte writes may "
+			 "tear in a power cut",
+		    path, device);
 	return 0;
 }
 
@@ -91,34 +97,51 @@ int store_check_backing(int fd, const char *path, bool torn_ok, const char *verb
 static int check_pair(const struct descriptor_store *s, const struct descriptor_domain *d)
 {
 	const struct descriptor_domain_line *line = s->domains;
+	bool same = !d->index && bytes_equal(d->store, s->store, 16) && bytes_equal(d->domain, line->domain, 16) &&
+	    bytes_equal(d->commit, line->commit, 32);
 
-	return !d->index && bytes_equal(d->store, s->store, 16) && bytes_equal(d->domain, line->domain, 16) &&
-	        bytes_equal(d->commit, line->commit, 32) ? 0 : -EBADMSG;
+	return same ? 0 : -EBADMSG;
 }
 
-static int load_domain(const struct store *s, const struct descriptor_store *desc, const struct domain_keys *keys, struct descriptor_domain *out)
+static int load_domain(const struct store *s, const struct descriptor_store *desc, const struct domain_keys *keys,
+    struct descriptor_domain *out)
 {
 	struct copies c;
-	int r, again;
+	int r;
 
 	if (!desc->n || desc->domains[0].index)
 		return -EINVAL;
 	r = copies_of_domain(&c, s->meta_fd, desc->domains[0].domain);
 	if (r)
 		return r;
-	r = copies_load(&c, 0, keys, out);
-	if (!r && check_pair(desc, out)) {
-		descriptor_domain_free(out);
-		r = -EBADMSG;
-		again = copies_load(&c, 1, keys, out);
-		if (!again) {
-			r = check_pair(desc, out);
-			if (r)
-				descriptor_domain_free(out);
+	for (int rank = 0; rank < 2; rank++) {
+		int loaded = copies_load(&c, rank, keys, out);
+
+		if (loaded) {
+			r = rank ? r : loaded;
+			break;
 		}
+		r = check_pair(desc, out);
+		if (!r)
+			break;
+		descriptor_domain_free(out);
 	}
 	(void)close(c.dirfd);
 	return r;
+}
+
+static const char *reason(int r)
+{
+	switch (r) {
+	case -EPROTONOSUPPORT:
+		return "written by another version of byokfs";
+	case -EINVAL:
+		return "both copies are damaged";
+	case -EBADMSG:
+		return "it does not belong to this store";
+	default:
+		return strerror(-r);
+	}
 }
 
 /* Both descriptors, unauthenticated: the newest pair that fits together. */
@@ -130,20 +153,17 @@ static int load_descriptors(struct store *s, char *why)
 	copies_of_store(&c, s->meta_fd);
 	for (int rank = 0; rank < 2; rank++) {
 		r = copies_load(&c, rank, NULL, &s->desc);
+		if (r && rank)
+			return first;
 		if (r)
-			return rank ? first : store_fail(why, r, CANNOT_OPEN "store descriptor: %s", s->path,
-			    r == -EPROTONOSUPPORT ? "written by another version of byokfs"
-			    : r == -EINVAL ? "both copies are damaged" : strerror(-r));
+			return store_fail(why, r, CANNOT_OPEN "store descriptor: %s", s->path, reason(r));
 		r = load_domain(s, &s->desc, NULL, &s->domain);
 		if (!r)
 			return 0;
 		descriptor_store_free(&s->desc);
 		memset(&s->desc, 0, sizeof(s->desc));
 		if (!rank)
-			first = store_fail(why, r, CANNOT_OPEN "domain descriptor: %s", s->path,
-			    r == -EPROTONOSUPPORT ? "written by another version of byokfs"
-			    : r == -EINVAL ? "both copies are damaged"
-			    : r == -EBADMSG ? "it does not belong to this store" : strerror(-r));
+			first = store_fail(why, r, CANNOT_OPEN "domain descriptor: %s", s->path, reason(r));
 	}
 	return first;
 }
@@ -155,15 +175,19 @@ static int take_lock(struct store *s, char *why)
 
 	s->lock_fd = openat(s->meta_fd, STORE_LOCK, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
 	if (s->lock_fd < 0 || fstat(s->lock_fd, &st))
-		return store_fail(why, -errno, CANNOT_OPEN "%s/" STORE_LOCK ": %s", s->path, STORE_META, strerror(errno));
+		return store_fail(
+		    why, -errno, CANNOT_OPEN "%s/" STORE_LOCK ": %s", s->path, STORE_META, strerror(errno));
 	if (!S_ISREG(st.st_mode))
 		return store_fail(why, -EINVAL, CANNOT_OPEN "%s/" STORE_LOCK " is not a file", s->path, STORE_META);
 	r = store_lock_fd(s->lock_fd);
 	if (r == -EBUSY)
-		return store_fail(why, r, CANNOT_OPEN "another read-write mount or tool holds %s/" STORE_LOCK " (unmount it, or mount with -o ro)", s->path,
-		    STORE_META);
+		return store_fail(why, r,
+		    CANNOT_OPEN "another read-write mount or tool holds %s/" STORE_LOCK
+				" (unmount it, or mount with -o ro)",
+		    s->path, STORE_META);
 	if (r)
-		return store_fail(why, r, CANNOT_OPEN "cannot lock %s/" STORE_LOCK ": %s", s->path, STORE_META, strerror(-r));
+		return store_fail(
+		    why, r, CANNOT_OPEN "cannot lock %s/" STORE_LOCK ": %s", s->path, STORE_META, strerror(-r));
 	return 0;
 }
 
@@ -174,10 +198,13 @@ static int open_root(struct store *s, const char *path, char *why)
 		return store_fail(why, -errno, CANNOT_OPEN "%s", path, strerror(errno));
 	s->fd = open(s->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (s->fd < 0)
-		return store_fail(why, errno == ENOTDIR ? -EINVAL : -errno, CANNOT_OPEN "%s", s->path, strerror(errno));
+		return store_fail(
+		    why, errno == ENOTDIR ? -EINVAL : -errno, CANNOT_OPEN "%s", s->path, strerror(errno));
 	s->meta_fd = store_open_dir(s->fd, STORE_META);
 	if (s->meta_fd == -ENOENT)
-		return store_fail(why, -ENOENT, CANNOT_OPEN "not a byokfs store: it has no " STORE_META " (make one with 'byokfsctl init')", s->path);
+		return store_fail(why, -ENOENT,
+		    CANNOT_OPEN "not a byokfs store: it has no " STORE_META " (make one with 'byokfsctl init')",
+		    s->path);
 	if (s->meta_fd == -ENOTDIR || s->meta_fd == -ELOOP)
 		return store_fail(why, -EINVAL, CANNOT_OPEN STORE_META " is not a directory", s->path);
 	if (s->meta_fd < 0)
@@ -240,8 +267,9 @@ static int reload(struct store *s, const struct domain_keys *keys)
 	if (r)
 		return r;
 	r = load_domain(s, &desc, keys, domain);
-	if (!r && (desc.suite != s->ids.suite || desc.names != s->desc.names || !bytes_equal(desc.store, s->ids.store, 16) ||
-	           !bytes_equal(domain->domain, s->ids.domain, 16))) {
+	if (!r &&
+	    (desc.suite != s->ids.suite || desc.names != s->desc.names ||
+		!bytes_equal(desc.store, s->ids.store, 16) || !bytes_equal(domain->domain, s->ids.domain, 16))) {
 		descriptor_domain_free(domain);
 		r = -EBADMSG;
 	}
@@ -289,21 +317,25 @@ int store_authenticate(struct store *s, const struct domain_keys *keys, const st
 	int r;
 
 	if (!bytes_equal(keys->commit, s->desc.domains[0].commit, sizeof(keys->commit)))
-		return store_fail(why, -EBADMSG, CANNOT_OPEN "the domain's key is not the one the store was made with", s->path);
+		return store_fail(
+		    why, -EBADMSG, CANNOT_OPEN "the domain's key is not the one the store was made with", s->path);
 	if (descriptor_store_verify(&s->desc, keys) || descriptor_domain_verify(&s->domain, keys)) {
 		r = reload(s, keys);
 		if (r)
-			return store_fail(why, r == -ENOMEM ? r : -EBADMSG, CANNOT_OPEN "its descriptors were tampered with: %s", s->path,
+			return store_fail(why, r == -ENOMEM ? r : -EBADMSG,
+			    CANNOT_OPEN "its descriptors were tampered with: %s", s->path,
 			    r == -ENOMEM ? strerror(-r) : "no copy authenticates");
 	}
 	r = check_root(s, names);
 	if (r)
-		return store_fail(why, r, CANNOT_OPEN NAME_DIR_FILE " of its root is missing, or not its own", s->path);
+		return store_fail(
+		    why, r, CANNOT_OPEN NAME_DIR_FILE " of its root is missing, or not its own", s->path);
 	if (s->readonly)
 		return 0;
 	r = restore(s);
 	if (r)
-		return store_fail(why, r, CANNOT_OPEN "cannot restore a copy of its descriptors: %s", s->path, strerror(-r));
+		return store_fail(
+		    why, r, CANNOT_OPEN "cannot restore a copy of its descriptors: %s", s->path, strerror(-r));
 	return 0;
 }
 
@@ -320,7 +352,8 @@ int store_write_domain(struct store *s, const struct domain_keys *keys, char *wh
 		(void)close(c.dirfd);
 	}
 	if (r)
-		return store_fail(why, r, "cannot write the domain descriptor of store '%.200s': %s", s->path, strerror(-r));
+		return store_fail(
+		    why, r, "cannot write the domain descriptor of store '%.200s': %s", s->path, strerror(-r));
 	return 0;
 }
 
@@ -334,6 +367,7 @@ void store_close(struct store *s, bool clean)
 			r = store_unmark(s);
 	}
 	if (r)
-		log_err("store '%s': not closed cleanly, sizes will be checked at the next mount: %s", s->path, strerror(-r));
+		log_err("store '%s': not closed cleanly, sizes will be checked at the next mount: %s", s->path,
+		    strerror(-r));
 	release(s);
 }

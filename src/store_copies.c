@@ -1,7 +1,8 @@
-/* store_copies.c — descriptors that exist twice. Hides which of the two files is believed, and how a lost one comes back.
+/* store_copies.c — descriptors that exist twice. Hides which of the two files is believed, and how a lost one comes
+ * back.
  *
- * A sum tells damage, the MAC tells tampering, seq tells the newer. A copy whose sum is good but whose version is foreign stops
- * everything: newer software was here, and "restoring" its file would undo its work. */
+ * A sum tells damage, the MAC tells tampering, seq tells the newer. A copy whose sum is good but whose version is
+ * foreign stops everything: newer software was here, and "restoring" its file would undo its work. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sodium.h>
@@ -39,12 +40,14 @@ static int kind_verify(enum copies_kind k, const void *desc, const struct domain
 
 static int kind_print(enum copies_kind k, void *desc, const struct domain_keys *keys, char **text, size_t *len)
 {
-	return k == COPIES_STORE ? descriptor_store_print(desc, keys, text, len) : descriptor_domain_print(desc, keys, text, len);
+	return k == COPIES_STORE ? descriptor_store_print(desc, keys, text, len)
+				 : descriptor_domain_print(desc, keys, text, len);
 }
 
 static uint64_t kind_seq(enum copies_kind k, const void *desc)
 {
-	return k == COPIES_STORE ? ((const struct descriptor_store *)desc)->seq : ((const struct descriptor_domain *)desc)->seq;
+	return k == COPIES_STORE ? ((const struct descriptor_store *)desc)->seq
+				 : ((const struct descriptor_domain *)desc)->seq;
 }
 
 static void kind_free(enum copies_kind k, void *desc)

@@ -1,5 +1,5 @@
-/* store_create.c — an empty directory becomes a store. Hides the order of writing: .byokfs/store comes last, so that an interrupted
- * creation is not a store yet, and what was written is taken away again. */
+/* store_create.c — an empty directory becomes a store. Hides the order of writing: .byokfs/store comes last, so
+ * that an interrupted creation is not a store yet, and what was written is taken away again. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -46,7 +46,8 @@ static int check_empty(int fd, const char *path, char *why)
 	if (r)
 		return store_fail(why, r, CANNOT_CREATE "%s", path, strerror(-r));
 	if (*name)
-		return store_fail(why, -ENOTEMPTY, CANNOT_CREATE "the directory is not empty: it holds '%.100s'", path, name);
+		return store_fail(
+		    why, -ENOTEMPTY, CANNOT_CREATE "the directory is not empty: it holds '%.100s'", path, name);
 	if (faccessat(fd, ".", W_OK | X_OK, AT_EACCESS))
 		return store_fail(why, -errno, CANNOT_CREATE "%s", path, strerror(errno));
 	return 0;
@@ -57,7 +58,8 @@ static int open_target(const char *path, char *why)
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	if (fd < 0)
-		return store_fail(why, errno == ENOTDIR ? -EINVAL : -errno, CANNOT_CREATE "%s", path, strerror(errno));
+		return store_fail(
+		    why, errno == ENOTDIR ? -EINVAL : -errno, CANNOT_CREATE "%s", path, strerror(errno));
 	return fd;
 }
 
@@ -106,7 +108,9 @@ static int write_domain(int meta_fd, const struct store_create *p, int64_t now)
 static int write_store(int meta_fd, const struct store_create *p, int64_t now)
 {
 	struct descriptor_domain_line line = { .index = 0 };
-	struct descriptor_store s = { .suite = p->ids.suite, .names = p->names, .created = now, .seq = 1, .n = 1, .domains = &line };
+	struct descriptor_store s = {
+		.suite = p->ids.suite, .names = p->names, .created = now, .seq = 1, .n = 1, .domains = &line
+	};
 	struct copies c;
 
 	memcpy(s.store, p->ids.store, sizeof(s.store));

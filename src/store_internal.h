@@ -27,8 +27,9 @@ struct copies {
 void copies_of_store(struct copies *, int meta_fd);
 /* Opens the directory: close dirfd. */
 MUST_CHECK int copies_of_domain(struct copies *, int meta_fd, const uint8_t domain[static 16]);
-/* The sound copy with the higher seq (rank 0) or the other sound one (rank 1: -ENOENT when there is none). With keys, sound includes the MAC.
- * -ENOENT: no copy; -EINVAL: damaged; -EBADMSG: MAC; -EPROTONOSUPPORT: a copy of another version. */
+/* The sound copy with the higher seq (rank 0) or the other sound one (rank 1: -ENOENT when there is none). With
+ * keys, sound includes the MAC. -ENOENT: no copy; -EINVAL: damaged; -EBADMSG: MAC; -EPROTONOSUPPORT: a copy of
+ * another version. */
 MUST_CHECK int copies_load(const struct copies *, int rank, const struct domain_keys *, void *desc);
 /* Makes both files what desc says (its own MAC); files that are so already are not touched. */
 MUST_CHECK int copies_restore(const struct copies *, void *desc);

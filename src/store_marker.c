@@ -1,5 +1,6 @@
-/* store_marker.c — mount markers, and what they say about sizes. Hides how a mount tells its successors that size hints written since
- * its start may be wrong, if it never comes to say that they are right (byokfs-format(5), sections 6 and 8). */
+/* store_marker.c — mount markers, and what they say about sizes. Hides how a mount tells its successors that size
+ * hints written since its start may be wrong, if it never comes to say that they are right (byokfs-format(5),
+ * sections 6 and 8). */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -65,7 +66,8 @@ static bool marker_read(const struct store *s, int dirfd, const char *name, int 
 	struct stat st;
 	size_t len;
 
-	if (fstat(fd, &st) || io_read_file(dirfd, name, MARKER_MAX, &text, &len) || descriptor_marker_parse(&m, text, len))
+	if (fstat(fd, &st) || io_read_file(dirfd, name, MARKER_MAX, &text, &len) ||
+	    descriptor_marker_parse(&m, text, len))
 		return false;
 	if (!bytes_equal(m.store, s->desc.store, sizeof(m.store)) || m.inode != st.st_ino)
 		return false;
@@ -105,7 +107,8 @@ bool store_in_doubt(const struct store *s, const struct stat *st)
 {
 	if (s->doubt_all)
 		return true;
-	return s->doubt && !earlier(&st->st_ctim, &s->doubt_from) && (s->doubt_live || !earlier(&s->start, &st->st_ctim));
+	return s->doubt && !earlier(&st->st_ctim, &s->doubt_from) &&
+	    (s->doubt_live || !earlier(&s->start, &st->st_ctim));
 }
 
 static int marker_remove(struct store *s, int dirfd, const char *name)
@@ -203,13 +206,17 @@ int store_mark(struct store *s, char *why)
 	int r;
 
 	if (!s->readonly && mkdirat(s->meta_fd, STORE_MOUNTS, 0700) && errno != EEXIST)
-		return store_fail(why, -errno, "cannot make " STORE_META "/" STORE_MOUNTS " in store '%.200s': %s", s->path, strerror(errno));
+		return store_fail(why, -errno, "cannot make " STORE_META "/" STORE_MOUNTS " in store '%.200s': %s",
+		    s->path, strerror(errno));
 	dirfd = store_open_dir(s->meta_fd, STORE_MOUNTS);
 	if (dirfd == -ENOENT)
 		return 0; /* read-only, and nobody ever mounted it otherwise */
 	r = dirfd < 0 ? dirfd : each_marker(s, dirfd, marker_weigh);
 	if (r == -EBUSY)
-		return store_fail(why, r, "cannot open store '%.200s': another mount of it is live (a marker in " STORE_META "/" STORE_MOUNTS " is locked)", s->path);
+		return store_fail(why, r,
+		    "cannot open store '%.200s': another mount of it is live (a marker in " STORE_META
+		    "/" STORE_MOUNTS " is locked)",
+		    s->path);
 	if (!r && s->readonly) {
 		/* Without a file of its own a mount cannot ask the backing's clock: the window stays open. */
 		s->doubt_live = s->doubt_live || s->doubt;
@@ -220,9 +227,11 @@ int store_mark(struct store *s, char *why)
 	if (!r)
 		r = marker_make(s, dirfd);
 	if (r)
-		return store_fail(why, r, "cannot write a mount marker in store '%.200s': %s", s->path, strerror(-r));
+		return store_fail(
+		    why, r, "cannot write a mount marker in store '%.200s': %s", s->path, strerror(-r));
 	if (s->doubt || s->doubt_all)
-		log_info("store '%s': not unmounted cleanly%s: sizes are checked", s->path, s->doubt_all ? ", or copied" : "");
+		log_info("store '%s': not unmounted cleanly%s: sizes are checked", s->path,
+		    s->doubt_all ? ", or copied" : "");
 	return 0;
 }
 

@@ -15,6 +15,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -139,20 +140,45 @@ static int fd_of(struct msghdr *m)
 	return fd;
 }
 
-static void arm(struct guard *g, const struct order *o, int device)
+/* A look at the fusectl file system where nobody mounted it; nothing appears in the tree. Needs CAP_SYS_ADMIN. */
+static int open_fusectl(void)
+{
+	CLEANUP_FD int fs = fsopen("fusectl", FSOPEN_CLOEXEC);
+
+	if (fs < 0 || fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
+		return -1;
+	return fsmount(fs, FSMOUNT_CLOEXEC, 0);
+}
+
+/* The file that aborts the connection, or -1. */
+static int open_abort(unsigned connection)
 {
 	char path[64];
+	CLEANUP_FD int dir = open("/sys/fs/fuse/connections", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int fd;
 
+	if (!connection)
+		return -1;
+	(void)snprintf(path, sizeof(path), "%u/abort", connection);
+	fd = openat(dir, path, O_WRONLY | O_CLOEXEC);
+	if (fd >= 0)
+		return fd;
+	cleanup_fd(&dir);
+	dir = open_fusectl();
+	return openat(dir, path, O_WRONLY | O_CLOEXEC);
+}
+
+static void arm(struct guard *g, const struct order *o, int device)
+{
 	if (device < 0 || g->device >= 0)
 		return;
 	g->device = device;
 	g->connection = o->connection;
-	(void)snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u/abort", o->connection);
 	/* Opened now: later the number might be another mount's. */
-	if (o->connection)
-		g->abort_fd = open(path, O_WRONLY | O_CLOEXEC);
+	g->abort_fd = open_abort(o->connection);
 	if (g->abort_fd < 0)
-		log_warn("%s cannot be opened: after a crash of the daemon, readers it left waiting will wait on", path);
+		log_warn("FUSE connection %u cannot be aborted from here: should the daemon crash, what it was just reading may hang",
+		    o->connection);
 	g->pidfd = (int)syscall(SYS_pidfd_open, o->pid, 0);
 }
 

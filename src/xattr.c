@@ -1,5 +1,5 @@
-/* xattr.c — encrypted attributes in the backing's user attributes. Hides their backing names, and that the f*xattr calls refuse O_PATH
- * descriptors, which go through /proc/self/fd instead. */
+/* xattr.c — encrypted attributes in the backing's user attributes. Hides their backing names, and that the f*xattr
+ * calls refuse O_PATH descriptors, which go through /proc/self/fd instead. */
 #include "xattr.h"
 
 #include <errno.h>
@@ -146,7 +146,8 @@ static ssize_t get_large(const struct sealed *x, void *value, size_t size)
 	return n < 0 ? n : open_value(x, in, (size_t)n, value, size);
 }
 
-ssize_t xattr_get(int fd, const uint8_t id[static 16], const struct name_keys *names, const char *name, void *value, size_t size)
+ssize_t xattr_get(
+    int fd, const uint8_t id[static 16], const struct name_keys *names, const char *name, void *value, size_t size)
 {
 	char backing[NAME_XATTR_BACKING];
 	struct sealed x = { fd, id, names, backing };
@@ -167,8 +168,8 @@ ssize_t xattr_get(int fd, const uint8_t id[static 16], const struct name_keys *n
 	return n < 0 ? n : open_value(&x, small, (size_t)n, value, size);
 }
 
-int xattr_set(int fd, const uint8_t id[static 16], const struct name_keys *names, const char *name, const void *value, size_t size,
-    int flags)
+int xattr_set(int fd, const uint8_t id[static 16], const struct name_keys *names, const char *name,
+    const void *value, size_t size, int flags)
 {
 	char backing[NAME_XATTR_BACKING];
 	CLEANUP_FREE uint8_t *sealed = NULL;
@@ -232,7 +233,8 @@ ssize_t xattr_list(int fd, const uint8_t id[static 16], const struct name_keys *
 	if (n <= 0)
 		return n;
 	for (const char *at = backing; at < backing + n; at += strlen(at) + 1) {
-		if (strncmp(at, BACKING_PREFIX, sizeof(BACKING_PREFIX) - 1) != 0 || name_xattr_decrypt(names, id, at, plain) < 0)
+		if (strncmp(at, BACKING_PREFIX, sizeof(BACKING_PREFIX) - 1) != 0 ||
+		    name_xattr_decrypt(names, id, at, plain) < 0)
 			continue;
 		size_t len = strlen(plain) + 1;
 

@@ -214,7 +214,7 @@ static void try_wrong_context(struct trial *t)
 
 static void try_latency(struct trial *t)
 {
-	uint64_t ms[ROUNDS];
+	uint64_t ms[ROUNDS] = { 0 };
 
 	for (size_t i = 0; i < ROUNDS; i++) {
 		uint64_t start = io_boot_ms();

@@ -1,4 +1,5 @@
-/* backing_fixture.h — keys counted up as in byokfs-format(5), section 17, and a scratch directory that goes away afterwards. */
+/* backing_fixture.h — keys counted up as in byokfs-format(5), section 17, and a scratch directory that goes away
+ * afterwards. */
 #ifndef BYOKFS_BACKING_FIXTURE_H
 #define BYOKFS_BACKING_FIXTURE_H
 

@@ -6,6 +6,7 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -138,11 +139,13 @@ static void fake_serve(struct fake *f, struct fake_conn *c)
 
 static void fake_accept(struct fake *f, struct fake_conn *conn)
 {
-	int fd = accept4(f->listener, NULL, NULL, SOCK_CLOEXEC);
+	int fd = accept4(f->listener, NULL, NULL, SOCK_CLOEXEC), one = 1;
 
 	(void)pthread_mutex_lock(&f->lock);
 	f->connections++;
 	(void)pthread_mutex_unlock(&f->lock);
+	if (fd >= 0) /* head and body are sent apart: do not wait for the acknowledgement in between */
+		(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	for (size_t i = 0; i < FAKE_CONNS && fd >= 0; i++)
 		if (conn[i].fd < 0) {
 			conn[i].fd = fd;

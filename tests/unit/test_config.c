@@ -335,17 +335,19 @@ static void the_file_is_found_in_order(void **state)
 	assert_int_equal(config_load(&f->config, f->path, f->why), 0);
 }
 
-/* byokfs.ini.example in the current directory is what config_describe() prints. */
+/* byokfs.ini.example is what config_describe() prints. */
 static void the_example_is_the_table(void **state)
 {
 	char *text = NULL, *file = NULL;
 	size_t len = 0, room = 1 << 16, n;
 	FILE *mem = open_memstream(&text, &len), *f = fopen("byokfs.ini.example", "r");
 
+	if (!f)
+		f = fopen("../byokfs.ini.example", "r"); /* run in tests/ */
 	(void)state;
 	assert_non_null(mem);
 	if (!f)
-		fail_msg("run me in the top directory: byokfs.ini.example not found");
+		fail_msg("run me in the top directory or in tests: byokfs.ini.example not found");
 	config_describe(mem);
 	assert_int_equal(fclose(mem), 0);
 	file = calloc(1, room);
@@ -355,6 +357,32 @@ static void the_example_is_the_table(void **state)
 	assert_string_equal(file, text);
 	free(file);
 	free(text);
+}
+
+/* docs/byokfs.ini.5 explains every key. */
+static void the_man_page_knows_every_key(void **state)
+{
+	char *text = NULL, *page = calloc(1, 1 << 16), item[80];
+	size_t len = 0, found = 0;
+	FILE *mem = open_memstream(&text, &len), *f = fopen("docs/byokfs.ini.5", "r");
+
+	(void)state;
+	if (!f)
+		f = fopen("../docs/byokfs.ini.5", "r");
+	assert_non_null(f);
+	assert_non_null(mem);
+	(void)fread(page, 1, (1 << 16) - 1, f);
+	(void)fclose(f);
+	config_describe(mem);
+	assert_int_equal(fclose(mem), 0);
+	for (char *p = strstr(text, "\n;"); p; p = strstr(p + 1, "\n;"), found++) {
+		(void)snprintf(item, sizeof(item), ".It Cm %.*s No =", (int)strcspn(p + 2, " "), p + 2);
+		if (!strstr(page, item))
+			fail_msg("docs/byokfs.ini.5 does not have '%s'", item);
+	}
+	assert_true(found > 20);
+	free(text);
+	free(page);
 }
 
 static bool same(const struct config *a, const struct config *b)
@@ -413,6 +441,7 @@ int main(void)
 		T(the_file_is_found_in_order),
 		T(the_example_is_the_table),
 		T(the_example_uncommented_changes_nothing),
+		T(the_man_page_knows_every_key),
 	};
 
 	return cmocka_run_group_tests_name("config", tests, NULL, NULL);

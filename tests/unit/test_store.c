@@ -1,143 +1,10 @@
-/* A store from creation to its end: exclusive use, descriptors that exist twice, markers of mounts that never came back. */
-#include "backing_fixture.h"
-
+/* A store from creation to its end: exclusive use, and descriptors that exist twice. */
 #include <sodium.h>
 
 #include "bytes.h"
-#include "io.h"
-#include "store.h"
-
-static struct backing bk; /* for its keys and its scratch directory */
-static char path[160];
-static char why[STORE_WHY];
-static const struct store_options rw = { .torn_ok = true }, ro = { .readonly = true, .torn_ok = true };
-
-static struct store_create *recipe(void)
-{
-	static struct store_create p;
-
-	memset(&p, 0, sizeof(p));
-	p.ids = bk.ids;
-	memcpy(p.dirid, bk.root.id, 16);
-	p.by = "byokfs test";
-	p.slot = (struct descriptor_slot){ .seq = 1, .provider = 3, .context = 1, .sealed = 1767225600, .blob_len = 60, .probe_len = 60 };
-	(void)snprintf(p.slot.key, sizeof(p.slot.key), "keyfile:0011223344556677");
-	p.keys = &bk.keys;
-	p.name_keys = bk.names;
-	return &p;
-}
-
-static int setup(void **state)
-{
-	(void)state;
-	backing_open(&bk, NAME_SIV64);
-	(void)snprintf(path, sizeof(path), "%s/store", bk.path);
-	assert_int_equal(mkdir(path, 0755), 0);
-	*why = 0;
-	return 0;
-}
-
-static int setup_created(void **state)
-{
-	(void)setup(state);
-	assert_int_equal(store_create(path, recipe(), why), 0);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	backing_close(&bk);
-	return 0;
-}
-
-static struct store *new_store(void)
-{
-	struct store *s = malloc(sizeof(*s));
-
-	assert_non_null(s);
-	return s;
-}
-
-/* Opens, authenticates and marks. */
-static struct store *mounted(const struct store_options *o)
-{
-	struct store *s = new_store();
-
-	assert_int_equal(store_open(s, path, o, why), 0);
-	assert_int_equal(store_authenticate(s, &bk.keys, bk.names, why), 0);
-	assert_int_equal(store_mark(s, why), 0);
-	return s;
-}
-
-static void unmounted(struct store *s, bool clean)
-{
-	store_close(s, clean);
-	free(s);
-}
-
-static int open_only(const struct store_options *o)
-{
-	struct store *s = new_store();
-	int r = store_open(s, path, o, why);
-
-	if (!r)
-		store_close(s, false);
-	free(s);
-	return r;
-}
-
-static int authenticate_only(void)
-{
-	struct store *s = new_store();
-	int r;
-
-	assert_int_equal(store_open(s, path, &rw, why), 0);
-	r = store_authenticate(s, &bk.keys, bk.names, why);
-	store_close(s, false);
-	free(s);
-	return r;
-}
-
-static const char *in_store(const char *rest)
-{
-	static char full[4][320];
-	static unsigned turn;
-	char *out = full[turn++ % 4];
-
-	(void)snprintf(out, sizeof(full[0]), "%s/.byokfs/%s", path, rest);
-	return out;
-}
-
-/* noinline: gcc 12 otherwise takes the result for a pointer to a local. */
-__attribute__((noinline)) static char *slurp(const char *file, size_t *len)
-{
-	char *text;
-
-	assert_int_equal(io_read_file(AT_FDCWD, file, 1 << 20, &text, len), 0);
-	return text;
-}
-
-static void spew(const char *file, const void *text, size_t len)
-{
-	int fd = open(file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-
-	assert_true(fd >= 0);
-	assert_int_equal(write(fd, text, len), len);
-	(void)close(fd);
-}
+#include "store_fixture.h"
 
 static const char domain_file[] = "domains/b0b1b2b3b4b5b6b7b8b9babbbcbdbebf";
-
-static int count(const char *dir)
-{
-	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), n;
-
-	assert_true(fd >= 0);
-	n = backing_entries_fd(fd);
-	(void)close(fd);
-	return n;
-}
 
 /* ---- creation */
 
@@ -443,144 +310,20 @@ static void rotation_writes_both(void **state)
 	free(a);
 }
 
-/* ---- markers */
-
-static struct stat at(const struct timespec *t, int64_t seconds)
-{
-	struct stat st = { .st_mode = S_IFREG };
-
-	st.st_ctim = *t;
-	st.st_ctim.tv_sec += seconds;
-	return st;
-}
-
-static void clean_mounts_leave_nothing(void **state)
-{
-	struct store *s = mounted(&rw);
-	struct stat st = at(&s->start, 0);
-
-	(void)state;
-	assert_false(store_in_doubt(s, &st));
-	assert_int_equal(access(in_store("mounts"), F_OK), 0);
-	unmounted(s, true);
-	s = mounted(&rw);
-	assert_false(store_in_doubt(s, &st));
-	unmounted(s, true);
-}
-
-static void stale_markers(void **state)
-{
-	struct store *s = mounted(&rw);
-	struct timespec first = s->start;
-	struct stat st;
-
-	(void)state;
-	unmounted(s, false);
-	assert_int_equal(count(in_store("mounts")), 1);
-	spew(in_store("mounts/.byokfs.tmp.0123456789abcdef"), "", 0);
-	s = mounted(&rw);
-	assert_int_equal(count(in_store("mounts")), 2);
-	st = at(&first, 0);
-	assert_true(store_in_doubt(s, &st));
-	st = at(&first, -60);
-	assert_true(store_in_doubt(s, &st));
-	st = at(&first, -61);
-	assert_false(store_in_doubt(s, &st));
-	st = at(&s->start, 0);
-	assert_true(store_in_doubt(s, &st));
-	st = at(&s->start, 1);
-	assert_false(store_in_doubt(s, &st));
-	/* Closed before every file was visited: the old marker stays, ours goes. */
-	unmounted(s, true);
-	assert_int_equal(count(in_store("mounts")), 1);
-	s = mounted(&rw);
-	st = at(&first, -60);
-	assert_true(store_in_doubt(s, &st));
-	store_doubt_done(s);
-	assert_false(store_in_doubt(s, &st));
-	assert_int_equal(count(in_store("mounts")), 1);
-	unmounted(s, true);
-	assert_int_equal(count(in_store("mounts")), 0);
-}
-
-static void readers_see_live_mounts(void **state)
-{
-	struct store *s = mounted(&rw), *reader = mounted(&ro);
-	struct stat st = at(&s->start, 1000000);
-
-	(void)state;
-	assert_true(store_in_doubt(reader, &st));
-	store_doubt_done(reader);
-	assert_true(store_in_doubt(reader, &st));
-	st = at(&s->start, -61);
-	assert_false(store_in_doubt(reader, &st));
-	unmounted(reader, true);
-	unmounted(s, true);
-	reader = mounted(&ro);
-	st = at(&st.st_ctim, 61);
-	assert_false(store_in_doubt(reader, &st));
-	unmounted(reader, true);
-}
-
-/* Under another lock file the first mount would not be noticed; its marker's lock is. */
-static void live_marker_stops_a_writer(void **state)
-{
-	struct store *s = mounted(&rw), *second = new_store();
-
-	(void)state;
-	assert_int_equal(unlink(in_store("lock")), 0);
-	assert_int_equal(store_open(second, path, &rw, why), 0);
-	assert_int_equal(store_authenticate(second, &bk.keys, bk.names, why), 0);
-	assert_int_equal(store_mark(second, why), -EBUSY);
-	store_close(second, false);
-	free(second);
-	assert_int_equal(count(in_store("mounts")), 1);
-	unmounted(s, true);
-}
-
-static void copied_and_damaged_markers(void **state)
-{
-	static const char *const garbage[] = { "", "byokfs-mount 1\n", "byokfs-mount 2\nsum=00\n" };
-	struct stat st = { .st_mode = S_IFREG };
-	char copy[] = "mounts/000102030405060708090a0b0c0d0e0f";
-	struct store *s = mounted(&rw);
-	char name[64], *text;
-	size_t len;
-
-	(void)state;
-	/* cp -a of a live store: the marker has another inode number. */
-	(void)snprintf(name, sizeof(name), "mounts/%s", s->marker);
-	text = slurp(in_store(name), &len);
-	assert_non_null(strstr(text, "mode=rw\n"));
-	spew(in_store(copy), text, len); /* while the number of the original is taken */
-	unmounted(s, true);
-	for (int i = -1; i < 3; i++) {
-		if (i >= 0)
-			spew(in_store(copy), garbage[i], strlen(garbage[i]));
-		s = mounted(&rw);
-		assert_true(store_in_doubt(s, &st)); /* ctime 0: everything */
-		store_doubt_done(s);
-		assert_false(store_in_doubt(s, &st));
-		unmounted(s, true);
-		assert_int_equal(count(in_store("mounts")), 0);
-	}
-	free(text);
-	assert_int_equal(mkfifo(in_store(copy), 0600), 0);
-	s = mounted(&rw);
-	assert_true(store_in_doubt(s, &st));
-	unmounted(s, true);
-}
-
-#define FRESH(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
-#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup_created, teardown)
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		FRESH(create_and_open), FRESH(create_refuses), FRESH(create_undoes), FRESH(not_a_store), TEST(one_mount_at_a_time),
-		TEST(damaged_copies_come_back), TEST(readers_restore_nothing), TEST(forged_copies), TEST(other_stores_and_versions), TEST(root_id),
-		TEST(rotation_writes_both), TEST(clean_mounts_leave_nothing), TEST(stale_markers), TEST(readers_see_live_mounts),
-		TEST(live_marker_stops_a_writer), TEST(copied_and_damaged_markers),
+		FRESH(create_and_open),
+		FRESH(create_refuses),
+		FRESH(create_undoes),
+		FRESH(not_a_store),
+		TEST(one_mount_at_a_time),
+		TEST(damaged_copies_come_back),
+		TEST(readers_restore_nothing),
+		TEST(forged_copies),
+		TEST(other_stores_and_versions),
+		TEST(root_id),
+		TEST(rotation_writes_both),
 	};
 
 	return cmocka_run_group_tests_name("store", tests, backing_main_setup, NULL);

@@ -48,7 +48,8 @@ static bool supported(void)
 
 static void round_trips(void **state)
 {
-	static const char *const names[] = { "user.comment", "security.capability", "trusted.overlay.opaque", "system.posix_acl_access", "user.x" };
+	static const char *const names[] = { "user.comment", "security.capability", "trusted.overlay.opaque",
+		"system.posix_acl_access", "user.x" };
 	static const size_t sizes[] = { 1, 2, 983, 984, 985, 2000, 0 };
 	const int fds[] = { fd, path_fd, dir_fd };
 	uint8_t value[2000], out[2000];
@@ -60,17 +61,26 @@ static void round_trips(void **state)
 	for (int k = 0; k < 3; k++)
 		for (size_t s = 0; s < sizeof(sizes) / sizeof(*sizes); s++)
 			for (size_t n = 0; n < sizeof(names) / sizeof(*names); n++) {
-				assert_int_equal(xattr_get(fds[k], id, bk.names, names[n], out, sizeof(out)), -ENODATA);
-				assert_int_equal(xattr_set(fds[k], id, bk.names, names[n], value, sizes[s], XATTR_REPLACE), -ENODATA);
-				assert_int_equal(xattr_set(fds[k], id, bk.names, names[n], value, sizes[s], XATTR_CREATE), 0);
-				assert_int_equal(xattr_set(fds[k], id, bk.names, names[n], value, sizes[s], XATTR_CREATE), -EEXIST);
+				assert_int_equal(
+				    xattr_get(fds[k], id, bk.names, names[n], out, sizeof(out)), -ENODATA);
+				assert_int_equal(
+				    xattr_set(fds[k], id, bk.names, names[n], value, sizes[s], XATTR_REPLACE),
+				    -ENODATA);
+				assert_int_equal(
+				    xattr_set(fds[k], id, bk.names, names[n], value, sizes[s], XATTR_CREATE), 0);
+				assert_int_equal(
+				    xattr_set(fds[k], id, bk.names, names[n], value, sizes[s], XATTR_CREATE),
+				    -EEXIST);
 				assert_int_equal(xattr_set(fds[k], id, bk.names, names[n], value, sizes[s], 0), 0);
 				assert_int_equal(xattr_get(fds[k], id, bk.names, names[n], NULL, 0), sizes[s]);
-				assert_int_equal(xattr_get(fds[k], id, bk.names, names[n], out, sizeof(out)), sizes[s]);
+				assert_int_equal(
+				    xattr_get(fds[k], id, bk.names, names[n], out, sizeof(out)), sizes[s]);
 				assert_memory_equal(out, value, sizes[s]);
 				if (sizes[s] > 1) {
-					assert_int_equal(xattr_get(fds[k], id, bk.names, names[n], out, sizes[s]), sizes[s]);
-					assert_int_equal(xattr_get(fds[k], id, bk.names, names[n], out, sizes[s] - 1), -ERANGE);
+					assert_int_equal(
+					    xattr_get(fds[k], id, bk.names, names[n], out, sizes[s]), sizes[s]);
+					assert_int_equal(
+					    xattr_get(fds[k], id, bk.names, names[n], out, sizes[s] - 1), -ERANGE);
 				}
 				assert_int_equal(xattr_remove(fds[k], id, bk.names, names[n]), 0);
 				assert_int_equal(xattr_remove(fds[k], id, bk.names, names[n]), -ENODATA);
@@ -129,7 +139,8 @@ static bool listed(const char *list, size_t n, const char *name)
 
 static void listing(void **state)
 {
-	static const char *const names[] = { "user.one", "security.selinux", "trusted.three", "system.posix_acl_default" };
+	static const char *const names[] = { "user.one", "security.selinux", "trusted.three",
+		"system.posix_acl_default" };
 	size_t want = 0;
 	char list[256];
 

@@ -3,8 +3,7 @@
  * AWS_ACCESS_KEY_ID/SECRET/SESSION_TOKEN; AWS_SHARED_CREDENTIALS_FILE, AWS_CONFIG_FILE, AWS_PROFILE. A
  * profile named explicitly switches the environment off. Profiles that need SSO, MFA, a process or a role are
  * refused with a message saying so (roles, web identity, container and IMDS are another module's). Files are
- * read again when they changed (mtime, inode) or when awscred_refresh() is called, so rotated keys are picked
- * up.   */
+ * read again when they changed or when awscred_refresh() is called, so rotated keys are picked up. */
 #ifndef BYOKFS_AWSCRED_H
 #define BYOKFS_AWSCRED_H
 
@@ -27,8 +26,8 @@ void awscred_put(struct sigv4_credentials *);
 void awscred_refresh(struct awscred *);
 /* Region from AWS_REGION, AWS_DEFAULT_REGION, profile; "" when none. out holds 64. */
 void awscred_region(struct awscred *, char *out);
-/* Endpoint override for service "kms": AWS_ENDPOINT_URL_KMS, AWS_ENDPOINT_URL, profile endpoint_url; "" when
- * none. out holds 512. */
+/* Endpoint override for service "kms": AWS_ENDPOINT_URL_KMS, AWS_ENDPOINT_URL, the profile's [services] section,
+ * its endpoint_url; "" when none, or with AWS_IGNORE_CONFIGURED_ENDPOINT_URLS. out holds 512. */
 void awscred_endpoint(struct awscred *, const char *service, char *out);
 
 #endif

@@ -19,6 +19,8 @@ struct dir {
 	const struct name_keys *names;
 };
 
+/* Owner of a new object. In a set-group-ID directory the group is the directory's whatever gid says, and a new directory inherits the bit. The process umask
+ * must be 0; modes are set exactly. */
 struct dir_owner {
 	uid_t uid;
 	gid_t gid;
@@ -28,7 +30,7 @@ struct dir_owner {
 /* Reads and verifies .byokfs.d of an open directory. -EIO when missing or wrong. domain_index must be the parent's or a known root's: caller's check. */
 MUST_CHECK int dir_read_id(int fd, const struct name_keys *, uint16_t *domain_index, uint8_t id[static 16]);
 
-/* The entry of a name and its lstat. entry (NAME_ENTRY_MAX+1 bytes, may be NULL) receives the backing name. -ENOENT. A long name's .n must match. */
+/* The entry of a name and its lstat, the backing's own (sizes of files and links are not translated). entry (NAME_ENTRY_MAX+1 bytes, may be NULL) receives the backing name. -ENOENT. A long name's .n must match. */
 MUST_CHECK int dir_stat(const struct dir *, const char *name, size_t len, struct stat *st, char *entry);
 /* Creates a regular file whose first page is page0 (4096 bytes) atomically under the name: -EEXIST when taken. *fd is O_RDWR. */
 MUST_CHECK int dir_create(const struct dir *, const char *name, size_t len, const uint8_t page0[static LAYOUT_PAGE], mode_t mode,
@@ -43,7 +45,7 @@ MUST_CHECK int dir_readlink(int fd, const char *entry, const struct name_keys *,
 /* Hard link to the inode behind srcfd (any descriptor, O_PATH too). */
 MUST_CHECK int dir_link(const struct dir *, const char *name, size_t len, int srcfd, struct stat *st);
 MUST_CHECK int dir_unlink(const struct dir *, const char *name, size_t len);
-/* -ENOTEMPTY by the plaintext view; rename-away, check again, remove (7.1). */
+/* -ENOTEMPTY by the plaintext view (entries that are not ours count, with a log line); rename-away, check again, remove (7.1). */
 MUST_CHECK int dir_rmdir(const struct dir *, const char *name, size_t len);
 /* flags: 0, RENAME_NOREPLACE, RENAME_EXCHANGE; RENAME_WHITEOUT -EINVAL. Replacing an empty directory as rename(2) does. Same domain only (caller's check). */
 MUST_CHECK int dir_rename(const struct dir *from, const char *name, size_t len, const struct dir *to, const char *newname, size_t newlen, unsigned flags);

@@ -2,7 +2,7 @@
  *
  * Hides: the order of sources, the paths of the two shared files, and when they are read again. Environment
  * variables are read anew by every call: they do not change, and keeping them would make one more copy of a
- * secret.                    */
+ * secret. */
 #include "awscred.h"
 
 #include <ctype.h>

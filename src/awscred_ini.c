@@ -2,7 +2,7 @@
  *
  * Hides: which section a profile lives in, sub-keys (indented lines below a key without a value), comments,
  * and the list of keys that make a profile unusable here. The text is cut up in place, so no second copy of a
- * secret is made.              */
+ * secret is made. */
 #include "awscred_internal.h"
 
 #include <errno.h>

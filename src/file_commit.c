@@ -178,8 +178,15 @@ static bool hint_wanted(const struct file *f)
 
 int file_hint(struct file *f)
 {
+	uint64_t pages = layout_pages(f->size, f->inlined);
+	int rc = 0;
+
 	f->want_hint = true;
-	return hint_wanted(f) ? file_set_length(f, layout_hint(f->size, f->inlined)) : 0;
+	if (!hint_wanted(f))
+		return 0;
+	if (f->st_size / LAYOUT_PAGE > pages)
+		rc = file_set_length(f, pages * LAYOUT_PAGE);
+	return rc == 0 ? file_set_length(f, layout_hint(f->size, f->inlined)) : rc;
 }
 
 int file_flush(struct file *f, const struct file_key *key, bool hint)

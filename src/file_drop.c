@@ -47,8 +47,11 @@ int file_remove_dropped(struct file *f)
 	struct file_node *n = NULL;
 	int rc = 0;
 
+	/* whole pages first: the bytes of the hint must be a hole, lest they become half a page one day */
 	if (f->st_size / LAYOUT_PAGE > pages)
-		rc = file_set_length(f, f->want_hint ? layout_hint(f->size, f->inlined) : pages * LAYOUT_PAGE);
+		rc = file_set_length(f, pages * LAYOUT_PAGE);
+	if (rc == 0 && f->want_hint)
+		rc = file_hint(f);
 	while (rc == 0 && (n = file_busy_next(f, n)))
 		rc = punch_node(f, n);
 	return rc;

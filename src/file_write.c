@@ -53,6 +53,24 @@ static void apply(struct file *f, const struct item *it)
 		f->size = it->end;
 }
 
+/* A write failed, but may have begun well: memory must not deny what is there now. */
+static void run_salvage(struct round *r)
+{
+	uint8_t page[LAYOUT_PAGE];
+
+	for (uint32_t i = 0; i < r->n; i++) {
+		const uint8_t *sealed = r->buf + (size_t)i * LAYOUT_PAGE;
+
+		if (r->item[i].e == NO_ENTRY)
+			continue;
+		if (file_pread(r->f, page, LAYOUT_PAGE, r->phys + i) != (ssize_t)LAYOUT_PAGE ||
+		    memcmp(page, sealed, LAYOUT_PAGE) != 0)
+			break;
+		apply(r->f, &r->item[i]);
+	}
+	r->f->checked = false; /* and some of it may lie beyond size */
+}
+
 static int run_write(struct round *r)
 {
 	int rc;
@@ -61,7 +79,7 @@ static int run_write(struct round *r)
 		return 0;
 	rc = file_pwrite(r->f, r->buf, r->n, r->phys);
 	if (rc != 0) {
-		r->f->checked = false; /* part of it may lie beyond size now */
+		run_salvage(r);
 		return rc;
 	}
 	for (uint32_t i = 0; i < r->n; i++)

@@ -3,7 +3,7 @@
  * Hides: libcurl's options and error codes, and the bounds on what comes back. The receive buffer of libcurl
  * is wiped as soon as the body has been copied out of it. A dead reused connection is tried again by libcurl
  * itself, on a fresh one, as long as no byte of an answer has come; http.h promises that, and test_http.c
- * holds libcurl to it.                                  */
+ * holds libcurl to it. */
 #include "http_internal.h"
 
 #include <errno.h>

@@ -2,7 +2,7 @@
  *
  * Hides: the file's rules and the sealing. Nothing of the key outlives a call: the file is read again each
  * time, so that taking it away is what disabling a key is elsewhere. A file that cannot be read proves
- * nothing: the KMS is down, not denying.      */
+ * nothing: the KMS is down, not denying. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>

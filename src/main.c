@@ -17,6 +17,7 @@
 #include "secret.h"
 #include "service.h"
 #include "state.h"
+#include "sweep.h"
 
 struct daemon {
 	struct config config;
@@ -181,11 +182,11 @@ static int authenticate(struct daemon *d)
 		return fail(EXIT_UNREACHABLE, "the lease ended before the mount began", NULL);
 	}
 	r = store_authenticate(&d->store, lease_domain_keys(d->fs.lease), lease_names(d->fs.lease), why);
-	if (!r && !d->options.readonly)
+	if (!r)
 		r = store_mark(&d->store, why);
 	lease_leave(d->fs.lease, LEASE_WORK);
 	if (r)
-		return fail(r == -EBADMSG ? EXIT_NOT_A_STORE : EXIT_FAILED, why, NULL);
+		return fail(r == -EBADMSG ? EXIT_NOT_A_STORE : r == -EBUSY ? EXIT_ALREADY : EXIT_FAILED, why, NULL);
 	atomic_store(&d->fs.ready, true);
 	return 0;
 }
@@ -253,6 +254,8 @@ static int serve(struct daemon *d)
 	r = lease_start(fs->lease, &hooks);
 	if (!r)
 		r = states_start(fs);
+	if (!r)
+		r = sweep_start(fs);
 	d->service.fs = fs;
 	d->service.kms = d->kms;
 	d->service.mountpoint = d->options.mountpoint;
@@ -277,6 +280,7 @@ static void end(struct daemon *d, bool mounted)
 	bool clean = false;
 
 	service_stop(&d->service);
+	sweep_stop(&d->fs);
 	if (mounted)
 		fuse_session_unmount(d->fs.se);
 	if (d->fs.states)

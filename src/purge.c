@@ -91,7 +91,7 @@ static void opened(void *arg)
 		return;
 	int r = store_authenticate(fs->store, lease_domain_keys(fs->lease), lease_names(fs->lease), why);
 
-	if (!r && !fs->params.readonly)
+	if (!r)
 		r = store_mark(fs->store, why);
 	lease_leave(fs->lease, LEASE_WORK);
 	if (r) {

@@ -9,78 +9,12 @@
 #include <time.h>
 
 #include "io.h"
+#include "keywait.h"
 #include "log.h"
 #include "newborn.h"
 
 /* Deepest chain of records: data, group, L1, L2, root; one level a round, and two more for drops. */
 #define ROUNDS 8
-
-struct key_wait {
-	struct lease_waiter waiter;
-	pthread_mutex_t lock;
-	pthread_cond_t done;
-	bool ready;
-};
-
-static void key_ready(struct lease_waiter *w)
-{
-	struct key_wait *k = (struct key_wait *)(void *)((char *)w - offsetof(struct key_wait, waiter));
-
-	pthread_mutex_lock(&k->lock);
-	k->ready = true;
-	pthread_cond_signal(&k->done);
-	pthread_mutex_unlock(&k->lock);
-}
-
-/* One try between enter and leave of the caller; parks w when the KMS must be asked. */
-static int key_try(struct fs *fs, const struct file *f, struct lease_waiter *w, struct lease_key **key)
-{
-	struct header_ident ident;
-	struct header_slot slot;
-	int r = lease_file_key(fs->lease, file_ident(f), NULL, NULL, key);
-
-	if (r != -EAGAIN || !w)
-		return r;
-	r = file_peek(file_fd(f), &ident, &slot);
-	return r ? -EIO : lease_file_key(fs->lease, &ident, &slot, w, key);
-}
-
-/* Waits for a file's key on a thread of our own; returns entered when 0. */
-static int key_enter(struct fs *fs, const struct file *f, struct lease_key **key)
-{
-	struct key_wait k = {.waiter.ready = key_ready, .lock = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
-	int r = fs_enter(fs, LEASE_WORK);
-
-	*key = NULL;
-	if (r)
-		return r;
-	r = key_try(fs, f, &k.waiter, key);
-	if (r == -EINPROGRESS) {
-		fs_leave(fs, LEASE_WORK);
-		pthread_mutex_lock(&k.lock);
-		while (!k.ready)
-			pthread_cond_wait(&k.done, &k.lock);
-		pthread_mutex_unlock(&k.lock);
-		r = k.waiter.result ? k.waiter.result : fs_enter(fs, LEASE_WORK);
-		if (!r) {
-			r = key_try(fs, f, NULL, key);
-			if (r)
-				fs_leave(fs, LEASE_WORK);
-		}
-		if (!k.waiter.result)
-			lease_waiter_cancel(&k.waiter);
-		return r;
-	}
-	if (r)
-		fs_leave(fs, LEASE_WORK);
-	return r;
-}
-
-static void key_leave(struct fs *fs, struct lease_key *key)
-{
-	lease_key_put(key);
-	fs_leave(fs, LEASE_WORK);
-}
 
 enum step { STEP_FLUSH, STEP_FLUSH_HINT, STEP_BEGIN, STEP_END };
 
@@ -88,7 +22,7 @@ enum step { STEP_FLUSH, STEP_FLUSH_HINT, STEP_BEGIN, STEP_END };
 static int step(struct fs *fs, struct file *f, enum step what, uint64_t *mark, bool durable)
 {
 	struct lease_key *key;
-	int r = key_enter(fs, f, &key);
+	int r = keywait_enter_file(fs, f, &key);
 
 	if (r)
 		return r;
@@ -106,7 +40,7 @@ static int step(struct fs *fs, struct file *f, enum step what, uint64_t *mark, b
 		r = file_promote_end(f, &fk, *mark, durable);
 		break;
 	}
-	key_leave(fs, key);
+	keywait_leave(fs, key);
 	return r;
 }
 
@@ -346,7 +280,7 @@ static bool flush_cached(void *arg, struct inode *inode)
 		int r = fs_enter(fs, LEASE_WRITEBACK);
 
 		if (!r) {
-			r = key_try(fs, f, NULL, &key);
+			r = lease_file_key(fs->lease, file_ident(f), NULL, NULL, &key);
 			if (!r) {
 				struct file_key fk = {lease_key_file(key), lease_key_block(key)};
 

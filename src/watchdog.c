@@ -36,10 +36,16 @@ struct watchdog {
 	_Atomic uint64_t *top;
 };
 
+/* ORDER_ARM brings the device descriptor and, where the kernel has such, a pidfd of the daemon. */
 struct order {
 	enum { ORDER_ARM, ORDER_BYE } kind;
 	unsigned connection;
-	pid_t pid;
+};
+
+#define ORDER_FDS 2
+union order_control {
+	struct cmsghdr head;
+	char space[CMSG_SPACE(ORDER_FDS * sizeof(int))];
 };
 
 /* ---- the child ---- */
@@ -112,32 +118,35 @@ static void purge(const struct guard *g)
 static void harden(void)
 {
 	static const int ignored[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGUSR1, SIGUSR2, SIGALRM, SIGTSTP};
-	int null = open("/dev/null", O_RDWR), oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	CLEANUP_FD int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	CLEANUP_FD int oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 
-	(void)prctl(PR_SET_NAME, "byokfs-watchdog");
-	(void)setsid();
 	for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
 		(void)signal(ignored[i], SIG_IGN);
+	(void)setsid();
 	if (oom >= 0)
 		(void)!write(oom, "-1000", 5);
 	if (chdir("/"))
 		log_warn("watchdog: cannot leave the working directory: %s", strerror(errno));
 	(void)prctl(PR_SET_DUMPABLE, 0);
 	/* Nor may it keep open what its parent's caller waits for. */
-	for (int fd = 0; null >= 0 && fd < 3; fd++)
+	for (int fd = 0; null >= 0 && fd < SOCKET_FD; fd++)
 		(void)dup2(null, fd);
 	log_setup("byokfs-watchdog", LOG_LEVEL_INFO, true);
+	(void)prctl(PR_SET_NAME, "byokfs-watchdog");
 }
 
-/* A descriptor that came with a message, or -1. */
-static int fd_of(struct msghdr *m)
+/* The descriptors that came with a message; -1 for those that did not. */
+static void take_fds(struct msghdr *m, int fd[static ORDER_FDS])
 {
 	struct cmsghdr *c = CMSG_FIRSTHDR(m);
-	int fd = -1;
 
-	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(fd)))
-		memcpy(&fd, CMSG_DATA(c), sizeof(fd));
-	return fd;
+	for (size_t i = 0; i < ORDER_FDS; i++) {
+		fd[i] = -1;
+		if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
+		    c->cmsg_len >= CMSG_LEN((i + 1) * sizeof(int)))
+			memcpy(&fd[i], CMSG_DATA(c) + i * sizeof(int), sizeof(int));
+	}
 }
 
 /* A look at the fusectl file system where nobody mounted it; nothing appears in the tree. Needs CAP_SYS_ADMIN. */
@@ -168,28 +177,26 @@ static int open_abort(unsigned connection)
 	return openat(dir, path, O_WRONLY | O_CLOEXEC);
 }
 
-static void arm(struct guard *g, const struct order *o, int device)
+static void arm(struct guard *g, const struct order *o, const int fd[static ORDER_FDS])
 {
-	if (device < 0 || g->device >= 0)
+	if (fd[0] < 0 || g->device >= 0)
 		return;
-	g->device = device;
+	g->device = fd[0];
+	g->pidfd = fd[1];
 	g->connection = o->connection;
 	/* Opened now: later the number might be another mount's. */
 	g->abort_fd = open_abort(o->connection);
 	if (g->abort_fd < 0)
 		log_warn("FUSE connection %u cannot be aborted from here: should the daemon crash, what it was just reading may hang",
 		    o->connection);
-	g->pidfd = (int)syscall(SYS_pidfd_open, o->pid, 0);
 }
 
 /* One message. False: the daemon is gone and said nothing. */
 static bool receive(struct guard *g)
 {
 	struct order o;
-	union {
-		struct cmsghdr align;
-		char space[CMSG_SPACE(sizeof(int))];
-	} control;
+	union order_control control;
+	int fd[ORDER_FDS];
 	struct iovec iov = {.iov_base = &o, .iov_len = sizeof(o)};
 	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
 	ssize_t n = recvmsg(SOCKET_FD, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
@@ -200,7 +207,8 @@ static bool receive(struct guard *g)
 		return false;
 	if (o.kind == ORDER_BYE)
 		_exit(0);
-	arm(g, &o, fd_of(&m));
+	take_fds(&m, fd);
+	arm(g, &o, fd);
 	return true;
 }
 
@@ -272,31 +280,29 @@ _Atomic uint64_t *watchdog_top(struct watchdog *w)
 	return w->top;
 }
 
-static int send_order(struct watchdog *w, const struct order *o, int fd)
+static int send_order(struct watchdog *w, struct order *o, const int *fd, size_t n)
 {
-	struct order copy = *o;
-	union {
-		struct cmsghdr align;
-		char space[CMSG_SPACE(sizeof(int))];
-	} control = {0};
-	struct iovec iov = {.iov_base = &copy, .iov_len = sizeof(copy)};
+	union order_control control = {0};
+	struct iovec iov = {.iov_base = o, .iov_len = sizeof(*o)};
 	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
 
-	if (fd >= 0) {
+	if (n) {
 		m.msg_control = &control;
-		m.msg_controllen = sizeof(control);
-		control.align = (struct cmsghdr){
-			.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(fd))};
-		memcpy(CMSG_DATA(&control.align), &fd, sizeof(fd));
+		m.msg_controllen = CMSG_SPACE(n * sizeof(int));
+		control.head = (struct cmsghdr){
+			.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(n * sizeof(int))};
+		memcpy(CMSG_DATA(&control.head), fd, n * sizeof(int));
 	}
 	return sendmsg(w->fd, &m, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
 int watchdog_arm(struct watchdog *w, int device_fd, unsigned connection)
 {
-	struct order o = {.kind = ORDER_ARM, .connection = connection, .pid = getpid()};
+	struct order o = {.kind = ORDER_ARM, .connection = connection};
+	CLEANUP_FD int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	int fd[ORDER_FDS] = {device_fd, self};
 
-	return send_order(w, &o, device_fd);
+	return send_order(w, &o, fd, self >= 0 ? 2 : 1);
 }
 
 int watchdog_alive(struct watchdog *w)
@@ -314,7 +320,7 @@ void watchdog_stop(struct watchdog *w)
 	if (!w)
 		return;
 	p = (struct pollfd){.fd = w->fd, .events = POLLIN};
-	if (send_order(w, &bye, -1) == 0 && poll(&p, 1, STOP_MS) == 0)
+	if (send_order(w, &bye, NULL, 0) == 0 && poll(&p, 1, STOP_MS) == 0)
 		log_warn("the watchdog does not end");
 	(void)close(w->fd);
 	/* Ours to bury unless the daemon forked after starting it; it ended a moment ago. */

@@ -102,7 +102,7 @@ def compare(bench, place, directory, names, args):
             print(f"{place}: round {number + 1} of {args.rounds}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(base, ignore_errors=True)
-    kind = subprocess.run(["findmnt", "-n", "-o", "FSTYPE", "-T", directory], capture_output=True, text=True, check=True).stdout.strip()
+    kind = subprocess.run(["findmnt", "-n", "-o", "FSTYPE", "-T", directory], capture_output=True, text=True, check=True).stdout.split()[-1]
     ours = [n for n in names if not contenders.ALL[n].is_peer]
     report.show(f"{place}: {directory} ({kind}), {args.rounds} rounds", bench, names, ours, comparison.results, args.cpu)
     return comparison

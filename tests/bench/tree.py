@@ -24,12 +24,14 @@ def _text(rng, size):
 
 
 def _directories(rng, count):
-    """Nested up to six deep; most files of a real tree lie in few directories, so the order matters to the caller."""
+    """Nested up to six deep, half of them near the top, as in an installed system."""
     made = ["tree"]
+    parents = ["tree"]
     while len(made) < count:
-        parent = rng.choice(made[-40:])
-        if parent.count("/") < 6:
-            made.append(f"{parent}/{rng.choice(STEMS)}{len(made)}")
+        parent = rng.choice(parents[:25] if rng.random() < 0.5 else parents)
+        made.append(f"{parent}/{rng.choice(STEMS)}{len(made)}")
+        if made[-1].count("/") < 6:
+            parents.append(made[-1])
     return made
 
 

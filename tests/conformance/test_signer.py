@@ -61,7 +61,8 @@ def odd_request(rng):
                 for _ in range(rng.randint(0, 6))]
     request["path"] = "/" + "/".join(segments)
     request["query"] = "&".join(
-        quote(text(rng, alphabet + " /+ä", 1, 5), safe="-_.~") + "=" + quote(text(rng, alphabet + " =&", 0, 5), safe="-_.~")
+        quote(text(rng, alphabet + " /+ä", 1, 5), safe="-_.~") + "=" +
+        quote(text(rng, alphabet + " =&", 0, 5), safe="-_.~")
         for _ in range(rng.randint(0, 5)))
     request["method"] = rng.choice(["GET", "POST", "PUT"])
     request["headers"][text(rng, "abcXYZ-", 3, 12)] = text(rng, "ab  \t", 0, 3) + text(rng, "cd  ", 1, 9) + "e"

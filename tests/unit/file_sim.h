@@ -98,6 +98,8 @@ UNUSED static void image_clear(struct image *m)
 
 UNUSED static void image_copy(struct image *to, const struct image *from)
 {
+	if (to == from)
+		return;
 	image_clear(to);
 	for (unsigned b = 0; b < SIM_BUCKETS; b++)
 		for (const struct cell *c = from->bucket[b]; c; c = c->next)

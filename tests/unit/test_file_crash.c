@@ -3,138 +3,10 @@
  *
  * What must hold for a file that was ever fsynced: it opens, every byte can be read, and every byte is what was acknowledged,
  * or what a later operation wrote, or zero where one made it zero. Bytes of other times and places never appear.        */
-#include "file_sim.h"
-
 #include "file.h"
+#include "file_snap.h"
 
-/* Only these pages are used: round the boundaries of root, group, L1 and L2. */
-static const struct window {
-	uint64_t first, n;
-} windows[] = { { 0, 10 }, { 107, 6 }, { 6362, 5 }, { 4280282, 5 } };
-#define PAGES 26u
-#define SNAPS 14u
-
-/* Content at one moment. */
-struct snap {
-	uint64_t size;
-	uint8_t data[PAGES][PAGE];
-};
-
-static struct snap *snaps; /* 0: acknowledged; then after each operation since */
-static unsigned nsnaps;
-static struct snap *cur;
-static unsigned nwindows;
-static bool ever; /* an fsync was acknowledged */
 static unsigned long states, kills;
-static uint64_t seed_now;
-
-static uint64_t page_number(unsigned i)
-{
-	for (unsigned w = 0;; i -= (unsigned)windows[w++].n)
-		if (i < windows[w].n)
-			return windows[w].first + i;
-}
-
-static int page_slot(uint64_t k)
-{
-	int base = 0;
-
-	for (unsigned w = 0; w < 4; w++) {
-		if (k >= windows[w].first && k < windows[w].first + windows[w].n)
-			return base + (int)(k - windows[w].first);
-		base += (int)windows[w].n;
-	}
-	return -1;
-}
-
-/* buf NULL: zeros. */
-static void snap_put(struct snap *s, const uint8_t *buf, uint64_t n, uint64_t off)
-{
-	for (unsigned i = 0; i < PAGES; i++) {
-		uint64_t at = page_number(i) * PAGE, from = off > at ? off : at, to = off + n < at + PAGE ? off + n : at + PAGE;
-
-		if (from >= to)
-			continue;
-		if (buf)
-			memcpy(s->data[i] + (from - at), buf + (from - off), to - from);
-		else
-			memset(s->data[i] + (from - at), 0, to - from);
-	}
-}
-
-static void snap_resize(struct snap *s, uint64_t size)
-{
-	if (size < s->size)
-		snap_put(s, NULL, s->size - size, size);
-	s->size = size;
-}
-
-/* An operation ended. */
-static void note(void)
-{
-	assert_true(nsnaps < SNAPS);
-	memcpy(&snaps[nsnaps++], cur, sizeof(*cur));
-}
-
-static void acknowledge(void)
-{
-	nsnaps = 0;
-	note();
-	ever = true;
-}
-
-static uint64_t some_offset(void)
-{
-	const struct window *w = &windows[rnd(nwindows)];
-	uint64_t off = w->first * PAGE + rnd(w->n * PAGE - 6000);
-
-	switch (rnd(6)) {
-	case 0:
-		return off / PAGE * PAGE;
-	case 1:
-		return off / PAGE * PAGE + 4050 + rnd(60);
-	case 2:
-		return page_slot(cur->size / PAGE) >= 0 && page_slot((cur->size + 6000) / PAGE) >= 0 ? cur->size : off;
-	case 3:
-		return w->first ? off : rnd(1600);
-	default:
-		return off;
-	}
-}
-
-static void op_write(struct file *f)
-{
-	static uint8_t buf[6000];
-	uint64_t off = some_offset(), n = rnd(3) == 0 ? PAGE : 1 + rnd(rnd(2) ? 200 : 6000);
-	int rc;
-
-	rnd_fill(buf, n);
-	rc = file_write(f, &test_key, buf, n, off);
-	assert_int_equal(rc, 0);
-	snap_put(cur, buf, n, off);
-	if (off + n > cur->size)
-		cur->size = off + n;
-	note();
-}
-
-static void op_resize(struct file *f)
-{
-	uint64_t size = rnd(4) ? some_offset() : 0;
-
-	assert_int_equal(file_truncate(f, &test_key, size), 0);
-	snap_resize(cur, size);
-	note();
-}
-
-static void op_punch(struct file *f)
-{
-	uint64_t off = some_offset(), n = rnd(3) ? 1 + rnd(20000) : 1 + rnd(1u << 20);
-
-	assert_int_equal(file_allocate(f, &test_key, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, n), 0);
-	if (off < cur->size)
-		snap_put(cur, NULL, n < cur->size - off ? n : cur->size - off, off);
-	note();
-}
 
 static void op_commit(struct file *f)
 {
@@ -196,42 +68,6 @@ static void cut(struct image *m, const struct image *durable, const struct op *l
 	free(skipped);
 }
 
-static bool allowed(unsigned i, unsigned b, uint64_t at, uint8_t have)
-{
-	for (unsigned s = 0; s < nsnaps; s++) {
-		if (at >= snaps[s].size ? have == 0 : snaps[s].data[i][b] == have)
-			return true;
-	}
-	return false;
-}
-
-/* Reads all of the file into cur; judges it. false: it could not be read, and need not be. */
-static bool judge(struct file *f)
-{
-	bool size_known = false;
-
-	cur->size = file_size(f);
-	for (unsigned s = 0; s < nsnaps; s++)
-		size_known |= snaps[s].size == cur->size;
-	if (!size_known)
-		fail_msg("seed %llu: size %llu was never there", (unsigned long long)seed_now, (unsigned long long)cur->size);
-	memset(cur->data, 0, sizeof(cur->data));
-	for (unsigned i = 0; i < PAGES; i++) {
-		uint64_t at = page_number(i) * PAGE;
-		ssize_t n = file_read(f, &test_key, cur->data[i], PAGE, at);
-
-		if (n < 0 && !ever)
-			return false;
-		if (n < 0)
-			fail_msg("seed %llu: page %llu cannot be read", (unsigned long long)seed_now, (unsigned long long)at / PAGE);
-		for (unsigned b = 0; b < (unsigned)n; b++)
-			if (!allowed(i, b, at + b, cur->data[i][b]))
-				fail_msg("seed %llu: byte %u of page %llu was never there", (unsigned long long)seed_now, b,
-				    (unsigned long long)at / PAGE);
-	}
-	return true;
-}
-
 /* New bytes must be zero, whatever the crash left behind the end. */
 static void stretch(struct file *f)
 {
@@ -265,7 +101,7 @@ static struct file *reopen(bool strict, bool killed)
 			fail_msg("seed %llu: cannot be opened: %d", (unsigned long long)seed_now, rc);
 		return NULL;
 	}
-	if (!judge(f)) {
+	if (!judge(f, false)) {
 		file_close(f);
 		return NULL;
 	}
@@ -339,11 +175,11 @@ static void history(uint64_t seed, uint8_t suite)
 			assert_int_equal(file_fsync(f, &test_key), 0);
 			acknowledge();
 		} else if (what < 8) {
-			op_write(f);
+			assert_int_equal(op_write(f), 0);
 		} else if (what < 11) {
-			op_resize(f);
+			assert_int_equal(op_resize(f), 0);
 		} else if (what < 13) {
-			op_punch(f);
+			assert_int_equal(op_punch(f), 0);
 		} else if (what < 18) {
 			op_commit(f);
 		} else if (what == 18) {
@@ -357,29 +193,18 @@ static void history(uint64_t seed, uint8_t suite)
 	file_close(f);
 }
 
-static unsigned times_more(void)
-{
-	const char *s = getenv("BYOKFS_TEST_ROUNDS");
-	long n = s ? strtol(s, NULL, 10) : 1;
-
-	return n > 0 ? (unsigned)n : 1;
-}
-
 static void run(uint8_t suite, unsigned histories)
 {
 	const char *only = getenv("BYOKFS_TEST_SEED");
 
-	snaps = malloc(SNAPS * sizeof(*snaps));
-	cur = malloc(sizeof(*cur));
-	assert_true(snaps && cur);
+	snaps_alloc();
 	if (only)
 		history(strtoull(only, NULL, 10), suite);
 	for (unsigned i = 0; !only && i < histories * times_more(); i++)
 		history(1 + i + 10000000u * suite, suite);
 	print_message("%lu power cuts, %lu kills\n", states, kills);
 	sim_free();
-	free(snaps);
-	free(cur);
+	snaps_free();
 }
 
 static void test_cuts(void **state)

@@ -180,7 +180,7 @@ static void test_waiter_deadline(void **state)
 	hang(CALL_GENERATE, true);
 	assert_int_equal(lease_file_key(w.lease, &ident, &slot, park_at(0), &key), -EINPROGRESS);
 	assert_int_equal(lease_new_key(w.lease, park_at(1), &key, &fresh, &fresh_slot), -EINPROGRESS);
-	advance(39 - 19);
+	advance(20);
 	assert_int_equal(status_now().parked, 2);
 	advance(30);
 	UNTIL(told(2));

@@ -1,0 +1,40 @@
+# bash completion for byokfsctl(8)
+
+_byokfsctl_mounts() {
+	awk '$3 == "fuse.byokfs" { print $2 }' /proc/self/mounts 2>/dev/null
+}
+
+_byokfsctl() {
+	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]} words=
+	COMPREPLY=()
+	if ((COMP_CWORD == 1)); then
+		mapfile -t COMPREPLY < <(compgen -W 'init info test status lock unlock check help version' -- "$cur")
+		return
+	fi
+	case $prev in
+	-c | --config)
+		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+		return
+		;;
+	-o)
+		words=$(byokfsctl help byokfs.ini 2>/dev/null | awk '/^\[/ { s = substr($1, 2, length($1) - 2) } /^;/ { print s "." substr($1, 2) "=" }')
+		compopt -o nospace
+		mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+		return
+		;;
+	esac
+	case $verb in
+	init) words='-c -o --seal=file --seal=domain --names=siv64 --names=siv32 --names=plain --plain-names --suite=1 --suite=2 --json' ;;
+	test) words='-c -o' ;;
+	info | check | status) words=--json ;;
+	help) words='init info test status lock unlock check version byokfs.ini' ;;
+	esac
+	if [[ $cur == -* || $verb == help ]]; then
+		mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+	elif [[ $verb == status || $verb == lock || $verb == unlock ]]; then
+		mapfile -t COMPREPLY < <(compgen -W "$(_byokfsctl_mounts)" -- "$cur")
+	else
+		mapfile -t COMPREPLY < <(compgen -d -- "$cur")
+	fi
+}
+complete -F _byokfsctl byokfsctl

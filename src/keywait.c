@@ -1,0 +1,81 @@
+/* A waiter with a condition variable: parks like any operation, but sleeps instead of returning to a request loop.      */
+#include "keywait.h"
+
+#include <errno.h>
+#include <stddef.h>
+
+struct key_wait {
+	struct lease_waiter waiter;
+	pthread_mutex_t lock;
+	pthread_cond_t done;
+	bool ready;
+};
+
+static void key_ready(struct lease_waiter *w)
+{
+	struct key_wait *k = (struct key_wait *)(void *)((char *)w - offsetof(struct key_wait, waiter));
+
+	pthread_mutex_lock(&k->lock);
+	k->ready = true;
+	pthread_cond_signal(&k->done);
+	pthread_mutex_unlock(&k->lock);
+}
+
+static void sleep_until_ready(struct key_wait *k)
+{
+	pthread_mutex_lock(&k->lock);
+	while (!k->ready)
+		pthread_cond_wait(&k->done, &k->lock);
+	pthread_mutex_unlock(&k->lock);
+}
+
+int keywait_enter(struct fs *fs, const struct header_ident *ident, const struct header_slot *slot, struct lease_key **key)
+{
+	struct key_wait k = {.waiter.ready = key_ready, .lock = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
+	int r = fs_enter(fs, LEASE_WORK);
+
+	*key = NULL;
+	if (r)
+		return r;
+	r = lease_file_key(fs->lease, ident, slot, slot ? &k.waiter : NULL, key);
+	if (r)
+		fs_leave(fs, LEASE_WORK);
+	if (r != -EINPROGRESS)
+		return r;
+	sleep_until_ready(&k);
+	if (k.waiter.result)
+		return k.waiter.result;
+	r = fs_enter(fs, LEASE_WORK);
+	if (!r) {
+		/* The same waiter: the key is held for it. */
+		r = lease_file_key(fs->lease, ident, slot, &k.waiter, key);
+		if (r)
+			fs_leave(fs, LEASE_WORK);
+	}
+	if (r == -EINPROGRESS) { /* aged in between: once more is enough */
+		k.ready = false;
+		sleep_until_ready(&k);
+		r = -EIO;
+	}
+	lease_waiter_cancel(&k.waiter);
+	return r;
+}
+
+int keywait_enter_file(struct fs *fs, const struct file *f, struct lease_key **key)
+{
+	struct header_ident ident;
+	struct header_slot slot;
+	int r = keywait_enter(fs, file_ident(f), NULL, key);
+
+	if (r != -EAGAIN)
+		return r;
+	if (file_peek(file_fd(f), &ident, &slot))
+		return -EIO;
+	return keywait_enter(fs, &ident, &slot, key);
+}
+
+void keywait_leave(struct fs *fs, struct lease_key *key)
+{
+	lease_key_put(key);
+	fs_leave(fs, LEASE_WORK);
+}

@@ -1,0 +1,182 @@
+/* Walks the backing with a stack of directory descriptors, O_NOFOLLOW all the way. While the domain is locked it waits.
+ * A file that cannot be repaired (damaged, its key denied) does not hold the rest up, but the markers stay then.            */
+#include "sweep.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <time.h>
+
+#include "io.h"
+#include "keywait.h"
+#include "log.h"
+
+#define DEPTH_MAX 1000
+
+static struct {
+	pthread_t thread;
+	bool running;
+	atomic_bool stop;
+	uint64_t visited, repaired, failed;
+} sweep;
+
+static void nap(void)
+{
+	const struct timespec t = {.tv_nsec = 200 * 1000 * 1000};
+
+	(void)nanosleep(&t, NULL);
+}
+
+static int with_key(struct inode *inode, int *fd, struct lease_key *key)
+{
+	struct file_key fk = {lease_key_file(key), lease_key_block(key)};
+	struct file_params params = {.describe = fs_describe, .arg = inode};
+	struct file *f = NULL;
+	bool wrong;
+	int r = 0;
+
+	pthread_mutex_lock(&inode->lock);
+	if (!inode->file) { /* else its state sets the hint itself */
+		r = file_open(&f, *fd, &fk, &params, &wrong);
+		if (!r) {
+			*fd = -1;
+			file_close(f);
+		}
+	}
+	pthread_mutex_unlock(&inode->lock);
+	return r;
+}
+
+/* Opening authenticates STATE and sets the hint right. */
+static int repair(struct fs *fs, struct inode *inode)
+{
+	CLEANUP_FD int fd = inode_open(fs->inodes, inode, O_RDWR);
+	struct header_ident ident;
+	struct header_slot slot;
+	struct lease_key *key;
+	int r;
+
+	if (fd < 0)
+		return fd;
+	r = file_peek(fd, &ident, &slot);
+	if (!r)
+		r = keywait_enter(fs, &ident, &slot, &key);
+	if (r)
+		return r;
+	r = with_key(inode, &fd, key);
+	keywait_leave(fs, key);
+	return r;
+}
+
+/* Waits out a lock: only an open domain can say whether a file is damaged. */
+static int repair_when_open(struct fs *fs, struct inode *inode)
+{
+	for (;;) {
+		int r = repair(fs, inode);
+		struct lease_status st;
+
+		if (!r || atomic_load(&sweep.stop))
+			return r;
+		lease_status(fs->lease, &st);
+		if (st.state == LEASE_OPEN && atomic_load(&fs->ready))
+			return r;
+		nap();
+	}
+}
+
+static void visit_file(struct fs *fs, int dirfd, const char *entry, const struct stat *st)
+{
+	uint8_t page[LAYOUT_PAGE];
+	struct header_state state;
+	struct inode *inode;
+	uint64_t size;
+	CLEANUP_FD int fd = openat(dirfd, entry, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+	sweep.visited++;
+	if (fd < 0 || io_pread(fd, page, sizeof(page), 0) != (ssize_t)sizeof(page) || header_state_hint(page, &state))
+		return; /* unborn or damaged: no hint could be right */
+	if (layout_hint_decode((uint64_t)st->st_size, &size) && size == state.size)
+		return;
+	if (inode_look(fs->inodes, dirfd, entry, st, &inode)) {
+		sweep.failed++;
+		return;
+	}
+	if (repair_when_open(fs, inode))
+		sweep.failed++;
+	else
+		sweep.repaired++;
+	inode_forget(fs->inodes, inode->nodeid, 1);
+	inode_put(fs->inodes, inode);
+}
+
+static void visit_dir(struct fs *fs, int fd, unsigned depth);
+
+static void visit(struct fs *fs, int dirfd, const struct dirent *e, unsigned depth)
+{
+	struct stat st;
+
+	if (strncmp(e->d_name, NAME_RESERVED, sizeof(NAME_RESERVED) - 1) == 0 || strcmp(e->d_name, ".") == 0 ||
+	    strcmp(e->d_name, "..") == 0 || fstatat(dirfd, e->d_name, &st, AT_SYMLINK_NOFOLLOW))
+		return;
+	if (S_ISREG(st.st_mode) && store_in_doubt(fs->store, &st))
+		visit_file(fs, dirfd, e->d_name, &st);
+	else if (S_ISDIR(st.st_mode))
+		visit_dir(fs, openat(dirfd, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), depth + 1);
+}
+
+/* Takes fd over. */
+static void visit_dir(struct fs *fs, int fd, unsigned depth) // NOLINT(misc-no-recursion)
+{
+	DIR *dir = fd < 0 || depth > DEPTH_MAX ? NULL : fdopendir(fd);
+	struct dirent *e;
+
+	if (!dir) {
+		if (fd >= 0)
+			(void)close(fd);
+		sweep.failed++;
+		return;
+	}
+	while (!atomic_load(&sweep.stop) && (e = readdir(dir)) != NULL) // NOLINT(concurrency-mt-unsafe)
+		visit(fs, dirfd(dir), e, depth);
+	(void)closedir(dir);
+}
+
+static void *sweeper(void *arg)
+{
+	struct fs *fs = arg;
+
+	while (!atomic_load(&fs->ready) && !atomic_load(&sweep.stop))
+		nap(); /* locked_start: what is in doubt is known after store_mark */
+	if (!fs->store->doubt && !fs->store->doubt_all)
+		return NULL;
+	visit_dir(fs, openat(fs->store->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), 0);
+	if (atomic_load(&sweep.stop))
+		return NULL;
+	log_info("an earlier mount did not end cleanly: %llu files visited, %llu sizes set right, %llu could not be",
+	    (unsigned long long)sweep.visited, (unsigned long long)sweep.repaired, (unsigned long long)sweep.failed);
+	if (!sweep.failed)
+		store_doubt_done(fs->store);
+	return NULL;
+}
+
+int sweep_start(struct fs *fs)
+{
+	int r;
+
+	if (fs->params.readonly || (atomic_load(&fs->ready) && !fs->store->doubt && !fs->store->doubt_all))
+		return 0;
+	r = pthread_create(&sweep.thread, NULL, sweeper, fs);
+	sweep.running = r == 0;
+	return -r;
+}
+
+void sweep_stop(struct fs *fs)
+{
+	(void)fs;
+	if (!sweep.running)
+		return;
+	atomic_store(&sweep.stop, true);
+	(void)pthread_join(sweep.thread, NULL);
+	sweep.running = false;
+}

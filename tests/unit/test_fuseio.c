@@ -1,0 +1,142 @@
+/* What the hooks read out of requests and put into the INIT reply, on bytes; and notifications, into a pipe.               */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include "../../src/fuseio_internal.h"
+
+struct request {
+	struct fuse_in_header in;
+	union {
+		struct fuse_init_in init;
+		struct fuse_write_in write;
+		struct fuse_setattr_in setattr;
+		struct fuse_open_in open;
+		struct fuse_create_in create;
+	} u;
+};
+
+static void test_parse_init(void **state)
+{
+	struct request r = {.in = {.opcode = FUSE_INIT, .unique = 77}, .u.init = {.major = 7, .minor = 44, .flags = 0x50040000}};
+	struct fuseio_offer offer = {0};
+
+	(void)state;
+	assert_true(fuseio_parse_init(&r, sizeof(r.in) + sizeof(r.u.init), &offer));
+	assert_int_equal(offer.unique, 77);
+	assert_int_equal(offer.flags, 0x50040000);
+	/* The short form of older kernels. */
+	assert_true(fuseio_parse_init(&r, sizeof(r.in) + 16, &offer));
+	for (size_t n = 0; n < sizeof(r.in) + 16; n++)
+		assert_false(fuseio_parse_init(&r, n, &offer));
+	r.in.opcode = FUSE_LOOKUP;
+	assert_false(fuseio_parse_init(&r, sizeof(r.in) + sizeof(r.u.init), &offer));
+}
+
+static void test_patch_init(void **state)
+{
+	struct fuseio_offer offer = {.flags = 0xffffffff};
+	struct fuse_init_out out = {.major = 7, .minor = 31, .flags = 0x1021, .max_write = 0x100000};
+
+	(void)state;
+	assert_true(fuseio_patch_init(&offer, &out, sizeof(out)));
+	assert_int_equal(out.flags, 0x1021 | FUSE_PARALLEL_DIROPS | FUSE_HANDLE_KILLPRIV_V2);
+	assert_int_equal(out.flags & FUSE_SETXATTR_EXT, 0);
+	assert_int_equal(out.max_write, 0x100000);
+	assert_int_equal(out.minor, 31);
+	/* Only what was offered. */
+	out.flags = 1;
+	offer.flags = FUSE_HANDLE_KILLPRIV_V2;
+	assert_true(fuseio_patch_init(&offer, &out, 24));
+	assert_int_equal(out.flags, 1 | FUSE_HANDLE_KILLPRIV_V2);
+	offer.flags = 0;
+	out.flags = 0x20;
+	assert_true(fuseio_patch_init(&offer, &out, sizeof(out)));
+	assert_int_equal(out.flags, 0x20);
+	offer.flags = 0xffffffff;
+	assert_false(fuseio_patch_init(&offer, &out, 8));
+	assert_int_equal(out.flags, 0x20);
+}
+
+/* Sets one u32 of the argument to each single bit: only the right one may count. */
+static void check_bit(struct request *r, uint32_t opcode, uint32_t *field, unsigned bit, size_t n)
+{
+	r->in.opcode = opcode;
+	for (unsigned i = 0; i < 32; i++) {
+		*field = 1u << i;
+		assert_int_equal(fuseio_parse_kill(r, sizeof(r->in) + n), i == bit);
+	}
+	*field = 1u << bit;
+	assert_false(fuseio_parse_kill(r, sizeof(r->in) - 1));
+	assert_false(fuseio_parse_kill(r, sizeof(r->in)));
+	r->in.opcode = FUSE_GETATTR;
+	assert_false(fuseio_parse_kill(r, sizeof(r->in) + n));
+	*field = 0;
+}
+
+static void test_parse_kill(void **state)
+{
+	struct request r = {0};
+
+	(void)state;
+	check_bit(&r, FUSE_WRITE, &r.u.write.write_flags, 2, sizeof(r.u.write));
+	check_bit(&r, FUSE_SETATTR, &r.u.setattr.valid, 11, sizeof(r.u.setattr));
+	check_bit(&r, FUSE_OPEN, &r.u.open.open_flags, 0, sizeof(r.u.open));
+	check_bit(&r, FUSE_CREATE, &r.u.create.open_flags, 0, sizeof(r.u.create));
+	/* The neighbours of those fields do not. */
+	memset(&r.u, 0xff, sizeof(r.u));
+	r.u.write.write_flags = 0;
+	r.in.opcode = FUSE_WRITE;
+	assert_false(fuseio_parse_kill(&r, sizeof(r)));
+}
+
+static void test_notifications(void **state)
+{
+	struct {
+		struct fuse_out_header head;
+		struct fuse_notify_inval_inode_out body;
+	} got;
+	int fd[2];
+
+	(void)state;
+	assert_int_equal(pipe2(fd, O_CLOEXEC), 0);
+	assert_int_equal(fuseio_inval_inode(fd[1], 4711), 0);
+	assert_int_equal(read(fd[0], &got, sizeof(got)), sizeof(got));
+	assert_int_equal(got.head.len, sizeof(got));
+	assert_int_equal(got.head.unique, 0);
+	assert_int_equal(got.head.error, 2);
+	assert_int_equal(got.body.ino, 4711);
+	assert_int_equal(got.body.off, 0);
+	assert_int_equal(got.body.len, 0);
+	assert_int_equal(fuseio_inc_epoch(fd[1]), 0);
+	assert_int_equal(read(fd[0], &got, sizeof(got)), sizeof(got.head));
+	assert_int_equal(got.head.len, sizeof(got.head));
+	assert_int_equal(got.head.error, 8);
+	assert_int_equal(fuseio_inc_epoch(fd[0]), -EBADF);
+	(void)close(fd[0]);
+	(void)close(fd[1]);
+	assert_int_equal(fuseio_inval_inode(-1, 1), -EBADF);
+}
+
+static void test_sysfs(void **state)
+{
+	unsigned connection;
+
+	(void)state;
+	assert_int_equal(fuseio_connection("/", &connection), 0);
+	assert_int_equal(fuseio_connection("/does/not/exist", &connection), -ENOENT);
+	/* No file system has this number. */
+	assert_int_equal(fuseio_readahead(4294967295u, 1024), -ENOENT);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_parse_init), cmocka_unit_test(test_patch_init),
+	    cmocka_unit_test(test_parse_kill), cmocka_unit_test(test_notifications), cmocka_unit_test(test_sysfs)};
+
+	return cmocka_run_group_tests_name("fuseio", tests, NULL, NULL);
+}

@@ -196,7 +196,7 @@ static bool receive(struct guard *g)
 {
 	struct order o;
 	union order_control control;
-	int fd[ORDER_FDS];
+	int fd[ORDER_FDS] = {-1, -1};
 	struct iovec iov = {.iov_base = &o, .iov_len = sizeof(o)};
 	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
 	ssize_t n = recvmsg(SOCKET_FD, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);

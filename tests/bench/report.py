@@ -32,7 +32,7 @@ def ratio(ours, peers):
     if not ours or not known:
         return "-"
     value = median_seconds(ours) / min(known)
-    return f"{value:.2f}{'!' if value > 1 else ' '}"
+    return f"{value:.2f}{'!' if value > 1.005 else ' '}"
 
 
 def print_rows(rows):

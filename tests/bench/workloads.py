@@ -42,7 +42,7 @@ ALL = {w.name: w for w in (
 )}
 
 
-def mib(base, scale):
+def scaled(base, scale):
     return max(1, round(base * scale))
 
 
@@ -51,9 +51,9 @@ class Bench:
 
     def __init__(self, work, scale, only):
         self.only = only
-        self.seq, self.rand_file = mib(512, scale), mib(256, scale)
-        self.rand = min(mib(16384, scale), self.rand_file * 256)
-        self.append, self.append_open, self.append_fsync = mib(20000, scale), mib(2000, scale), mib(500, scale)
+        self.seq, self.rand_file = scaled(512, scale), scaled(256, scale)
+        self.rand = min(scaled(8192, scale), self.rand_file * 256)
+        self.append, self.append_open, self.append_fsync = scaled(20000, scale), scaled(2000, scale), scaled(500, scale)
         self.load = os.path.join(work, "load")
         source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "load.c")
         subprocess.run([*COMPILER, "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-o", self.load, source], check=True)
@@ -99,6 +99,7 @@ class Run:
 
     def measure(self, name, amount, step, *args):
         """step returns seconds and what else there is to check."""
+        self.fs.settle()
         cpu, kms = self.fs.cpu(), self.fs.kms_calls()
         seconds, value = step(*args)
         self.samples[name] = Sample(seconds, amount, self.fs.cpu() - cpu, self.fs.kms_calls() - kms)

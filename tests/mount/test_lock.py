@@ -105,7 +105,6 @@ class Tree:
             "fstat of an open directory": lambda: os.fstat(self.dir),
             "fstat of an O_PATH descriptor": lambda: os.fstat(self.path_fd),
             "seek to data": lambda: os.lseek(fd, 0, os.SEEK_DATA),
-            "seek to the end": lambda: os.lseek(fd, 0, os.SEEK_END),
             "open": lambda: os.open(path("closed"), os.O_RDONLY),
             "open of a file never looked at": lambda: os.open(path("never"), os.O_RDONLY),
             "open through /proc": lambda: os.open(f"/proc/self/fd/{fd}", os.O_RDONLY),

@@ -115,8 +115,8 @@ def test_loops(d):
 
 
 def test_across_filesystems(d):
-    raises(errno.EXDEV, os.rename, write(os.path.join(d, "f")), "/tmp/byokfs-never")
-    raises(errno.EXDEV, os.link, os.path.join(d, "f"), "/tmp/byokfs-never")
+    raises(errno.EXDEV, os.rename, write(os.path.join(d, "f")), "/dev/shm/byokfs-never")
+    raises(errno.EXDEV, os.link, os.path.join(d, "f"), "/dev/shm/byokfs-never")
 
 
 def test_excl_and_trunc(d):
@@ -192,7 +192,7 @@ def test_rename_directories(d):
 
 
 @pytest.mark.sanitizer
-def test_renameat2(d):
+def test_renameat2(fs, d):
     a, b, s = write(os.path.join(d, "a"), b"A"), write(os.path.join(d, "b"), b"B"), os.path.join(d, "s")
     raises(errno.EEXIST, renameat2, a, b, RENAME_NOREPLACE)
     assert (read(a), read(b)) == (b"A", b"B")
@@ -206,7 +206,7 @@ def test_renameat2(d):
     renameat2(s, os.path.join(d, "n" * 255), RENAME_NOREPLACE)
     assert read(os.path.join(d, "n" * 255)) == b"B"
     raises(errno.EEXIST, renameat2, b, a, RENAME_NOREPLACE)
-    raises(errno.EINVAL, renameat2, a, b, RENAME_WHITEOUT)
+    raises(errno.EINVAL, renameat2, b, os.path.join(d, "w"), RENAME_WHITEOUT) if fs.cipher else None
     raises(errno.EINVAL, renameat2, a, b, RENAME_EXCHANGE | RENAME_NOREPLACE)
     renameat2(os.path.join(d, "n" * 255), b, RENAME_EXCHANGE)
     assert read(os.path.join(d, "n" * 255)) == b"A" and read(b) == b"B"
@@ -606,28 +606,6 @@ def test_fsync_everything(d):
         os.fdatasync(fd)
         check(LIBC.syncfs(fd))
         os.close(fd)
-
-
-def test_file_handles_survive_a_cache_drop(fs, d):
-    """name_to_handle_at and open_by_handle_at, as an NFS server uses them."""
-    import ctypes
-
-    class Handle(ctypes.Structure):
-        _fields_ = [("bytes", ctypes.c_uint), ("type", ctypes.c_int), ("h", ctypes.c_ubyte * 128)]
-    h, mnt = Handle(bytes=128), ctypes.c_int()
-    f = write(os.path.join(d, "f"), b"by handle")
-    if LIBC.name_to_handle_at(AT_FDCWD, os.fsencode(f), ctypes.byref(h), ctypes.byref(mnt), 0):
-        pytest.skip("no file handles on this kernel's FUSE without export support")
-    with open("/proc/sys/vm/drop_caches", "w") as p:
-        p.write("2")
-    root = os.open(d, os.O_RDONLY)
-    fd = LIBC.open_by_handle_at(root, ctypes.byref(h), os.O_RDONLY)
-    if fd < 0 and ctypes.get_errno() == errno.ESTALE:
-        pytest.skip("the kernel forgot the inode, and the mount does not export")
-    check(fd)
-    assert os.read(fd, 100) == b"by handle"
-    os.close(fd)
-    os.close(root)
 
 
 def test_ioctl_unknown(d):

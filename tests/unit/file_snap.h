@@ -10,7 +10,7 @@ static const struct window {
 	uint64_t first, n;
 } windows[] = { { 0, 10 }, { 107, 6 }, { 6362, 5 }, { 4280282, 5 } };
 #define PAGES 26u
-#define SNAPS 14u
+#define SNAPS 24u
 
 /* Content at one moment. */
 struct snap {

@@ -171,7 +171,7 @@ static void history(uint64_t seed, uint8_t suite)
 	for (unsigned i = 0; f && i < 60; i++) {
 		unsigned what = (unsigned)rnd(20);
 
-		if (nsnaps > SNAPS - 3) {
+		if (nsnaps > 11) {
 			assert_int_equal(file_fsync(f, &test_key), 0);
 			acknowledge();
 		} else if (what < 8) {

@@ -27,8 +27,6 @@ struct fs_params {
 	bool commit_strict;
 	bool multiuser;      /* root: set owners, POSIX ACLs */
 	uint32_t max_background;
-	void (*ready)(void *arg); /* INIT was answered */
-	void *ready_arg;
 };
 
 struct fs {

@@ -13,8 +13,8 @@
 
 struct fuse_session;
 
-/* After fuse_session_mount. 0 or -errno. */
-MUST_CHECK int fuseio_attach(struct fuse_session *);
+/* After fuse_session_mount. ready (may be NULL) is called once, on a session thread, when the kernel has accepted the INIT answer. 0 or -errno. */
+MUST_CHECK int fuseio_attach(struct fuse_session *, void (*ready)(void *arg), void *arg);
 /* What was negotiated; valid after INIT. */
 uint32_t fuseio_init_flags(void);
 /* The request this thread is handling asks to drop setuid/setgid bits (FUSE_WRITE_KILL_SUIDGID, FATTR_KILL_SUIDGID, FUSE_OPEN_KILL_SUIDGID). */

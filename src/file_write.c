@@ -39,10 +39,8 @@ static void apply(struct file *f, const struct item *it)
 {
 	uint8_t *spill;
 
-	if (it->e == NO_ENTRY) {
-		it->node->secured = true;
+	if (it->e == NO_ENTRY)
 		return;
-	}
 	spill = file_spill(it->node, it->e);
 	if (memcmp(spill, it->spill, LAYOUT_SPILL) != 0) {
 		memcpy(spill, it->spill, LAYOUT_SPILL);
@@ -134,9 +132,19 @@ static int secure_in_run(struct round *r, struct file_node *n, uint64_t phys)
 	rc = secure(r->f, r->key, n->up);
 	if (rc == 0)
 		rc = run_add(r, phys - 1, &it, &page);
-	if (rc == 0)
-		memset(page, 0, LAYOUT_PAGE);
-	return rc;
+	if (rc != 0)
+		return rc;
+	memset(page, 0, LAYOUT_PAGE);
+	n->secured = true; /* as soon as the run is written */
+	return 0;
+}
+
+/* The run was not written. */
+static void run_abandon(struct round *r)
+{
+	for (uint32_t i = 0; i < r->n; i++)
+		if (r->item[i].e == NO_ENTRY)
+			r->item[i].node->secured = false;
 }
 
 static int seal_page(struct round *r, struct item *it, uint64_t k, const uint8_t *text)
@@ -263,6 +271,8 @@ static int put_round(struct file *f, const struct file_key *key, const uint8_t *
 		rc = put_page(&r, k);
 	if (rc == 0)
 		rc = run_write(&r);
+	if (rc != 0)
+		run_abandon(&r);
 	block_end(&r.run);
 	explicit_bzero(r.edge, sizeof(r.edge));
 	return rc;

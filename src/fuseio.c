@@ -103,6 +103,12 @@ static ssize_t hook_read(int fd, void *buf, size_t size, void *userdata)
 	return n;
 }
 
+/* Whom to tell that INIT was answered. */
+static struct {
+	void (*fn)(void *arg);
+	void *arg;
+} answered;
+
 /* Is this the answer to the INIT that was read? Then its body is patched in a copy. */
 static bool patch_reply(const struct iovec *iov, int count, struct fuse_init_out *out)
 {
@@ -131,13 +137,21 @@ static ssize_t hook_writev(int fd, struct iovec *iov, int count, void *userdata)
 	atomic_store(&negotiated_flags, out.flags);
 	patched[0] = iov[0];
 	patched[1] = (struct iovec){.iov_base = &out, .iov_len = iov[1].iov_len};
-	return writev(fd, patched, 2);
+	ssize_t n = writev(fd, patched, 2);
+
+	if (n > 0 && answered.fn)
+		answered.fn(answered.arg);
+	return n;
 }
 
-int fuseio_attach(struct fuse_session *se)
+int fuseio_attach(struct fuse_session *se, void (*ready)(void *arg), void *arg)
 {
 	static const struct fuse_custom_io hooks = {.read = hook_read, .writev = hook_writev};
-	int r = fuse_session_custom_io(se, &hooks, fuse_session_fd(se));
+	int r;
+
+	answered.fn = ready;
+	answered.arg = arg;
+	r = fuse_session_custom_io(se, &hooks, fuse_session_fd(se));
 
 	return r < 0 ? r : 0;
 }

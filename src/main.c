@@ -27,6 +27,7 @@ struct daemon {
 	struct kms *kms;
 	struct fs fs;
 	struct service service;
+	unsigned connection; /* 0: unknown */
 };
 
 static int fail(int code, const char *what, const char *hint)
@@ -211,16 +212,23 @@ static int open_fs(struct daemon *d)
 		.commit_strict = d->config.mount.commit_strict,
 		.multiuser = geteuid() == 0,
 		.max_background = d->config.mount.max_background,
-		.ready = service_ready,
-		.ready_arg = &d->service,
 	};
 	return 0;
+}
+
+/* INIT was answered: only now does a larger readahead stay, and only now does the mount answer. */
+static void answered(void *arg)
+{
+	struct daemon *d = arg;
+
+	if (d->connection && fuseio_readahead(d->connection, d->config.mount.readahead_kib))
+		log_debug("readahead stays at the kernel's default");
+	service_ready(&d->service);
 }
 
 static int mount_fs(struct daemon *d)
 {
 	struct fs *fs = &d->fs;
-	unsigned connection = 0;
 	int r;
 
 	fs->se = fuse_session_new(&d->options.args, &fs_ops, sizeof(fs_ops), fs);
@@ -228,13 +236,12 @@ static int mount_fs(struct daemon *d)
 		return fail(EXIT_USAGE, "libfuse refuses the mount options", NULL);
 	if (fuse_session_mount(fs->se, d->options.mountpoint))
 		return fail(EXIT_FAILED, "cannot mount", "is /dev/fuse there, and may you use it?");
-	r = fuseio_attach(fs->se);
+	r = fuseio_attach(fs->se, answered, d);
 	if (r)
 		return fail_errno("cannot attach to the FUSE device", r);
-	if (fuseio_connection(d->options.mountpoint, &connection) == 0 &&
-	    fuseio_readahead(connection, d->config.mount.readahead_kib))
-		log_debug("readahead stays at the kernel's default");
-	r = watchdog_arm(d->service.watchdog, fuse_session_fd(fs->se), connection);
+	if (fuseio_connection(d->options.mountpoint, &d->connection))
+		d->connection = 0;
+	r = watchdog_arm(d->service.watchdog, fuse_session_fd(fs->se), d->connection);
 	return r ? fail_errno("cannot arm the watchdog", r) : 0;
 }
 

@@ -247,8 +247,6 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	conn->congestion_threshold = fs->params.max_background * 3 / 4;
 	conn->time_gran = 1;
 	conn->max_readahead = 1u << 20;
-	if (fs->params.ready)
-		fs->params.ready(fs->params.ready_arg);
 }
 
 /* Works while locked: df must not make an administrator think that the disk is gone. */

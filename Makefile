@@ -40,6 +40,7 @@ UNITS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.
 PROGRAMS := $(BUILD)/byokfs $(BUILD)/byokfsctl $(BUILD)/byokfs-devkms
 
 .PHONY: all clean
+.SECONDARY:
 all: $(PROGRAMS)
 
 $(BUILD)/libbyokfs.a: $(OBJ)
@@ -103,7 +104,7 @@ $(BUILD)/tests/tools/%: $(BUILD)/tests/tools/%.o $(BUILD)/libbyokfs.a
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 unit: $(UNITS)
-	@fail=0; for t in $(UNITS); do echo "== $$(basename $$t)"; (cd tests && ../$$t 2>&1) || fail=1; done; exit $$fail
+	@fail=0; for t in $(abspath $(UNITS)); do echo "== $$(basename $$t)"; (cd tests && $$t 2>&1) || fail=1; done; exit $$fail
 style:
 	@sh tests/style/run.sh
 conformance: all tools-test

@@ -37,6 +37,9 @@ struct fs {
 	struct inode_table *inodes;
 	struct states *states;
 	atomic_bool ready;   /* the store was authenticated (false only after locked_start) */
+	atomic_bool drained; /* this lock's drain invalidated every inode */
+	atomic_uint stragglers; /* passes over the open files still to be made while locked, see purge_again() */
+	atomic_uint opening; /* counts up each time the domain opens, from 1: inode->flags is the one in which a loss was counted */
 	pthread_mutex_t dirs_lock;
 	struct dirhandle *dirs; /* open directory handles, for the wipe */
 	atomic_ullong ops, op_errors, parked, reads, writes, read_bytes, write_bytes, lost;
@@ -173,6 +176,8 @@ MUST_CHECK int fs_birth_acl(struct fs *, struct fs_birth *, int fd, const uint8_
 void fs_birth_free(struct fs_birth *);
 /* Object id for xattrs: file_id (IDENT is read once) or directory id. -EOPNOTSUPP for other types. */
 MUST_CHECK int fs_object_id(struct fs *, struct inode *, uint8_t id[static 16]);
+/* Writes that had been acknowledged, though not by fsync, were lost to a lock: logged and counted once per file and lock. No lock held. */
+void fs_lost(struct fs *, struct inode *);
 /* Names a file for a log line: its cipher path (and plain path where the kernel would tell). */
 void fs_describe(void *inode, char *out, size_t size);
 

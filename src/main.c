@@ -272,7 +272,7 @@ static int serve(struct daemon *d)
 		fuse_loop_cfg_destroy(loop);
 		return fail_errno("cannot start threads", r);
 	}
-	if (!d->options.foreground || d->config.log.syslog)
+	if (!d->options.foreground && d->config.log.syslog)
 		log_setup("byokfs", level_of(d), true);
 	log_info("mounted '%s' at '%s'", d->options.store, d->options.mountpoint);
 	r = fuse_session_loop_mt(fs->se, loop);

@@ -8,6 +8,7 @@
 #include "fs.h"
 #include "fuseio.h"
 #include "log.h"
+#include "purge.h"
 
 void fs_error(struct fs *fs, fuse_req_t req, int err)
 {
@@ -85,9 +86,33 @@ static struct task *task_copy(const struct task *t)
 	return h;
 }
 
+void fs_lost(struct fs *fs, struct inode *inode)
+{
+	unsigned now = atomic_load(&fs->opening);
+
+	pthread_mutex_lock(&inode->lock);
+	bool first = inode->flags != now;
+
+	inode->flags = now;
+	pthread_mutex_unlock(&inode->lock);
+	if (!first)
+		return;
+	atomic_fetch_add(&fs->lost, 1);
+	log_warn("inode %llu: writes not yet fsynced were lost when the domain locked", (unsigned long long)inode->ino);
+}
+
+/* The kernel's page cache gives up a page that we refuse to take, but keeps showing it: it has to be dropped once more. */
+static void writeback_failed(struct task *t)
+{
+	fs_lost(t->fs, t->handle->inode);
+	atomic_store(&t->fs->stragglers, PURGE_PASSES);
+}
+
 /* Answers a task that the domain's state forbids. */
 static void task_refuse(struct task *t, int err)
 {
+	if (t->class == LEASE_WRITEBACK)
+		writeback_failed(t);
 	if (t->lenient)
 		(void)fuse_reply_err(t->req, 0);
 	else
@@ -113,6 +138,8 @@ static int task_attempt(struct task *t)
 	}
 	lease_key_put(t->key);
 	t->key = NULL;
+	if (r == -EIO && class == LEASE_WRITEBACK)
+		writeback_failed(t);
 	if (r && r != -EAGAIN)
 		fs_error(fs, t->req, r);
 	lease_leave(fs->lease, class);

@@ -12,6 +12,7 @@
 #include "keywait.h"
 #include "log.h"
 #include "newborn.h"
+#include "purge.h"
 
 /* Deepest chain of records: data, group, L1, L2, root; one level a round, and two more for drops. */
 #define ROUNDS 8
@@ -192,6 +193,7 @@ static void *syncer(void *arg)
 		size_t worked;
 
 		flush_old(fs);
+		purge_again(fs);
 		if (many || now - s->promoted >= STATES_PROMOTE_MS) {
 			(void)promote(fs, &worked);
 			s->promoted = io_boot_ms();
@@ -310,11 +312,13 @@ static bool wipe_one(void *arg, struct inode *inode)
 	struct sweep *sweep = arg;
 
 	pthread_mutex_lock(&inode->lock);
-	if (inode->file && file_wipe(inode->file)) {
-		log_warn("inode %llu: writes not yet fsynced were lost when the domain locked", (unsigned long long)inode->ino);
+	bool lost = inode->file && file_wipe(inode->file);
+
+	pthread_mutex_unlock(&inode->lock);
+	if (lost) {
+		fs_lost(sweep->fs, inode);
 		sweep->count++;
 	}
-	pthread_mutex_unlock(&inode->lock);
 	return true;
 }
 

@@ -223,7 +223,7 @@ static void test_costs(void **state)
 	counters_clear();
 	write_ok(f, 1 << 20, 0);
 	write_ok(f, 1 << 20, 1 << 20);
-	assert_in_range(sim.writes, 4, 8);
+	assert_in_range(sim.writes, 2, 8);
 	counters_clear();
 	assert_int_equal(file_fsync(f, &test_key), 0);
 	assert_int_equal(sim.syncs, 1);

@@ -70,6 +70,9 @@ MUST_CHECK int file_allocate(struct file *, const struct file_key *, int mode, u
 /* SEEK_DATA or SEEK_HOLE; offset or -ENXIO. */
 MUST_CHECK int64_t file_seek(struct file *, const struct file_key *, uint64_t off, int whence);
 
+/* futimens(2), in order with what the module itself does to the times. Needs no key. */
+MUST_CHECK int file_set_times(struct file *, const struct timespec times[2]);
+
 /* Writes dirty nodes, page 0 and, when `hint`, the exact size hint (format.md 5.3 step 1-2, 6); mtime and atime are put back. No flush of the
  * device. For close, the 5 s timer, lock. Nothing to do: no system call. */
 MUST_CHECK int file_flush(struct file *, const struct file_key *, bool hint);

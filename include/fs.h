@@ -49,6 +49,7 @@ struct fs {
 struct handle {
 	struct inode *inode;
 	bool write;
+	atomic_bool touched; /* atime was moved */
 };
 
 struct task {
@@ -174,10 +175,18 @@ MUST_CHECK int fs_birth(struct fs *, const struct fs_dir *, mode_t mode, mode_t 
 /* Stores the inherited ACLs in the new object behind fd and frees them. */
 MUST_CHECK int fs_birth_acl(struct fs *, struct fs_birth *, int fd, const uint8_t id[static 16]);
 void fs_birth_free(struct fs_birth *);
+/* inode->flags: known to have no security.capability. */
+#define FS_NO_CAPABILITY 1u
+/* Removes security.capability: it does not outlive a change of content or owner. */
+MUST_CHECK int fs_drop_capability(struct fs *, struct inode *, int fd);
 /* Object id for xattrs: file_id (IDENT is read once) or directory id. -EOPNOTSUPP for other types. */
 MUST_CHECK int fs_object_id(struct fs *, struct inode *, uint8_t id[static 16]);
 /* Writes that had been acknowledged, though not by fsync, were lost to a lock: logged and counted once per file and lock. No lock held. */
 void fs_lost(struct fs *, struct inode *);
+/* Somebody without CAP_FSETID (t->kill) changed the content: setuid and setgid go. security.capability goes whoever it was. */
+MUST_CHECK int fs_drop_privileges(struct task *, struct inode *, struct file *);
+/* The content changed, perhaps in memory only: mtime moves now. With the writeback cache the kernel says when. */
+void fs_modified(struct fs *, struct file *);
 /* Names a file for a log line: its cipher path (and plain path where the kernel would tell). */
 void fs_describe(void *inode, char *out, size_t size);
 

@@ -43,6 +43,8 @@ struct inode {
 	uint8_t dirid[16];       /* written once, under both locks */
 	/* private to inode.c and inode_fd.c: guarded by the table lock, but for refs */
 	_Atomic uint32_t refs;   /* ours, and one for the kernel while nlookup > 0; 0 means going or gone */
+	_Atomic int held;        /* descriptor of a removed object, or -1 */
+	_Atomic bool removed;
 	uint32_t next, dirnext;  /* slots in the chains of (dev, ino) and of dirid; next also chains free slots */
 	uint8_t state;
 	uint8_t handle_len;      /* 0: identity is fd */
@@ -78,8 +80,14 @@ void inode_forget(struct inode_table *, uint64_t nodeid, uint64_t n);
 /* The next look-up of this (dev, ino) gets a new nodeid (size hint was wrong; format.md 6). */
 void inode_detach(struct inode_table *, struct inode *);
 
+/* The inode of the object with this stat, with a ref, if the kernel knows it; else NULL. */
+struct inode *inode_find(struct inode_table *, const struct stat *);
+/* We took the object's last name. Whoever has it open may go on: *fd (O_PATH, taken over; -1: none) leads to it until the kernel forgets it. */
+void inode_removed(struct inode *, int *fd);
+
 /* A new descriptor of the object with these open(2) flags (O_CLOEXEC is added; O_NOFOLLOW semantics kept: the type must be the one looked up, else -EIO).
- * O_PATH works for every type, other flags for regular files and directories (-ELOOP, -ENXIO). No O_CREAT, O_TRUNC. -EIO also when it vanished from the store. */
+ * O_PATH works for every type, other flags for regular files and directories (-ELOOP, -ENXIO). No O_CREAT, O_TRUNC. O_NOATIME is added where allowed. -EIO also when it vanished from the store,
+ * -ESTALE when we removed it. */
 MUST_CHECK int inode_open(struct inode_table *, struct inode *, int flags);
 /* lstat of the object. */
 MUST_CHECK int inode_stat(struct inode_table *, struct inode *, struct stat *);

@@ -108,6 +108,7 @@ struct lease_status {
 	char reason[320];      /* why it is not open, "" when open */
 	int64_t since;         /* Unix seconds of the last change of state */
 	bool by_admin;
+	enum kms_status answer; /* the last one to a probe */
 	uint64_t lease_left_ms;
 	uint64_t file_keys, pool_ready, parked;
 	uint64_t probes, probe_failures, unwraps, generates, locks, hits;

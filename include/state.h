@@ -20,6 +20,8 @@ MUST_CHECK int state_pin(struct task *, struct inode *, bool write, struct file 
 /* Takes over a freshly made file: pinned once. */
 MUST_CHECK int state_adopt(struct fs *, struct inode *, struct file *);
 void state_unpin(struct fs *, struct inode *);
+/* Drops the state when nobody needs it: closed, and nothing pending or no name left. Without locks, with a ref on the inode. */
+void state_settle(struct fs *, struct inode *);
 /* The file changed: have the syncer look at it. */
 void state_changed(struct fs *, struct inode *);
 /* Flushes every dirty state with the keys that are at hand (lock): number of files that could not be. */
@@ -29,6 +31,8 @@ unsigned states_wipe(struct fs *);
 /* Files changed or pending right now. */
 size_t states_queued(struct fs *);
 
+/* The size a hint stands for, if the hint may be believed. */
+bool state_trusted_size(struct fs *, const struct stat *, uint64_t *size);
 /* Size told to the kernel for a regular file without state: from the hint, or from page 0 when in doubt. fd: any open descriptor of it, or -1 to open dirfd/entry. */
 uint64_t state_told_size(struct fs *, int fd, int dirfd, const char *entry, const struct stat *);
 

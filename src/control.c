@@ -2,6 +2,8 @@
 #include "control.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "bytes.h"
@@ -13,9 +15,23 @@
 
 #define WAIT_MS 25000
 
+/* Paths are bytes, and a message may be cut within a character; JSON takes neither. */
+static json_t *text(const char *s)
+{
+	json_t *v = json_string(s);
+	char *safe = v ? NULL : malloc(4 * strlen(s) + 1), *p = safe;
+
+	for (; safe && *s; s++)
+		p += snprintf(p, 5, (unsigned char)*s < 0x80 ? "%c" : "\\x%02x", (unsigned char)*s);
+	if (!v && safe)
+		v = json_stringn(safe, (size_t)(p - safe));
+	free(safe);
+	return v;
+}
+
 static json_t *answer(int code, const char *message)
 {
-	return json_pack("{s:i, s:s}", "code", code, "message", message);
+	return json_pack("{s:i, s:o}", "code", code, "message", text(message));
 }
 
 static json_t *counters(struct fs *fs, const struct lease_status *ls)
@@ -35,7 +51,7 @@ static json_t *kms_part(struct kms *kms)
 	struct kms_stats st;
 
 	kms_stats(kms, &st);
-	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:I}", "provider", kms_provider_name(kms), "key", kms_key(kms),
+	return json_pack("{s:s, s:o, s:I, s:I, s:I, s:I, s:I, s:f, s:I}", "provider", kms_provider_name(kms), "key", text(kms_key(kms)),
 	    "calls", (json_int_t)st.calls, "errors", (json_int_t)st.errors, "denied", (json_int_t)st.denied,
 	    "throttled", (json_int_t)st.busy, "unreachable", (json_int_t)st.down,
 	    "latency_ms_mean", st.calls ? (double)st.latency_ms_sum / (double)st.calls : 0.0,
@@ -51,9 +67,9 @@ static json_t *status(struct service *s)
 	bytes_hex(id, s->fs->store->desc.store, 16);
 	io_utc(since, ls.since);
 	io_utc(started, s->started);
-	return json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:b, s:b, s:s, s:i, s:o*, s:o*}", "code", EXIT_OK, "message", "ok",
-	    "mountpoint", s->mountpoint, "cipherdir", s->fs->store->path, "store", id, "state", lease_state_name(ls.state),
-	    "reason", ls.reason, "since", since, "since_unix", (json_int_t)ls.since, "lease_left_ms", (json_int_t)ls.lease_left_ms,
+	return json_pack("{s:i, s:s, s:o, s:o, s:s, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:s, s:i, s:o*, s:o*}", "code", EXIT_OK, "message", "ok",
+	    "mountpoint", text(s->mountpoint), "cipherdir", text(s->fs->store->path), "store", id, "state", lease_state_name(ls.state),
+	    "reason", text(ls.reason), "since", since, "since_unix", (json_int_t)ls.since, "lease_left_ms", (json_int_t)ls.lease_left_ms,
 	    "by_admin", ls.by_admin, "watchdog", !s->watchdog_dead, "started", started, "pid", (int)getpid(),
 	    "kms", kms_part(s->kms), "counters", counters(s->fs, &ls));
 }
@@ -67,16 +83,33 @@ static json_t *lock(struct service *s)
 	return answer(EXIT_OK, "locked");
 }
 
+/* Why the domain did not open. */
+static json_t *refusal(const struct lease_status *ls)
+{
+	bool down = ls->answer == KMS_BUSY || ls->answer == KMS_DOWN;
+	int code = ls->answer == KMS_DENIED ? EXIT_DENIED : down ? EXIT_UNREACHABLE : EXIT_FAILED;
+
+	return answer(code, ls->reason[0] ? ls->reason : "the KMS has not answered yet");
+}
+
 static json_t *unlock(struct service *s)
 {
+	struct lease *l = s->fs->lease;
+	uint64_t end = io_boot_ms() + WAIT_MS;
 	struct lease_status ls;
 
-	if (lease_unlock(s->fs->lease))
+	lease_status(l, &ls);
+	uint64_t failures = ls.probe_failures;
+
+	if (lease_unlock(l))
 		return answer(EXIT_ALREADY, "already open");
-	if (lease_wait(s->fs->lease, LEASE_OPEN, io_boot_ms() + WAIT_MS) == 0)
-		return answer(EXIT_OK, "open");
-	lease_status(s->fs->lease, &ls);
-	return answer(EXIT_DENIED, ls.reason[0] ? ls.reason : "the KMS did not say yes");
+	/* One no is an answer; the domain goes on asking by itself. */
+	do {
+		if (lease_wait(l, LEASE_OPEN, io_boot_ms() + 50) == 0)
+			return answer(EXIT_OK, "open");
+		lease_status(l, &ls);
+	} while (ls.probe_failures == failures && io_boot_ms() < end);
+	return refusal(&ls);
 }
 
 json_t *control_answer(void *arg, const json_t *request)

@@ -336,6 +336,16 @@ void file_unlock(struct file *f)
 	(void)pthread_rwlock_unlock(&f->content);
 }
 
+int file_set_times(struct file *f, const struct timespec times[2])
+{
+	int rc;
+
+	(void)pthread_rwlock_wrlock(&f->content);
+	rc = futimens(f->fd, times) == 0 ? 0 : -errno;
+	(void)pthread_rwlock_unlock(&f->content);
+	return rc;
+}
+
 int file_lock_shared(struct file *f, const struct file_key *key)
 {
 	for (;;) {

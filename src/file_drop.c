@@ -246,31 +246,41 @@ static void note_shrink(struct file *f)
 	f->low_no = f->flush_no;
 }
 
+/* What an earlier owner left behind the end is put right before anything is dropped: else it might show between what is
+ * dropped and what is removed. Of a damaged file everything may still be dropped; then without delay. */
+static int check_before_shrink(struct file *f, const struct file_key *key, uint64_t size, bool *damaged)
+{
+	int rc = file_check_end(f, key);
+
+	*damaged = rc == -EIO && size == 0;
+	return *damaged ? 0 : rc;
+}
+
 static int shrink(struct file *f, const struct file_key *key, uint64_t size)
 {
 	uint64_t pages = layout_data_pages(size), old = layout_data_pages(f->size);
 	uint64_t tail = round_up(size) < f->size ? round_up(size) : f->size;
-	int rc = 0;
+	bool damaged;
+	int rc = check_before_shrink(f, key, size, &damaged);
 
-	if (size == 0)
-		old = LAYOUT_DATA_MAX; /* all goes: nothing to check first */
-	else
-		rc = file_check_end(f, key);
 	if (rc == 0)
 		rc = file_budget(f, key, FILE_MARGIN);
 	if (rc == 0 && tail > size)
 		rc = file_put(f, key, NULL, tail - size, size);
 	if (rc == 0 && pages < old)
-		rc = drop_beyond(f, key, pages, old);
+		rc = drop_beyond(f, key, pages, damaged ? LAYOUT_DATA_MAX : old);
 	if (rc != 0)
 		return rc;
 	f->size = size;
 	note_shrink(f);
-	if (size == 0) {
-		f->checked = true;
-		f->repair = false;
-	}
-	return pages < old ? drop_begun(f, key) : 0;
+	if (pages == old)
+		return 0;
+	rc = drop_begun(f, key);
+	if (rc != 0 || !damaged)
+		return rc;
+	f->checked = true;
+	f->repair = false;
+	return file_finish_drops(f, key, true);
 }
 
 static int grow(struct file *f, const struct file_key *key, uint64_t size)
@@ -367,10 +377,12 @@ static int punch(struct file *f, const struct file_key *key, uint64_t off, uint6
 		return 0;
 	if (f->inlined)
 		return file_put_inline(f, key, NULL, end - off, off, f->size);
+	if (end == f->size)
+		rc = file_check_end(f, key);
 	last = end == f->size ? layout_data_pages(end) : end / LAYOUT_PAGE;
 	head = first * LAYOUT_PAGE < end ? first * LAYOUT_PAGE : end;
 	tail = last * LAYOUT_PAGE > head ? last * LAYOUT_PAGE : head;
-	if (off < head)
+	if (rc == 0 && off < head)
 		rc = file_put(f, key, NULL, head - off, off);
 	if (rc == 0 && tail < end)
 		rc = file_put(f, key, NULL, end - tail, tail);

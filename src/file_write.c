@@ -66,7 +66,6 @@ static void run_salvage(struct round *r)
 			break;
 		apply(r->f, &r->item[i]);
 	}
-	r->f->checked = false; /* and some of it may lie beyond size */
 }
 
 static int run_write(struct round *r)
@@ -139,9 +138,10 @@ static int secure_in_run(struct round *r, struct file_node *n, uint64_t phys)
 	return 0;
 }
 
-/* The run was not written. */
-static void run_abandon(struct round *r)
+/* The run was not written, and what was may lie beyond size. */
+static void round_abandon(struct round *r)
 {
+	r->f->checked = false;
 	for (uint32_t i = 0; i < r->n; i++)
 		if (r->item[i].e == NO_ENTRY)
 			r->item[i].node->secured = false;
@@ -272,7 +272,7 @@ static int put_round(struct file *f, const struct file_key *key, const uint8_t *
 	if (rc == 0)
 		rc = run_write(&r);
 	if (rc != 0)
-		run_abandon(&r);
+		round_abandon(&r);
 	block_end(&r.run);
 	explicit_bzero(r.edge, sizeof(r.edge));
 	return rc;

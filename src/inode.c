@@ -186,6 +186,8 @@ static void slot_reset(struct inode *i, const struct stat *st)
 	i->extra = NULL;
 	i->opens = 0;
 	i->have_fileid = i->no_acl = i->unflushed = i->have_dirid = false;
+	atomic_store(&i->held, -1);
+	atomic_store(&i->removed, false);
 	i->nlookup = 0;
 	i->pin = NULL;
 }
@@ -303,6 +305,14 @@ static struct inode *look_known(struct inode_table *t, const struct stat *st, co
 	/* The backing gave the number to another object; the kernel still knows the old one. */
 	unhash(t, i);
 	return NULL;
+}
+
+struct inode *inode_find(struct inode_table *t, const struct stat *st)
+{
+	LOCK_SCOPE(&t->lock);
+	struct inode *i = find(t, st->st_dev, st->st_ino);
+
+	return i ? inode_get(t, i->nodeid) : NULL;
 }
 
 int inode_look(struct inode_table *t, int dirfd, const char *entry, const struct stat *st, struct inode **out)

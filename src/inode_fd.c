@@ -106,8 +106,21 @@ bool identity_same(const struct inode *i, const struct inode_identity *who)
 	    !memcmp(have, who->handle.f_handle, i->handle_len);
 }
 
+void inode_removed(struct inode *i, int *fd)
+{
+	int none = -1;
+
+	atomic_store(&i->removed, true);
+	if (*fd >= 0 && atomic_compare_exchange_strong(&i->held, &none, *fd))
+		*fd = -1;
+	cleanup_fd(fd);
+}
+
 void identity_drop(struct inode *i)
 {
+	int held = atomic_exchange(&i->held, -1);
+
+	cleanup_fd(&held);
 	if (!i->handle_len)
 		cleanup_fd(&i->id.fd);
 	else if (i->handle_len > sizeof(i->id.handle))
@@ -118,15 +131,21 @@ void identity_drop(struct inode *i)
 
 /* ---- descriptors */
 
+/* The descriptor that stands for the object, or -1: there is only the handle. */
+static int own_fd(const struct inode *i)
+{
+	return i->handle_len ? atomic_load(&i->held) : i->id.fd;
+}
+
 static int open_identity(const struct inode_table *t, struct inode *i, int flags)
 {
 	struct inode_identity who = { .fd = -1 };
-	int fd;
+	int fd = own_fd(i);
 
-	if (!i->handle_len) {
+	if (fd >= 0) {
 		if (!(flags & O_PATH))
-			return reopen(i->id.fd, flags);
-		fd = fcntl(i->id.fd, F_DUPFD_CLOEXEC, 0);
+			return reopen(fd, flags);
+		fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 		return fd < 0 ? -errno : fd;
 	}
 	who.handle.handle_bytes = i->handle_len;
@@ -134,6 +153,38 @@ static int open_identity(const struct inode_table *t, struct inode *i, int flags
 	memcpy(who.handle.f_handle, handle_bytes(i), i->handle_len);
 	fd = open_by_handle_at(t->root_fd, as_handle(&who), flags | O_CLOEXEC);
 	return fd < 0 ? -errno : fd;
+}
+
+/* Without root's rights the backing holds a mode against us that the mount's user is not bound by: write-only files must be read, and
+ * directories that may be searched but not listed must be opened. The owner's bits are lent for the time of the open. */
+static int open_lending(const struct inode_table *t, struct inode *i, int flags)
+{
+	CLEANUP_FD int path = open_identity(t, i, O_PATH);
+	mode_t lent = i->type == S_IFDIR ? 0700 : 0600;
+	struct stat st;
+	char proc[32];
+	int fd;
+
+	if (path < 0 || fstat(path, &st) || st.st_uid != geteuid() || (st.st_mode & lent) == lent)
+		return -EACCES;
+	(void)snprintf(proc, sizeof(proc), "/proc/self/fd/%d", path);
+	if (chmod(proc, (st.st_mode & 07777) | lent))
+		return -EACCES;
+	fd = open_identity(t, i, flags);
+	if (chmod(proc, st.st_mode & 07777))
+		log_warn("cannot give inode %llu its mode back: %s", (unsigned long long)i->ino, strerror(errno));
+	return fd;
+}
+
+static int open_privileged(const struct inode_table *t, struct inode *i, int flags)
+{
+	int fd = open_identity(t, i, flags);
+
+	if (fd == -EPERM && flags & O_NOATIME)
+		fd = open_identity(t, i, flags & ~O_NOATIME);
+	if (fd == -EACCES && geteuid())
+		fd = open_lending(t, i, flags);
+	return fd;
 }
 
 /* A descriptor that surely is the object which was looked up, and its stat. */
@@ -147,11 +198,15 @@ static int open_verified(const struct inode_table *t, struct inode *i, int flags
 		if (!S_ISREG(i->type) && !S_ISDIR(i->type))
 			return S_ISLNK(i->type) ? -ELOOP : -ENXIO;
 		flags |= O_NONBLOCK | O_NOCTTY; /* should the storage have put a FIFO or a terminal there */
+		if (S_ISREG(i->type))
+			flags |= O_NOATIME; /* our reading is not the user's */
 	}
-	fd = open_identity(t, i, flags);
+	fd = open_privileged(t, i, flags);
 	if (fd < 0 && fd != -ESTALE)
 		return fd;
 	if (fd == -ESTALE) {
+		if (atomic_load(&i->removed))
+			return -ESTALE;
 		log_err("inode %llu vanished from the store", (unsigned long long)i->ino);
 		return -EIO;
 	}
@@ -273,7 +328,8 @@ int inode_dir(
 		if (r)
 			return r;
 	}
-	if (!known) {
+	/* A removed directory has no id any more and needs none: nothing is in it, nothing can be made in it. */
+	if (!known && !atomic_load(&i->removed)) {
 		r = pin_identify(t, i, (*pin)->fd, names);
 		if (r) {
 			inode_dir_put(t, *pin);
@@ -308,8 +364,8 @@ int inode_stat(struct inode_table *t, struct inode *i, struct stat *st)
 	CLEANUP_FD int fd = -1;
 	int r;
 
-	if (!i->handle_len)
-		return fstat(i->id.fd, st) ? -errno : 0;
+	if (own_fd(i) >= 0)
+		return fstat(own_fd(i), st) ? -errno : 0;
 	if (S_ISDIR(i->type)) {
 		(void)pthread_mutex_lock(&t->lock);
 		(void)pin_use(t, i, &pin);

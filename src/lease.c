@@ -350,6 +350,7 @@ static void status_of_lease(struct lease *l, struct lease_status *out)
 		memcpy(out->reason, l->reason, sizeof(out->reason));
 	out->since = l->since;
 	out->by_admin = l->by_admin;
+	out->answer = l->answer;
 	out->lease_left_ms = out->state == LEASE_OPEN && until > now ? until - now : 0;
 	out->probes = l->probes;
 	out->probe_failures = l->probe_failures;

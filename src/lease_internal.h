@@ -91,6 +91,7 @@ struct lease {
 	bool busy;         /* the lock sequence is under way */
 	bool by_admin, lock_wanted, hurry, opened_pending;
 	enum { DRAIN_IDLE, DRAIN_WANTED, DRAIN_RUNNING } drain;
+	enum kms_status answer; /* the last one to a probe */
 	unsigned good;     /* canaries answered well in a row since the lock */
 	uint64_t next_probe, last_probe;
 	char reason[320], trouble[320]; /* why locked; why the lease is not being renewed */

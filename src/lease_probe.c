@@ -202,6 +202,7 @@ static void probe(struct lease *l)
 	/* An answer to a question from before a lock says nothing about now. */
 	if (!probing(l) || l->locks != locks)
 		return;
+	l->answer = status;
 	if (status == KMS_OK)
 		answered_well(l, sent);
 	else

@@ -203,6 +203,7 @@ static int open_fs(struct daemon *d)
 	if (r)
 		return fail_errno("cannot set up the file table", r);
 	fs->store = &d->store;
+	atomic_store(&fs->opening, 1);
 	pthread_mutex_init(&fs->dirs_lock, NULL);
 	inode_share_top(fs->inodes, watchdog_top(d->service.watchdog));
 	fs->params = (struct fs_params){
@@ -272,6 +273,7 @@ static int serve(struct daemon *d)
 		fuse_loop_cfg_destroy(loop);
 		return fail_errno("cannot start threads", r);
 	}
+	d->service.keep_stderr = !d->config.log.syslog;
 	if (!d->options.foreground && d->config.log.syslog)
 		log_setup("byokfs", level_of(d), true);
 	log_info("mounted '%s' at '%s'", d->options.store, d->options.mountpoint);

@@ -1,4 +1,4 @@
-/* Attributes: stat, chmod, chown, truncate by path, times, extended attributes, ACLs. The backing keeps mode, owner and times;
+/* Attributes: stat, chmod, chown, truncate, times. The backing keeps mode, owner and times;
  * size comes from the file's state or its hint.                                                                          */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,50 +20,46 @@ static void proc_path(char out[static PROC_PATH], int fd)
 	(void)snprintf(out, PROC_PATH, "/proc/self/fd/%d", fd);
 }
 
-/* Attributes as users see them, from an open descriptor of the object (O_PATH serves). */
-static int attr_fd(struct fs *fs, struct inode *inode, int fd, struct stat *st)
+/* The size of a regular file that has no state. */
+static int told_size(struct fs *fs, struct inode *inode, struct stat *st)
 {
-	char path[PROC_PATH];
+	CLEANUP_FD int fd = -1;
+	uint64_t size;
 
-	if (fstat(fd, st))
-		return -errno;
-	if (!S_ISREG(st->st_mode) || inode->file) {
-		fs_attr(fs, inode, fd, "", st);
-		return 0;
+	if (!state_trusted_size(fs, st, &size)) {
+		fd = inode_open(fs->inodes, inode, O_RDONLY);
+		if (fd < 0)
+			return fd;
+		size = state_told_size(fs, fd, -1, NULL, st);
 	}
-	proc_path(path, fd);
-	st->st_size = (off_t)state_told_size(fs, -1, AT_FDCWD, path, st);
+	st->st_size = (off_t)size;
 	st->st_blksize = LAYOUT_PAGE;
 	return 0;
 }
 
-static int attr_get(struct fs *fs, struct inode *inode, struct stat *st)
+/* Attributes as users see them. A loaded file has a descriptor at hand and knows its size; for others fd serves (O_PATH,
+ * may be -1). */
+static int attr_get(struct fs *fs, struct inode *inode, int fd, struct stat *st)
 {
-	CLEANUP_FD int fd = -1;
-	int r = inode_stat(fs->inodes, inode, st);
+	int r = 0;
 
-	if (r)
-		return r;
 	pthread_mutex_lock(&inode->lock);
 	bool loaded = inode->file != NULL;
 
-	pthread_mutex_unlock(&inode->lock);
-	uint64_t size;
-
-	if (!S_ISREG(st->st_mode) || loaded) {
-		fs_attr(fs, inode, -1, "", st);
-		return 0;
-	}
-	if (!store_in_doubt(fs->store, st) && layout_hint_decode((uint64_t)st->st_size, &size)) {
-		st->st_size = (off_t)size;
+	if (loaded) {
+		r = fstat(file_fd(inode->file), st) ? -errno : 0;
+		st->st_size = (off_t)file_size(inode->file);
 		st->st_blksize = LAYOUT_PAGE;
-		return 0;
 	}
-	fd = inode_open(fs->inodes, inode, O_RDONLY);
-	if (fd < 0)
-		return fd;
-	st->st_size = (off_t)state_told_size(fs, fd, -1, NULL, st);
-	st->st_blksize = LAYOUT_PAGE;
+	pthread_mutex_unlock(&inode->lock);
+	if (loaded)
+		return r;
+	r = fd >= 0 ? (fstat(fd, st) ? -errno : 0) : inode_stat(fs->inodes, inode, st);
+	if (r)
+		return r;
+	if (S_ISREG(st->st_mode))
+		return told_size(fs, inode, st);
+	fs_attr(fs, inode, -1, NULL, st);
 	return 0;
 }
 
@@ -75,7 +71,7 @@ static int getattr(struct fs *fs, fuse_req_t req, fuse_ino_t ino)
 
 	if (!inode)
 		return -ESTALE;
-	r = attr_get(fs, inode, &st);
+	r = attr_get(fs, inode, -1, &st);
 	inode_put(fs->inodes, inode);
 	if (!r)
 		(void)fuse_reply_attr(req, &st, fs->params.timeout);
@@ -157,7 +153,8 @@ static int set_owner(int fd, const struct stat *attr, int mask)
 	return fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) ? -errno : 0;
 }
 
-static int set_times(int fd, const struct stat *attr, int mask)
+/* A loaded file is asked: it may be about to put its mtime back after work of our own. */
+static int set_times(struct inode *inode, int fd, const struct stat *attr, int mask)
 {
 	struct timespec ts[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_OMIT}};
 
@@ -169,6 +166,9 @@ static int set_times(int fd, const struct stat *attr, int mask)
 		ts[1].tv_nsec = UTIME_NOW;
 	else if (mask & FUSE_SET_ATTR_MTIME)
 		ts[1] = attr->st_mtim;
+	LOCK_SCOPE(&inode->lock);
+	if (inode->file)
+		return file_set_times(inode->file, ts);
 	return utimensat(fd, "", ts, AT_EMPTY_PATH) ? -errno : 0;
 }
 
@@ -189,6 +189,13 @@ static int kill_bits(int fd)
 	return chmod(path, st.st_mode & 07777 & ~gone) ? -errno : 0;
 }
 
+int fs_drop_privileges(struct task *t, struct inode *inode, struct file *f)
+{
+	int r = t->kill ? kill_bits(file_fd(f)) : 0;
+
+	return r ? r : fs_drop_capability(t->fs, inode, file_fd(f));
+}
+
 /* Sets the size first: it alone can ask for a key, and nothing may have happened before that. */
 static int set_size(struct task *t, struct inode *inode)
 {
@@ -200,7 +207,11 @@ static int set_size(struct task *t, struct inode *inode)
 		return r == -ENODATA ? -EIO : r;
 	r = task_key(t, f, &fk);
 	if (!r)
+		r = fs_drop_privileges(t, inode, f);
+	if (!r)
 		r = file_truncate(f, &fk, (uint64_t)t->attr.st_size);
+	if (!r)
+		fs_modified(t->fs, f);
 	/* A truncate by path has no close that would write it down. */
 	if (!r && !t->handle)
 		r = file_flush(f, &fk, true);
@@ -226,14 +237,17 @@ static int set_attributes(struct task *t, struct inode *inode)
 		return fd;
 	if (t->kill)
 		r = kill_bits(fd);
-	if (!r && t->mode & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))
+	if (!r && t->mode & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) {
 		r = set_owner(fd, &t->attr, t->mode);
+		if (!r)
+			r = fs_drop_capability(fs, inode, fd);
+	}
 	if (!r && t->mode & FUSE_SET_ATTR_MODE)
 		r = set_mode(fs, inode, fd, t->attr.st_mode);
 	if (!r && t->mode & SET_TIMES)
-		r = set_times(fd, &t->attr, t->mode);
+		r = set_times(inode, fd, &t->attr, t->mode);
 	if (!r)
-		r = attr_fd(fs, inode, fd, &st);
+		r = attr_get(fs, inode, fd, &st);
 	if (!r)
 		(void)fuse_reply_attr(t->req, &st, fs->params.timeout);
 	return r;
@@ -268,9 +282,9 @@ static int set_times_back(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const s
 	if (!inode)
 		return -ESTALE;
 	fd = inode_open(fs->inodes, inode, O_PATH | O_NOFOLLOW);
-	r = fd < 0 ? fd : set_times(fd, attr, mask);
+	r = fd < 0 ? fd : set_times(inode, fd, attr, mask);
 	if (!r)
-		r = attr_fd(fs, inode, fd, &st);
+		r = attr_get(fs, inode, fd, &st);
 	inode_put(fs->inodes, inode);
 	if (!r)
 		(void)fuse_reply_attr(req, &st, 0);
@@ -293,214 +307,4 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int mask, str
 	t.attr = *attr;
 	t.mode = mask;
 	task_start(&t);
-}
-
-int fs_object_id(struct fs *fs, struct inode *inode, uint8_t id[static 16])
-{
-	struct header_ident ident;
-	struct header_slot slot;
-	CLEANUP_FD int fd = -1;
-	bool have;
-	int r;
-
-	if (S_ISDIR(inode->type)) {
-		struct inode_pin *pin;
-		struct dir d;
-
-		r = inode_dir(fs->inodes, inode, lease_names(fs->lease), &d, &pin);
-		if (r)
-			return r;
-		memcpy(id, d.id, 16);
-		inode_dir_put(fs->inodes, pin);
-		return 0;
-	}
-	if (!S_ISREG(inode->type))
-		return -EOPNOTSUPP;
-	pthread_mutex_lock(&inode->lock);
-	have = inode->have_fileid;
-	memcpy(id, inode->fileid, 16);
-	pthread_mutex_unlock(&inode->lock);
-	if (have)
-		return 0;
-	fd = inode_open(fs->inodes, inode, O_RDONLY);
-	if (fd < 0)
-		return fd;
-	r = file_peek(fd, &ident, &slot);
-	if (r)
-		return r == -ENODATA ? -EIO : r;
-	memcpy(id, ident.file, 16);
-	pthread_mutex_lock(&inode->lock);
-	memcpy(inode->fileid, ident.file, 16);
-	inode->have_fileid = true;
-	pthread_mutex_unlock(&inode->lock);
-	return 0;
-}
-
-/* An object prepared for xattr calls. */
-struct xobject {
-	struct inode *inode;
-	int fd;
-	uint8_t id[16];
-};
-
-static int xobject_get(struct fs *fs, fuse_ino_t ino, struct xobject *x)
-{
-	int r;
-
-	x->fd = -1;
-	x->inode = fs_inode(fs, ino);
-	if (!x->inode)
-		return -ESTALE;
-	r = fs_object_id(fs, x->inode, x->id);
-	if (!r) {
-		x->fd = inode_open(fs->inodes, x->inode, O_PATH | O_NOFOLLOW);
-		r = x->fd < 0 ? x->fd : 0;
-	}
-	if (r)
-		inode_put(fs->inodes, x->inode);
-	return r;
-}
-
-static void xobject_put(struct fs *fs, struct xobject *x)
-{
-	(void)close(x->fd);
-	inode_put(fs->inodes, x->inode);
-}
-
-/* Answers a size question or a buffer, as getxattr and listxattr do. */
-static void reply_xattr(fuse_req_t req, const char *buf, size_t asked, ssize_t got)
-{
-	if (asked == 0)
-		(void)fuse_reply_xattr(req, (size_t)got);
-	else
-		(void)fuse_reply_buf(req, buf, (size_t)got);
-}
-
-static int getxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
-{
-	CLEANUP_FREE char *buf = malloc(size ? size : 1);
-	struct xobject x;
-	int r;
-
-	if (!buf)
-		return -ENOMEM;
-	r = xobject_get(fs, ino, &x);
-	if (r)
-		return r;
-	ssize_t n = xattr_get(x.fd, x.id, lease_names(fs->lease), name, buf, size);
-
-	xobject_put(fs, &x);
-	if (n < 0)
-		return (int)n;
-	reply_xattr(req, buf, size, n);
-	if (size)
-		explicit_bzero(buf, (size_t)n);
-	return 0;
-}
-
-void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
-{
-	FS_OP(req, getxattr_(fs, req, ino, name, size));
-}
-
-static int listxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, size_t size)
-{
-	CLEANUP_FREE char *buf = malloc(size ? size : 1);
-	struct xobject x;
-	int r;
-
-	if (!buf)
-		return -ENOMEM;
-	r = xobject_get(fs, ino, &x);
-	if (r == -EOPNOTSUPP) { /* links and special files have none */
-		reply_xattr(req, buf, size, 0);
-		return 0;
-	}
-	if (r)
-		return r;
-	ssize_t n = xattr_list(x.fd, x.id, lease_names(fs->lease), buf, size);
-
-	xobject_put(fs, &x);
-	if (n < 0)
-		return (int)n;
-	reply_xattr(req, buf, size, n);
-	return 0;
-}
-
-void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
-{
-	FS_OP(req, listxattr_(fs, req, ino, size));
-}
-
-/* An access ACL sets the mode; one that says no more than the mode is not stored. */
-static int set_acl(struct fs *fs, const struct xobject *x, const char *name, const void *value, size_t size, int flags)
-{
-	const struct name_keys *names = lease_names(fs->lease);
-	bool access = strcmp(name, ACL_ACCESS) == 0, minimal;
-	char path[PROC_PATH];
-	struct stat st;
-	mode_t mode;
-	int r = acl_mode(value, size, &mode, &minimal);
-
-	if (r)
-		return r;
-	if (!access) {
-		if (!S_ISDIR(x->inode->type))
-			return -EACCES;
-		pthread_mutex_lock(&x->inode->lock);
-		x->inode->no_acl = false;
-		pthread_mutex_unlock(&x->inode->lock);
-		return xattr_set(x->fd, x->id, names, name, value, size, flags);
-	}
-	if (fstat(x->fd, &st))
-		return -errno;
-	proc_path(path, x->fd);
-	mode |= st.st_mode & (fuseio_kill_suidgid() ? 05000 : 07000);
-	if (chmod(path, mode))
-		return -errno;
-	if (!minimal)
-		return xattr_set(x->fd, x->id, names, name, value, size, flags);
-	r = xattr_remove(x->fd, x->id, names, name);
-	return r == -ENODATA ? 0 : r;
-}
-
-static int setxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
-{
-	struct xobject x;
-	int r = xobject_get(fs, ino, &x);
-
-	if (r)
-		return r;
-	if (strcmp(name, ACL_ACCESS) == 0 || strcmp(name, ACL_DEFAULT) == 0)
-		r = set_acl(fs, &x, name, value, size, flags);
-	else
-		r = xattr_set(x.fd, x.id, lease_names(fs->lease), name, value, size, flags);
-	xobject_put(fs, &x);
-	if (!r)
-		(void)fuse_reply_err(req, 0);
-	return r;
-}
-
-void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
-{
-	FS_OP(req, setxattr_(fs, req, ino, name, value, size, flags));
-}
-
-static int removexattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *name)
-{
-	struct xobject x;
-	int r = xobject_get(fs, ino, &x);
-
-	if (r)
-		return r;
-	r = xattr_remove(x.fd, x.id, lease_names(fs->lease), name);
-	xobject_put(fs, &x);
-	if (!r)
-		(void)fuse_reply_err(req, 0);
-	return r;
-}
-
-void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
-{
-	FS_OP(req, removexattr_(fs, req, ino, name));
 }

@@ -56,6 +56,7 @@ static int create_backing(struct task *t, struct birth *b)
 	if (r)
 		return r;
 	pthread_mutex_lock(&b->inode->lock);
+	b->inode->flags |= FS_NO_CAPABILITY;
 	memcpy(b->inode->fileid, b->ident.file, sizeof(b->inode->fileid));
 	b->inode->have_fileid = true;
 	pthread_mutex_unlock(&b->inode->lock);
@@ -181,10 +182,22 @@ static int truncate_open(struct task *t, struct inode *inode, struct file *f)
 	int r = task_key(t, f, &fk);
 
 	if (!r)
-		r = file_truncate(f, &fk, 0);
+		r = fs_drop_privileges(t, inode, f);
 	if (!r)
+		r = file_truncate(f, &fk, 0);
+	if (!r) {
+		fs_modified(t->fs, f);
 		state_changed(t->fs, inode);
+	}
 	return r;
+}
+
+void fs_modified(struct fs *fs, struct file *f)
+{
+	const struct timespec now[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_NOW}};
+
+	if (!fs->params.writeback && file_set_times(f, now))
+		log_warn("cannot set a modification time");
 }
 
 static int open_pin(struct task *t, struct inode *inode, struct file **f)
@@ -272,6 +285,22 @@ static uint8_t *scratch_get(size_t size)
 	return scratch.p;
 }
 
+/* The daemon's own reading leaves the backing's atime alone; the first read through a handle moves it the way the backing's
+ * mount options say, by being one. */
+static void touch(const struct fs *fs, struct handle *h, int fd)
+{
+	char c;
+	int flags;
+
+	if (fs->params.readonly || atomic_exchange_explicit(&h->touched, true, memory_order_relaxed))
+		return;
+	flags = fcntl(fd, F_GETFL);
+	if (flags < 0 || !(flags & O_NOATIME) || fcntl(fd, F_SETFL, flags & ~O_NOATIME))
+		return;
+	if (pread(fd, &c, 1, 0) < 0 || fcntl(fd, F_SETFL, flags))
+		log_debug("cannot move an access time");
+}
+
 static int run_read(struct task *t)
 {
 	struct file *f = t->handle->inode->file;
@@ -288,6 +317,8 @@ static int run_read(struct task *t)
 
 	if (n < 0)
 		return (int)n;
+	if (n > 0 && !atomic_load_explicit(&t->handle->touched, memory_order_relaxed))
+		touch(t->fs, t->handle, file_fd(f));
 	(void)fuse_reply_buf(t->req, (const char *)buf, (size_t)n);
 	explicit_bzero(buf, (size_t)n);
 	atomic_fetch_add_explicit(&t->fs->reads, 1, memory_order_relaxed);
@@ -305,21 +336,6 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 	task_start(&t);
 }
 
-/* A write by somebody without CAP_FSETID ends setuid and setgid, as on any filesystem. */
-static int kill_suidgid(int fd)
-{
-	struct stat st;
-	mode_t gone = S_ISUID;
-
-	if (fstat(fd, &st))
-		return -errno;
-	if (st.st_mode & S_IXGRP)
-		gone |= S_ISGID;
-	if (!(st.st_mode & gone))
-		return 0;
-	return fchmod(fd, st.st_mode & 07777 & ~gone) ? -errno : 0;
-}
-
 static int run_write(struct task *t)
 {
 	struct inode *inode = t->handle->inode;
@@ -327,8 +343,8 @@ static int run_write(struct task *t)
 	struct file_key fk;
 	int r = task_key(t, f, &fk);
 
-	if (!r && t->kill)
-		r = kill_suidgid(file_fd(f));
+	if (!r)
+		r = fs_drop_privileges(t, inode, f);
 	if (r)
 		return r;
 	bool was = file_dirty(f);
@@ -338,6 +354,9 @@ static int run_write(struct task *t)
 		state_changed(t->fs, inode);
 	if (r)
 		return r;
+	/* The last bytes of a page live elsewhere: changing only them may write nothing yet. */
+	if (t->off % LAYOUT_PAGE >= LAYOUT_BODY && t->off % LAYOUT_PAGE + t->size <= LAYOUT_PAGE)
+		fs_modified(t->fs, f);
 	(void)fuse_reply_write(t->req, t->size);
 	atomic_fetch_add_explicit(&t->fs->writes, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&t->fs->write_bytes, t->size, memory_order_relaxed);
@@ -416,10 +435,15 @@ static int run_fallocate(struct task *t)
 	struct file_key fk;
 	int r = task_key(t, f, &fk);
 
+	/* The kernel has no flag for it here; whoever is not root is taken not to have CAP_FSETID. */
+	t->kill = t->uid != 0;
+	if (!r)
+		r = fs_drop_privileges(t, inode, f);
 	if (!r)
 		r = file_allocate(f, &fk, t->mode, t->off, t->size);
 	if (r)
 		return r;
+	fs_modified(t->fs, f);
 	state_changed(t->fs, inode);
 	(void)fuse_reply_err(t->req, 0);
 	return 0;

@@ -1,5 +1,5 @@
 /* Names: look-up and everything that makes, links, moves or removes an entry. No file key is needed for any of it.
- * What a new object inherits from its directory (owner, group, setgid, default ACL) is settled here too.             */
+ * What loses its last name stays reachable for those who have it open.                                              */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -97,110 +97,6 @@ void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *f)
 	for (size_t i = 0; i < count; i++)
 		inode_forget(fs->inodes, f[i].ino, f[i].nlookup);
 	fuse_reply_none(req);
-}
-
-/* The default ACL of a directory, malloc'ed; *n = 0 when it has none. */
-static int default_acl(struct fs *fs, const struct fs_dir *d, uint8_t **acl, size_t *n)
-{
-	CLEANUP_FREE uint8_t *value = NULL;
-	bool none;
-
-	*acl = NULL;
-	*n = 0;
-	pthread_mutex_lock(&d->inode->lock);
-	none = d->inode->no_acl;
-	pthread_mutex_unlock(&d->inode->lock);
-	if (none || !fs->params.multiuser)
-		return 0;
-	value = malloc(ACL_BYTES_MAX);
-	if (!value)
-		return -ENOMEM;
-	ssize_t got = xattr_get(d->dir.fd, d->dir.id, d->dir.names, ACL_DEFAULT, value, ACL_BYTES_MAX);
-
-	if (got == -ENODATA || got == -EOPNOTSUPP) {
-		pthread_mutex_lock(&d->inode->lock);
-		d->inode->no_acl = true;
-		pthread_mutex_unlock(&d->inode->lock);
-		return 0;
-	}
-	if (got < 0)
-		return (int)got;
-	*acl = steal_ptr(&value);
-	*n = (size_t)got;
-	return 0;
-}
-
-static int birth_acl(struct fs_birth *b, mode_t mode, const uint8_t *acl, size_t n)
-{
-	bool minimal;
-
-	b->access_acl = malloc(n);
-	if (!b->access_acl)
-		return -ENOMEM;
-	memcpy(b->access_acl, acl, n);
-	b->access_len = n;
-	if (acl_inherit(b->access_acl, n, &b->mode, &minimal))
-		return -EIO;
-	if (minimal) {
-		free(b->access_acl);
-		b->access_acl = NULL;
-	}
-	if (S_ISDIR(mode)) {
-		b->default_acl = malloc(n);
-		if (!b->default_acl)
-			return -ENOMEM;
-		memcpy(b->default_acl, acl, n);
-		b->default_len = n;
-	}
-	return 0;
-}
-
-int fs_birth(struct fs *fs, const struct fs_dir *d, mode_t mode, mode_t umask_, uid_t uid, gid_t gid, struct fs_birth *out)
-{
-	CLEANUP_FREE uint8_t *acl = NULL;
-	struct stat st;
-	size_t n;
-	int r;
-
-	*out = (struct fs_birth){.mode = mode, .owner = {.uid = uid, .gid = gid, .set = fs->params.multiuser}};
-	if (fstat(d->dir.fd, &st))
-		return -errno;
-	if (st.st_mode & S_ISGID) {
-		out->owner.gid = st.st_gid;
-		if (S_ISDIR(mode))
-			out->mode |= S_ISGID;
-	}
-	r = default_acl(fs, d, &acl, &n);
-	if (r)
-		return r;
-	if (!acl || S_ISLNK(mode)) {
-		out->mode &= ~umask_;
-		return 0;
-	}
-	r = birth_acl(out, mode, acl, n);
-	if (r)
-		fs_birth_free(out);
-	return r;
-}
-
-int fs_birth_acl(struct fs *fs, struct fs_birth *b, int fd, const uint8_t id[static 16])
-{
-	const struct name_keys *names = lease_names(fs->lease);
-	int r = 0;
-
-	if (b->access_acl)
-		r = xattr_set(fd, id, names, ACL_ACCESS, b->access_acl, b->access_len, 0);
-	if (!r && b->default_acl)
-		r = xattr_set(fd, id, names, ACL_DEFAULT, b->default_acl, b->default_len, 0);
-	fs_birth_free(b);
-	return r;
-}
-
-void fs_birth_free(struct fs_birth *b)
-{
-	free(b->access_acl);
-	free(b->default_acl);
-	b->access_acl = b->default_acl = NULL;
 }
 
 /* Inherited ACLs of a directory that was just made under `entry`. */
@@ -352,15 +248,51 @@ void op_readlink(fuse_req_t req, fuse_ino_t ino)
 	FS_OP(req, readlink_(fs, req, ino));
 }
 
+/* What is about to lose a name, if the kernel knows it. */
+struct leaving {
+	struct inode *inode;
+	int fd;
+};
+
+static void leaving_find(struct fs *fs, const struct fs_dir *d, const char *name, struct leaving *l)
+{
+	char entry[NAME_ENTRY_MAX + 1];
+	struct stat st;
+
+	*l = (struct leaving){.fd = -1};
+	if (entry_name(d, name, entry))
+		return;
+	l->fd = openat(d->dir.fd, entry, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (l->fd >= 0 && fstat(l->fd, &st) == 0)
+		l->inode = inode_find(fs->inodes, &st);
+}
+
+/* The name is gone, or is not. Without the last name a closed file's state has nothing left to write. */
+static void leaving_end(struct fs *fs, struct leaving *l, bool gone)
+{
+	struct stat st;
+
+	if (l->inode && gone && fstat(l->fd, &st) == 0 && (S_ISDIR(st.st_mode) || st.st_nlink == 0)) {
+		inode_removed(l->inode, &l->fd);
+		state_settle(fs, l->inode);
+	}
+	if (l->inode)
+		inode_put(fs->inodes, l->inode);
+	cleanup_fd(&l->fd);
+}
+
 static int remove_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *name,
     int (*fn)(const struct dir *, const char *, size_t))
 {
+	struct leaving leaving;
 	struct fs_dir d;
 	int r = fs_dir_get(fs, parent, &d);
 
 	if (r)
 		return r;
+	leaving_find(fs, &d, name, &leaving);
 	r = fn(&d.dir, name, strlen(name));
+	leaving_end(fs, &leaving, r == 0);
 	fs_dir_put(fs, &d);
 	if (!r)
 		(void)fuse_reply_err(req, 0);
@@ -395,6 +327,7 @@ static void rename_newborn(struct fs *fs, const struct fs_dir *to, const char *n
 static int rename_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent, const char *newname,
     unsigned flags)
 {
+	struct leaving leaving = {.fd = -1};
 	struct fs_dir from, to;
 	int r = fs_dir_get(fs, parent, &from);
 
@@ -405,7 +338,10 @@ static int rename_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char 
 		fs_dir_put(fs, &from);
 		return r;
 	}
+	if (!flags)
+		leaving_find(fs, &to, newname, &leaving);
 	r = dir_rename(&from.dir, name, strlen(name), &to.dir, newname, strlen(newname), flags);
+	leaving_end(fs, &leaving, r == 0);
 	if (!r)
 		rename_newborn(fs, &to, newname);
 	fs_dir_put(fs, &to);

@@ -55,6 +55,7 @@ static int say(const char *what, const char *quoted, int code)
 struct words {
 	char *config[64]; /* "section.key=value" */
 	size_t n;
+	const char *file; /* config=FILE; -c wins over it */
 	char *fuse; /* comma-joined words for libfuse */
 };
 
@@ -82,7 +83,7 @@ static int take_word(struct options *o, struct words *w, char *word)
 	const char *eq = strchr(word, '='), *dot = strchr(word, '.');
 
 	if (strncmp(word, "config=", 7) == 0) {
-		o->config_path = word + 7;
+		w->file = word + 7;
 		return 0;
 	}
 	if (strcmp(word, "locked_start") == 0)
@@ -187,7 +188,7 @@ static int take_paths(struct options *o, int argc, char **argv)
 static int load_config(struct options *o, struct config *c, struct words *w)
 {
 	char why[CONFIG_WHY];
-	int r = config_load(c, o->config_path, why);
+	int r = config_load(c, o->config_path ? o->config_path : w->file, why);
 
 	for (size_t i = 0; !r && i < w->n; i++) {
 		char *eq = strchr(w->config[i], '=');

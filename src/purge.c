@@ -12,21 +12,40 @@
 #include "log.h"
 #include "state.h"
 
-struct drain {
+struct pass {
 	int fd;
+	bool open_only;
 	uint64_t count;
 };
 
+static bool is_open(struct inode *inode)
+{
+	LOCK_SCOPE(&inode->lock);
+	return inode->opens > 0;
+}
+
 static bool inval(void *arg, struct inode *inode)
 {
-	struct drain *d = arg;
-	int r = fuseio_inval_inode(d->fd, inode->nodeid);
+	struct pass *p = arg;
 
-	d->count++;
+	if (p->open_only && !is_open(inode))
+		return true;
+	int r = fuseio_inval_inode(p->fd, inode->nodeid);
+
+	p->count++;
 	/* ENOENT: the kernel does not have it any more. */
 	if (r && r != -ENOENT)
 		log_warn("cannot drop the kernel's pages of inode %llu: %s", (unsigned long long)inode->ino, strerror(-r));
 	return r != -ENODEV && r != -ENOTCONN;
+}
+
+/* Writes back what may still be written, then drops attributes and pages. */
+static void invalidate(struct fs *fs, bool open_only)
+{
+	struct pass p = {.fd = fuse_session_fd(fs->se), .open_only = open_only};
+
+	inode_each(fs->inodes, true, inval, &p);
+	log_debug("lock: %llu inodes invalidated", (unsigned long long)p.count);
 }
 
 /* The disk's own caches are written in the background: what was acknowledged by fsync is safe already, the rest deserves a chance. */
@@ -42,14 +61,28 @@ static void *sync_store(void *arg)
 static void drain(void *arg)
 {
 	struct fs *fs = arg;
-	struct drain d = {.fd = fuse_session_fd(fs->se)};
 	unsigned failed;
 
-	inode_each(fs->inodes, true, inval, &d);
+	invalidate(fs, false);
 	failed = fs->params.readonly ? 0 : states_flush_cached(fs);
 	if (failed)
 		log_warn("%u files could not be written back before the lock", failed);
-	log_debug("lock: %llu inodes invalidated", (unsigned long long)d.count);
+	atomic_store(&fs->drained, true);
+}
+
+void purge_again(struct fs *fs)
+{
+	unsigned left = atomic_load(&fs->stragglers);
+	struct lease_status st;
+
+	if (!left)
+		return;
+	lease_status(fs->lease, &st);
+	if (st.state != LEASE_LOCKED)
+		return;
+	/* A page refused meanwhile has set it again. */
+	(void)atomic_compare_exchange_strong(&fs->stragglers, &left, left - 1);
+	invalidate(fs, true);
 }
 
 static void purge(void *arg)
@@ -57,8 +90,12 @@ static void purge(void *arg)
 	struct fs *fs = arg;
 	pthread_attr_t attr;
 	pthread_t thread;
-	int r = fuseio_inc_epoch(fuse_session_fd(fs->se));
+	int r;
 
+	/* A drain that had no time leaves everything to be done here. */
+	invalidate(fs, atomic_exchange(&fs->drained, false));
+	atomic_store(&fs->stragglers, PURGE_PASSES);
+	r = fuseio_inc_epoch(fuse_session_fd(fs->se));
 	/* Without it dentries live on for their timeout, which is no longer than the lease; their attributes are gone. */
 	if (r)
 		log_debug("the kernel knows no epochs: cached names expire with their timeout");
@@ -74,10 +111,8 @@ static void purge(void *arg)
 static void wipe(void *arg)
 {
 	struct fs *fs = arg;
-	unsigned lost = states_wipe(fs);
-
+	(void)states_wipe(fs);
 	op_dir_wipe(fs);
-	atomic_fetch_add(&fs->lost, lost);
 }
 
 static void opened(void *arg)
@@ -85,6 +120,7 @@ static void opened(void *arg)
 	struct fs *fs = arg;
 	char why[STORE_WHY];
 
+	atomic_fetch_add(&fs->opening, 1);
 	if (atomic_load(&fs->ready))
 		return;
 	if (lease_enter(fs->lease, LEASE_WORK))

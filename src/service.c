@@ -42,6 +42,31 @@ __attribute__((noreturn)) static void wait_for(pid_t child, int fd, const char *
 	_exit(code);
 }
 
+/* The daemon leaves the directory that a relative path in the environment starts from. */
+static int pin_path(const char *variable)
+{
+	const char *value = getenv(variable);
+	CLEANUP_FREE char *cwd = NULL;
+	CLEANUP_FREE char *path = NULL;
+
+	if (!value || !*value || *value == '/' || *value == '~')
+		return 0;
+	cwd = get_current_dir_name();
+	if (!cwd || asprintf(&path, "%s/%s", cwd, value) < 0)
+		return -ENOMEM;
+	return setenv(variable, path, 1) ? -errno : 0;
+}
+
+static int leave_directory(void)
+{
+	static const char *const paths[] = {"AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE"};
+	int r = 0;
+
+	for (size_t i = 0; !r && i < sizeof(paths) / sizeof(*paths); i++)
+		r = pin_path(paths[i]);
+	return !r && chdir("/") ? -errno : r;
+}
+
 int service_background(bool foreground, const char *mountpoint, int *ready_fd)
 {
 	int p[2];
@@ -62,7 +87,7 @@ int service_background(bool foreground, const char *mountpoint, int *ready_fd)
 	(void)close(p[0]);
 	(void)setsid();
 	*ready_fd = p[1];
-	return chdir("/") ? -errno : 0;
+	return leave_directory();
 }
 
 /* sd_notify(3) without the library: one datagram. */
@@ -98,7 +123,8 @@ void service_ready(void *arg)
 	if (null >= 0) {
 		(void)dup2(null, STDIN_FILENO);
 		(void)dup2(null, STDOUT_FILENO);
-		(void)dup2(null, STDERR_FILENO);
+		if (!s->keep_stderr)
+			(void)dup2(null, STDERR_FILENO);
 		(void)close(null);
 	}
 	if (write(s->ready_fd, &ok, 1) != 1)

@@ -18,7 +18,7 @@ struct service {
 	struct ctl *ctl;
 	int64_t started;
 	pthread_t signals, loop;
-	bool running, watchdog_dead;
+	bool running, watchdog_dead, keep_stderr;
 };
 
 /* Forks; the parent waits for the child's verdict and exits with it, the child returns with *ready_fd. Foreground: -1. */

@@ -24,6 +24,12 @@ int states_open(struct fs *fs)
 	return 0;
 }
 
+bool state_trusted_size(struct fs *fs, const struct stat *st, uint64_t *size)
+{
+	return !atomic_load_explicit(&fs->states->distrust, memory_order_relaxed) && !store_in_doubt(fs->store, st) &&
+	    layout_hint_decode((uint64_t)st->st_size, size);
+}
+
 uint64_t state_told_size(struct fs *fs, int fd, int dirfd, const char *entry, const struct stat *st)
 {
 	CLEANUP_FD int own = -1;
@@ -31,8 +37,7 @@ uint64_t state_told_size(struct fs *fs, int fd, int dirfd, const char *entry, co
 	struct header_state state;
 	uint64_t size;
 
-	if (!atomic_load_explicit(&fs->states->distrust, memory_order_relaxed) && !store_in_doubt(fs->store, st) &&
-	    layout_hint_decode((uint64_t)st->st_size, &size))
+	if (state_trusted_size(fs, st, &size))
 		return size;
 	if (st->st_size < (off_t)LAYOUT_PAGE)
 		return 0;
@@ -113,7 +118,6 @@ static struct file *detach(struct fs *fs, struct inode *inode)
 	return f;
 }
 
-/* Drops the state if nobody needs it any more. Called without locks, with a ref on the inode. */
 void state_settle(struct fs *fs, struct inode *inode)
 {
 	struct file *gone = NULL;

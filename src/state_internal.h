@@ -30,6 +30,4 @@ struct states {
 	uint64_t promoted; /* when */
 };
 
-void state_settle(struct fs *, struct inode *);
-
 #endif

@@ -68,6 +68,10 @@ int cmd_help(int argc, char **argv)
 {
 	const struct cmd *c = argc > 1 ? cmd_find(argv[1]) : NULL;
 
+	if (argc > 2) {
+		cmd_error("one argument too many: '%s'", argv[2]);
+		return EXIT_USAGE;
+	}
 	if (argc > 1 && strcmp(argv[1], "byokfs.ini") == 0) {
 		config_describe(stdout);
 	} else if (argc > 1 && !c) {
@@ -84,8 +88,10 @@ int cmd_help(int argc, char **argv)
 
 int cmd_version(int argc, char **argv)
 {
-	(void)argc;
-	(void)argv;
+	if (argc > 1) {
+		cmd_error("one argument too many: '%s'", argv[1]);
+		return EXIT_USAGE;
+	}
 	return printf("byokfsctl " BYOKFS_VERSION ", format version 1\n") > 0 && fflush(stdout) == 0 ? EXIT_OK
 	                                                                                             : EXIT_FAILED;
 }

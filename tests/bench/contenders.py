@@ -62,7 +62,7 @@ class Contender:
             self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         end = time.monotonic() + PATIENCE
         while mount_type(self.plain) != self.kind:
-            if self.process.poll() is not None or time.monotonic() > end:
+            if not self.alive() or time.monotonic() > end:
                 raise Broken(f"does not mount: {self.log_tail()}")
             time.sleep(0.01)
         os.listdir(self.plain)
@@ -81,15 +81,22 @@ class Contender:
         if code:
             raise Broken(f"ends with exit code {code}: {self.log_tail()}")
 
+    def alive(self):
+        return self.process is not None and self.process.poll() is None
+
+    def abort(self):
+        """Forced: the kernel ends the connection, so that whoever waits for an answer gets an error instead."""
+        subprocess.run(["umount", "-f", "-l", self.plain], capture_output=True, timeout=PATIENCE)
+
     def close(self):
         """Whatever state it is in, nothing is left: no mount, no process, no file."""
         while mount_type(self.plain):
-            subprocess.run(["umount", "-l", self.plain], capture_output=True, timeout=PATIENCE)
+            self.abort()
         self.end_process()
         shutil.rmtree(self.base, ignore_errors=True)
 
     def end_process(self):
-        if self.process and self.process.poll() is None:
+        if self.alive():
             try:
                 self.process.wait(5)
             except subprocess.TimeoutExpired:
@@ -184,11 +191,11 @@ class Byokfs(Contender):
         self.process = None
 
     def close(self):
-        if self.store:
-            self.store.close()
+        if self.store and self.store.process:
+            self.process = self.store.process
+        super().close()
         if self.kms:
             self.kms.stop()
-        super().close()
 
     def kms_calls(self):
         return sum(o["calls"] for o in self.kms.http("GET", "/_devkms/stats?last=0")["operations"].values())

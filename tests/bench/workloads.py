@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import tree
 from contenders import Broken
 
-PATIENCE = 600
+PATIENCE = 300
 COMPILER = os.environ.get("CC", "cc").split()
 
 
@@ -91,11 +91,31 @@ class Run:
 
     def load(self, what, name, size=0, count=0):
         """Seconds by the generator's own clock, and nothing."""
-        done = subprocess.run([self.bench.load, what, self.path(name), str(size), str(count)], capture_output=True, text=True,
-                              timeout=PATIENCE)
-        if done.returncode:
-            raise Broken(f"{what}: {done.stderr.strip()}")
-        return int(done.stdout) / 1e9, None
+        return int(self.output(self.bench.load, what, self.path(name), str(size), str(count))) / 1e9, None
+
+    def output(self, *args, stdin=subprocess.DEVNULL):
+        """What a command says. If its filesystem dies or takes for ever, the command is not left hanging in the kernel."""
+        with subprocess.Popen(args, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+            try:
+                said, complaint = self.wait(child)
+            except BaseException:
+                self.fs.abort()
+                child.kill()
+                raise
+        if child.returncode:
+            raise Broken(f"{os.path.basename(args[0])} {args[1]}: {complaint.strip()[-400:]}")
+        return said
+
+    def wait(self, child):
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return child.communicate(timeout=1)
+            except subprocess.TimeoutExpired:
+                if not self.fs.alive():
+                    raise Broken("the daemon is gone") from None
+                if time.monotonic() > end:
+                    raise Broken(f"still at it after {PATIENCE} seconds") from None
 
     def measure(self, name, amount, step, *args):
         """step returns seconds and what else there is to check."""
@@ -148,20 +168,13 @@ def appending(run):
         os.unlink(run.path(name))
 
 
-def output(*args):
-    done = subprocess.run(args, capture_output=True, text=True, timeout=PATIENCE)
-    if done.returncode:
-        raise Broken(f"{' '.join(args[:3])}: {done.stderr.strip()[-400:]}")
-    return done.stdout
-
-
 def read_tree(run):
     """tar reads, the generator counts and hashes on the other end of the pipe."""
     with subprocess.Popen(["tar", "-C", run.fs.plain, "--format=ustar", "-cf", "-", "tree"], stdout=subprocess.PIPE) as tar:
-        done = subprocess.run([run.bench.load, "tar-sum"], stdin=tar.stdout, capture_output=True, text=True, timeout=PATIENCE)
-    if tar.returncode or done.returncode:
-        raise Broken(f"tar cf: {done.stderr.strip()}")
-    return done.stdout.split()
+        said = run.output(run.bench.load, "tar-sum", stdin=tar.stdout)
+    if tar.returncode:
+        raise Broken(f"tar cf: exit code {tar.returncode}")
+    return said.split()
 
 
 def check_find(run, found):
@@ -175,14 +188,14 @@ def check_find(run, found):
 
 def source_tree(run):
     files = run.bench.files
-    run.measure("untar", files, clocked, output, "tar", "-C", run.fs.plain, "-xf", run.bench.archive)
+    run.measure("untar", files, clocked, run.output, "tar", "-C", run.fs.plain, "-xf", run.bench.archive)
     run.cold()
-    check_find(run, run.measure("find", files, clocked, output, "find", run.path("tree"), "-printf", "%y %s\n"))
+    check_find(run, run.measure("find", files, clocked, run.output, "find", run.path("tree"), "-printf", "%y %s\n"))
     run.cold()
     summed = run.measure("read-tree", files, clocked, read_tree, run)
     if summed[:5] != run.bench.expect[:5] or (run.fs.keeps_times and summed != run.bench.expect):
         raise Broken(f"the tree read back is not the one unpacked: {summed}, not {run.bench.expect}")
-    settled(run).measure("rm", files, clocked, output, "rm", "-rf", run.path("tree"))
+    settled(run).measure("rm", files, clocked, run.output, "rm", "-rf", run.path("tree"))
     if os.listdir(run.fs.plain):
         raise Broken(f"rm -rf: left {os.listdir(run.fs.plain)}")
 

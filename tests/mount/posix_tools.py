@@ -140,14 +140,18 @@ def read(path):
         return f.read()
 
 
-def as_user(uid, fn, groups=(), gid=None, umask=0o022):
-    """Runs fn in a child with this user's credentials; its value or exception comes back."""
+def as_user(uid, fn, groups=(), gid=None, umask=0o022, namespace=None):
+    """Runs fn in a child with this user's credentials (and in this mount namespace); its value or exception comes back."""
     import pickle
     r, w = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(r)
         try:
+            if namespace:
+                fd = os.open(namespace, os.O_RDONLY)
+                check(LIBC.setns(fd, 0x20000))
+                os.close(fd)
             os.setgroups(list(groups))
             os.setresgid(*[gid if gid is not None else uid] * 3)
             os.setresuid(uid, uid, uid)

@@ -8,6 +8,12 @@
 
 static unsigned long states, kills;
 
+static void ok(int rc)
+{
+	if (rc != 0)
+		fail_msg("seed %llu: an operation failed: %d", (unsigned long long)seed_now, rc);
+}
+
 static void op_commit(struct file *f)
 {
 	uint64_t mark;
@@ -15,21 +21,21 @@ static void op_commit(struct file *f)
 	switch (rnd(8)) {
 	case 0:
 	case 1:
-		assert_int_equal(file_flush(f, &test_key, rnd(2)), 0);
+		ok(file_flush(f, &test_key, rnd(2)));
 		break;
 	case 2: /* a promotion whose syncfs never ends */
 		if (file_pending(f))
-			assert_int_equal(file_promote_begin(f, &test_key, &mark), 0);
+			ok(file_promote_begin(f, &test_key, &mark));
 		break;
 	case 3:
 		if (file_pending(f)) {
-			assert_int_equal(file_promote_begin(f, &test_key, &mark), 0);
+			ok(file_promote_begin(f, &test_key, &mark));
 			assert_int_equal(sim_sync(0), 0);
-			assert_int_equal(file_promote_end(f, &test_key, mark, true), 0);
+			ok(file_promote_end(f, &test_key, mark, true));
 		}
 		break;
 	default:
-		assert_int_equal(file_fsync(f, &test_key), 0);
+		ok(file_fsync(f, &test_key));
 		acknowledge();
 	}
 }
@@ -76,7 +82,7 @@ static void stretch(struct file *f)
 
 	if (size <= old)
 		return;
-	assert_int_equal(file_truncate(f, &test_key, size), 0);
+	ok(file_truncate(f, &test_key, size));
 	snap_resize(cur, size);
 	for (unsigned i = 0; i < PAGES; i++) {
 		ssize_t n = file_read(f, &test_key, page, PAGE, page_number(i) * PAGE);
@@ -101,7 +107,8 @@ static struct file *reopen(bool strict, bool killed)
 			fail_msg("seed %llu: cannot be opened: %d", (unsigned long long)seed_now, rc);
 		return NULL;
 	}
-	if (!judge(f, false)) {
+	/* one never fsynced may be readable by chance and broken elsewhere: nothing follows from it */
+	if (!judge(f, false) || !ever) {
 		file_close(f);
 		return NULL;
 	}
@@ -172,21 +179,21 @@ static void history(uint64_t seed, uint8_t suite)
 		unsigned what = (unsigned)rnd(20);
 
 		if (nsnaps > 11) {
-			assert_int_equal(file_fsync(f, &test_key), 0);
+			ok(file_fsync(f, &test_key));
 			acknowledge();
 		} else if (what < 8) {
-			assert_int_equal(op_write(f), 0);
+			ok(op_write(f));
 		} else if (what < 11) {
-			assert_int_equal(op_resize(f), 0);
+			ok(op_resize(f));
 		} else if (what < 13) {
-			assert_int_equal(op_punch(f), 0);
+			ok(op_punch(f));
 		} else if (what < 18) {
 			op_commit(f);
-		} else if (what == 18) {
+		} else if (what == 18 && ever) {
 			kills++;
 			file_close(f);
 			f = reopen(strict, true);
-		} else {
+		} else if (ever || rnd(8) == 0) {
 			f = crash(f, strict);
 		}
 	}

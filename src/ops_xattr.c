@@ -1,0 +1,280 @@
+/* Extended attributes and POSIX ACLs. An access ACL and the backing's mode are kept in step; the kernel enforces.        */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include <linux/limits.h>
+#include <linux/xattr.h>
+#include <sys/xattr.h>
+
+#include "acl.h"
+#include "fs.h"
+#include "fuseio.h"
+#include "xattr.h"
+
+#define PROC_PATH 40
+
+int fs_object_id(struct fs *fs, struct inode *inode, uint8_t id[static 16])
+{
+	struct header_ident ident;
+	struct header_slot slot;
+	CLEANUP_FD int fd = -1;
+	bool have;
+	int r;
+
+	if (S_ISDIR(inode->type)) {
+		struct inode_pin *pin;
+		struct dir d;
+
+		r = inode_dir(fs->inodes, inode, lease_names(fs->lease), &d, &pin);
+		if (r)
+			return r;
+		memcpy(id, d.id, 16);
+		inode_dir_put(fs->inodes, pin);
+		return 0;
+	}
+	if (!S_ISREG(inode->type))
+		return -EOPNOTSUPP;
+	pthread_mutex_lock(&inode->lock);
+	have = inode->have_fileid;
+	memcpy(id, inode->fileid, 16);
+	pthread_mutex_unlock(&inode->lock);
+	if (have)
+		return 0;
+	fd = inode_open(fs->inodes, inode, O_RDONLY);
+	if (fd < 0)
+		return fd;
+	r = file_peek(fd, &ident, &slot);
+	if (r)
+		return r == -ENODATA ? -EIO : r;
+	memcpy(id, ident.file, 16);
+	pthread_mutex_lock(&inode->lock);
+	memcpy(inode->fileid, ident.file, 16);
+	inode->have_fileid = true;
+	pthread_mutex_unlock(&inode->lock);
+	return 0;
+}
+
+int fs_drop_capability(struct fs *fs, struct inode *inode, int fd)
+{
+	uint8_t id[16];
+	bool none;
+	int r;
+
+	pthread_mutex_lock(&inode->lock);
+	none = inode->flags & FS_NO_CAPABILITY;
+	pthread_mutex_unlock(&inode->lock);
+	if (none || !fs->params.multiuser || !S_ISREG(inode->type))
+		return 0;
+	r = fs_object_id(fs, inode, id);
+	if (!r)
+		r = xattr_remove(fd, id, lease_names(fs->lease), XATTR_NAME_CAPS);
+	if (r && r != -ENODATA && r != -EOPNOTSUPP)
+		return r;
+	pthread_mutex_lock(&inode->lock);
+	inode->flags |= FS_NO_CAPABILITY;
+	pthread_mutex_unlock(&inode->lock);
+	return 0;
+}
+
+/* An object prepared for xattr calls. */
+struct xobject {
+	struct inode *inode;
+	int fd;
+	uint8_t id[16];
+};
+
+static int xobject_get(struct fs *fs, fuse_ino_t ino, struct xobject *x)
+{
+	int r;
+
+	x->fd = -1;
+	x->inode = fs_inode(fs, ino);
+	if (!x->inode)
+		return -ESTALE;
+	r = fs_object_id(fs, x->inode, x->id);
+	if (!r) {
+		x->fd = inode_open(fs->inodes, x->inode, O_PATH | O_NOFOLLOW);
+		r = x->fd < 0 ? x->fd : 0;
+	}
+	if (r)
+		inode_put(fs->inodes, x->inode);
+	return r;
+}
+
+static void xobject_put(struct fs *fs, struct xobject *x)
+{
+	(void)close(x->fd);
+	inode_put(fs->inodes, x->inode);
+}
+
+/* Answers a size question or a buffer, as getxattr and listxattr do. */
+static void reply_xattr(fuse_req_t req, const char *buf, size_t asked, ssize_t got)
+{
+	if (asked == 0)
+		(void)fuse_reply_xattr(req, (size_t)got);
+	else
+		(void)fuse_reply_buf(req, buf, (size_t)got);
+}
+
+static int getxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+	CLEANUP_FREE char *buf = malloc(size ? size : 1);
+	struct xobject x;
+	int r;
+
+	if (!buf)
+		return -ENOMEM;
+	r = xobject_get(fs, ino, &x);
+	if (r)
+		return r;
+	ssize_t n = xattr_get(x.fd, x.id, lease_names(fs->lease), name, buf, size);
+
+	xobject_put(fs, &x);
+	if (n < 0)
+		return (int)n;
+	reply_xattr(req, buf, size, n);
+	if (size)
+		explicit_bzero(buf, (size_t)n);
+	return 0;
+}
+
+void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+	FS_OP(req, getxattr_(fs, req, ino, name, size));
+}
+
+/* trusted.* is for those who administer: others are not even told the names. */
+static size_t hide_trusted(char *list, size_t n)
+{
+	size_t kept = 0;
+
+	for (size_t at = 0, len; at < n; at += len) {
+		len = strlen(list + at) + 1;
+		if (strncmp(list + at, XATTR_TRUSTED_PREFIX, XATTR_TRUSTED_PREFIX_LEN) == 0)
+			continue;
+		memmove(list + kept, list + at, len);
+		kept += len;
+	}
+	return kept;
+}
+
+static ssize_t list_for(struct fs *fs, fuse_req_t req, const struct xobject *x, char buf[static XATTR_LIST_MAX])
+{
+	ssize_t n = xattr_list(x->fd, x->id, lease_names(fs->lease), buf, XATTR_LIST_MAX);
+
+	if (n > 0 && fuse_req_ctx(req)->uid != 0 && fs->params.multiuser)
+		n = (ssize_t)hide_trusted(buf, (size_t)n);
+	return n;
+}
+
+static int listxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+	CLEANUP_FREE char *buf = malloc(XATTR_LIST_MAX);
+	struct xobject x;
+	int r;
+
+	if (!buf)
+		return -ENOMEM;
+	r = xobject_get(fs, ino, &x);
+	if (r == -EOPNOTSUPP) { /* links and special files have none */
+		reply_xattr(req, buf, size, 0);
+		return 0;
+	}
+	if (r)
+		return r;
+	ssize_t n = list_for(fs, req, &x, buf);
+
+	xobject_put(fs, &x);
+	if (n < 0)
+		return (int)n;
+	if (size && (size_t)n > size)
+		return -ERANGE;
+	reply_xattr(req, buf, size, n);
+	explicit_bzero(buf, (size_t)n);
+	return 0;
+}
+
+void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+	FS_OP(req, listxattr_(fs, req, ino, size));
+}
+
+/* An access ACL sets the mode; one that says no more than the mode is not stored. */
+static int set_acl(struct fs *fs, const struct xobject *x, const char *name, const void *value, size_t size, int flags)
+{
+	const struct name_keys *names = lease_names(fs->lease);
+	bool access = strcmp(name, ACL_ACCESS) == 0, minimal;
+	char path[PROC_PATH];
+	struct stat st;
+	mode_t mode;
+	int r = acl_mode(value, size, &mode, &minimal);
+
+	if (r)
+		return r;
+	if (!access) {
+		if (!S_ISDIR(x->inode->type))
+			return -EACCES;
+		pthread_mutex_lock(&x->inode->lock);
+		x->inode->no_acl = false;
+		pthread_mutex_unlock(&x->inode->lock);
+		return xattr_set(x->fd, x->id, names, name, value, size, flags);
+	}
+	if (fstat(x->fd, &st))
+		return -errno;
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", x->fd);
+	mode |= st.st_mode & (fuseio_kill_suidgid() ? 05000 : 07000);
+	if (chmod(path, mode))
+		return -errno;
+	if (!minimal)
+		return xattr_set(x->fd, x->id, names, name, value, size, flags);
+	r = xattr_remove(x->fd, x->id, names, name);
+	return r == -ENODATA ? 0 : r;
+}
+
+static int setxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
+{
+	struct xobject x;
+	int r = xobject_get(fs, ino, &x);
+
+	if (r)
+		return r;
+	pthread_mutex_lock(&x.inode->lock);
+	x.inode->flags &= ~FS_NO_CAPABILITY;
+	pthread_mutex_unlock(&x.inode->lock);
+	if (strcmp(name, ACL_ACCESS) == 0 || strcmp(name, ACL_DEFAULT) == 0)
+		r = set_acl(fs, &x, name, value, size, flags);
+	else
+		r = xattr_set(x.fd, x.id, lease_names(fs->lease), name, value, size, flags);
+	xobject_put(fs, &x);
+	if (!r)
+		(void)fuse_reply_err(req, 0);
+	return r;
+}
+
+void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
+{
+	FS_OP(req, setxattr_(fs, req, ino, name, value, size, flags));
+}
+
+static int removexattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *name)
+{
+	struct xobject x;
+	int r = xobject_get(fs, ino, &x);
+
+	if (r)
+		return r;
+	r = xattr_remove(x.fd, x.id, lease_names(fs->lease), name);
+	xobject_put(fs, &x);
+	if (!r)
+		(void)fuse_reply_err(req, 0);
+	return r;
+}
+
+void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
+{
+	FS_OP(req, removexattr_(fs, req, ino, name));
+}

@@ -92,8 +92,10 @@ static int open_store(struct daemon *d)
 	}
 	d->store_open = true;
 	bytes_hex(id, d->store.desc.store, 16);
-	if (d->config.store.id && strcmp(d->config.store.id, id) != 0)
-		return fail(EXIT_CONFIG, "the store is not the one pinned by [store] id", id);
+	if (d->config.store.id && strcmp(d->config.store.id, id) != 0) {
+		(void)snprintf(why, sizeof(why), "this is store '%s', not the one pinned by [store] id", id);
+		return fail(EXIT_CONFIG, why, NULL);
+	}
 	if (d->config.store.suite && d->config.store.suite != d->store.desc.suite)
 		return fail(EXIT_CONFIG, "the store's suite is not the one pinned by [store] suite", NULL);
 	static const char *const names[] = {"siv64", "siv32", "plain"};
@@ -105,7 +107,7 @@ static int open_store(struct daemon *d)
 
 static int fail_kms(const struct daemon *d, const struct kms_err *err, enum kms_status status)
 {
-	char text[512], what[640];
+	char text[512], what[1200];
 	const struct descriptor_slot *slot = descriptor_ruling_slot(&d->store.domain);
 
 	kms_err_text(text, sizeof(text), err);
@@ -117,9 +119,11 @@ static int fail_kms(const struct daemon *d, const struct kms_err *err, enum kms_
 	case KMS_DOWN:
 		return fail(EXIT_UNREACHABLE, what, "check endpoint and network, or mount with '-o locked_start' to wait for the KMS");
 	case KMS_BAD_BLOB:
-		if (slot && d->kms && strcmp(slot->key, kms_key(d->kms)) != 0)
-			return fail(EXIT_CONFIG, what, slot->key);
-		return fail(EXIT_NOT_A_STORE, what, NULL);
+		if (!slot || !d->kms || strcmp(slot->key, kms_key(d->kms)) == 0)
+			return fail(EXIT_NOT_A_STORE, what, NULL);
+		(void)snprintf(what, sizeof(what), "the store is under key '%.250s', not under '%.250s': %s", slot->key,
+		    kms_key(d->kms), text);
+		return fail(EXIT_CONFIG, what, "is [kms] key the key that the store was made under?");
 	default:
 		return fail(EXIT_CONFIG, what, "run 'byokfsctl test' to see which step fails");
 	}

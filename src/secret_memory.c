@@ -8,6 +8,9 @@
  * reaches the book-keeping, and the book-keeping survives a fork(2) although the cells are wiped by it. Small
  * objects share regions of one cell size; a larger one has a region of its own.
  *
+ * Mapping, locking and unmapping cost more than a call to a nearby KMS, whose answers want a page or two each: freed large
+ * objects, wiped and still locked, are kept for the next of their size, up to SPARE_BYTES in all.
+ *
  * A lock on memory does not survive fork(2) either. Regions from before a fork are therefore only ever freed
  * by the child, never used for new cells.                                                                   */
 #include "secret.h"
@@ -26,6 +29,7 @@
 #define CELLS_AT (2 * PAGE)
 #define SLAB_BYTES (REGION - CELLS_AT - PAGE)
 #define LARGEST ((size_t)65536)
+#define SPARE_BYTES ((size_t)512 << 10)
 #define MAGIC 0x73656372657431ull
 
 /* 64: the two keys of an open file, so that 100,000 of them fit into 8 MiB. */
@@ -47,6 +51,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 /* Guarded by lock. */
 static struct region *slabs[CLASSES];
+static struct region *spares; /* large ones without an object, linked by next */
+static size_t spare_bytes;
 static unsigned generation;
 static bool unlocked_allowed, unlocked_told;
 
@@ -64,6 +70,8 @@ static void after_fork_child(void)
 {
 	generation++;
 	memset(slabs, 0, sizeof(slabs));
+	spares = NULL;
+	spare_bytes = 0;
 	(void)pthread_mutex_unlock(&lock);
 }
 
@@ -186,11 +194,42 @@ static void *alloc_small(unsigned class)
 	return cell;
 }
 
+/* A spare of that many bytes, or NULL. */
+static struct region *spare_take(size_t bytes)
+{
+	for (struct region **p = &spares; *p; p = &(*p)->next) {
+		struct region *region = *p;
+
+		if (region->cell == bytes) {
+			*p = region->next;
+			region->next = NULL;
+			spare_bytes -= bytes;
+			return region;
+		}
+	}
+	return NULL;
+}
+
+static bool spare_keep(struct region *region)
+{
+	if (region->class != CLASSES || region->generation != generation || spare_bytes + region->cell > SPARE_BYTES)
+		return false;
+	region->next = spares;
+	spares = region;
+	spare_bytes += region->cell;
+	return true;
+}
+
 static void *alloc_large(size_t n)
 {
-	size_t bytes = (n + PAGE - 1) / PAGE * PAGE;
-	struct region *region = region_map(CLASSES, bytes, bytes);
+	size_t bytes = PAGE;
+	struct region *region;
 
+	while (bytes < n)
+		bytes *= 2; /* few sizes, so that spares fit */
+	region = spare_take(bytes);
+	if (!region)
+		region = region_map(CLASSES, bytes, bytes);
 	return region ? cell_take(region) : NULL;
 }
 
@@ -245,6 +284,6 @@ void secret_free(void *p)
 	explicit_bzero(p, region->cell);
 	region->taken[at / 64] &= ~(1ull << at % 64);
 	region->used--;
-	if (region_settle(region))
+	if (region_settle(region) && !spare_keep(region))
 		(void)munmap(region, region->mapped);
 }

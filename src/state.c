@@ -161,6 +161,17 @@ static bool ours(const struct fs *fs, const struct header_ident *ident)
 	    memcmp(ident->domain, ids->domain, CONTEXT_ID) == 0;
 }
 
+int state_repair(struct file *f, const struct file_key *fk)
+{
+	uint64_t mark;
+	int r;
+
+	if (!file_pending(f))
+		return 0;
+	r = file_promote_begin(f, fk, &mark);
+	return r ? r : file_promote_end(f, fk, mark, false);
+}
+
 /* inode->lock is held. Loads the file unless somebody was faster; *told is what stat said before. */
 static int load_locked(struct fs *fs, struct inode *inode, int *fd, bool readonly, const struct file_key *fk)
 {
@@ -187,8 +198,10 @@ static int load_locked(struct fs *fs, struct inode *inode, int *fd, bool readonl
 		/* A hint that cannot be set right must not be believed again. */
 		if (readonly)
 			atomic_store(&fs->states->distrust, true);
+		else
+			r = state_repair(f, fk);
 		file_close(f);
-		return -ESTALE;
+		return r ? r : -ESTALE;
 	}
 	r = attach(fs, inode, f, readonly);
 	if (r)

@@ -11,6 +11,7 @@
 #include "io.h"
 #include "keywait.h"
 #include "log.h"
+#include "state.h"
 
 #define DEPTH_MAX 1000
 
@@ -41,6 +42,7 @@ static int with_key(struct inode *inode, int *fd, struct lease_key *key)
 		r = file_open(&f, *fd, &fk, &params, &wrong);
 		if (!r) {
 			*fd = -1;
+			r = state_repair(f, &fk);
 			file_close(f);
 		}
 	}

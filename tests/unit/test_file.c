@@ -376,6 +376,65 @@ static void test_peek(void **state)
 	assert_int_equal(file_peek(0, &ident, &slot), -EIO);
 }
 
+/* ---- threads ---- */
+static struct file *shared;
+static atomic_bool stop;
+
+/* Each page holds one byte value throughout, whatever moment a reader sees it at. */
+static void *reader(void *arg)
+{
+	static const size_t n = 3 * PAGE;
+	uint8_t *got = malloc(n);
+	uint64_t k = (uintptr_t)arg;
+
+	while (got && !stop) {
+		ssize_t have = file_read(shared, &test_key, got, n, (k = (k * 7 + 3) % 300) * PAGE);
+
+		for (ssize_t i = 1; i < have; i++)
+			if (i % PAGE && got[i] != got[i - 1])
+				stop = true, have = -1;
+		if (have < 0)
+			k = UINT64_MAX / 8;
+	}
+	free(got);
+	return (void *)(uintptr_t)(k >= 300);
+}
+
+static void *flusher(void *arg)
+{
+	bool bad = false;
+
+	(void)arg;
+	while (!stop)
+		bad |= file_fsync(shared, &test_key) != 0 || file_flush(shared, &test_key, false) != 0;
+	return (void *)(uintptr_t)bad;
+}
+
+static void test_threads(void **state)
+{
+	pthread_t thread[4];
+	void *bad[4];
+
+	(void)state;
+	shared = real_new(real_fd());
+	stop = false;
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(pthread_create(&thread[i], NULL, i ? reader : flusher, (void *)(uintptr_t)i), 0);
+	for (unsigned i = 0; i < 1500; i++) {
+		memset(buf, (int)(1 + i % 255), 20 * PAGE);
+		assert_int_equal(file_write(shared, &test_key, buf, (1 + i % 20) * PAGE, i * 13 % 280 * PAGE), 0);
+		if (i % 500 == 499)
+			assert_int_equal(file_truncate(shared, &test_key, 100 * PAGE), 0);
+	}
+	stop = true;
+	for (unsigned i = 0; i < 4; i++) {
+		assert_int_equal(pthread_join(thread[i], &bad[i]), 0);
+		assert_null(bad[i]);
+	}
+	file_close(shared);
+	rnd_fill(buf, sizeof(buf));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -390,6 +449,7 @@ int main(void)
 		cmocka_unit_test(test_wipe),
 		cmocka_unit_test(test_put_slot),
 		cmocka_unit_test(test_peek),
+		cmocka_unit_test(test_threads),
 	};
 
 	return cmocka_run_group_tests_name("file", tests, group_up, group_down);

@@ -14,6 +14,17 @@ static void ok(int rc)
 		fail_msg("seed %llu: an operation failed: %d", (unsigned long long)seed_now, rc);
 }
 
+static void op_any(struct file *f)
+{
+	uint64_t what = rnd(5);
+
+	ok(what < 2 ? op_write(f) : what < 4 ? op_resize(f) : op_punch(f));
+	if (rnd(4) == 0) {
+		ok(file_fsync(f, &test_key));
+		acknowledge();
+	}
+}
+
 static void op_commit(struct file *f)
 {
 	uint64_t mark;
@@ -27,12 +38,16 @@ static void op_commit(struct file *f)
 		if (file_pending(f))
 			ok(file_promote_begin(f, &test_key, &mark));
 		break;
-	case 3:
-		if (file_pending(f)) {
-			ok(file_promote_begin(f, &test_key, &mark));
-			assert_int_equal(sim_sync(0), 0);
-			ok(file_promote_end(f, &test_key, mark, true));
-		}
+	case 3: /* a promotion, and what others do meanwhile, before and after the disk has flushed */
+		if (!file_pending(f))
+			break;
+		ok(file_promote_begin(f, &test_key, &mark));
+		if (rnd(2))
+			op_any(f);
+		assert_int_equal(sim_sync(0), 0);
+		for (uint64_t n = rnd(3); n > 0; n--)
+			op_any(f);
+		ok(file_promote_end(f, &test_key, mark, true));
 		break;
 	default:
 		ok(file_fsync(f, &test_key));

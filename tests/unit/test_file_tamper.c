@@ -202,6 +202,8 @@ static void dropped(bool punch, bool reopen)
 
 	fill(f);
 	assert_int_equal(file_flush(f, &test_key, true), 0);
+	/* page 99 is the last thing sealed before the drop */
+	assert_int_equal(file_write(f, &test_key, now + 99 * PAGE, PAGE, 99 * PAGE), 0);
 	image_copy(&clean, &sim.live);
 	if (punch) {
 		assert_int_equal(file_allocate(f, &test_key, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 100 * PAGE), 0);

@@ -72,19 +72,41 @@ static void test_alloc(void **state)
 	secret_free(NULL);
 }
 
-static void test_free_wipes_and_unmaps(void **state)
+static void test_free_wipes(void **state)
 {
-	uint8_t *keep = secret_alloc(64), *p = secret_alloc(64), *large = secret_alloc(5000);
-	char flags[256];
+	uint8_t *keep = secret_alloc(64), *p = secret_alloc(64);
 
 	(void)state;
 	memset(p, 0xee, 64);
 	secret_free(p);
 	assert_true(bytes_zero(p, 64)); /* keep holds the slab */
-	secret_free(large);
-	vm_flags(large, flags, sizeof(flags));
-	assert_string_equal(flags, "");
 	secret_free(keep);
+}
+
+/* Large objects that were freed serve again, wiped and still locked; beyond a bound they are unmapped. */
+static void test_large_spares(void **state)
+{
+	enum { MANY = 12 };
+	uint8_t *large = secret_alloc(65536), *many[MANY];
+	char flags[256];
+	int gone = 0;
+
+	(void)state;
+	memset(large, 0xee, 65536);
+	secret_free(large);
+	assert_true(mapped_secretly(large));
+	assert_true(bytes_zero(large, 65536));
+	assert_ptr_equal(secret_alloc(65536), large);
+	secret_free(large);
+	for (int i = 0; i < MANY; i++)
+		assert_non_null(many[i] = secret_alloc(65536));
+	for (int i = 0; i < MANY; i++)
+		secret_free(many[i]);
+	for (int i = 0; i < MANY; i++) {
+		vm_flags(many[i], flags, sizeof(flags));
+		gone += flags[0] == '\0';
+	}
+	assert_int_equal(gone, MANY - 8);
 }
 
 /* Cells do not overlap, wherever they lie, while slabs come and go. */
@@ -377,7 +399,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_alloc),
-		cmocka_unit_test(test_free_wipes_and_unmaps),
+		cmocka_unit_test(test_free_wipes),
+		cmocka_unit_test(test_large_spares),
 		cmocka_unit_test(test_many_cells),
 		cmocka_unit_test(test_threads),
 		cmocka_unit_test(test_fork_wipes),

@@ -19,7 +19,7 @@ static const char *path, *link_path, *saved;
 static uint64_t seed = 1;
 static size_t max_size = 300000;
 static int direct, sync_flag, no_map, no_allocate;
-static unsigned char *model, *buf, *copy;
+static unsigned char *model, *buf;
 static size_t size;
 static int fd = -1, link_fd = -1;
 static char history[64][96];
@@ -446,8 +446,7 @@ int main(int argc, char **argv)
 		return 2;
 	path = argv[optind];
 	max_size = (max_size + 4095) / 4096 * 4096;
-	if (posix_memalign((void **)&model, 4096, max_size) || posix_memalign((void **)&buf, 4096, max_size + 65536) ||
-	    posix_memalign((void **)&copy, 4096, max_size))
+	if (posix_memalign((void **)&model, 4096, max_size) || posix_memalign((void **)&buf, 4096, max_size + 65536))
 		return 2;
 	memset(model, 0, max_size);
 	load();

@@ -386,18 +386,17 @@ static void *reader(void *arg)
 	static const size_t n = 3 * PAGE;
 	uint8_t *got = malloc(n);
 	uint64_t k = (uintptr_t)arg;
+	bool bad = got == NULL;
 
-	while (got && !stop) {
+	while (!bad && !stop) {
 		ssize_t have = file_read(shared, &test_key, got, n, (k = (k * 7 + 3) % 300) * PAGE);
 
+		bad = have < 0;
 		for (ssize_t i = 1; i < have; i++)
-			if (i % PAGE && got[i] != got[i - 1])
-				stop = true, have = -1;
-		if (have < 0)
-			k = UINT64_MAX / 8;
+			bad |= i % PAGE != 0 && got[i] != got[i - 1];
 	}
 	free(got);
-	return (void *)(uintptr_t)(k >= 300);
+	return (void *)(uintptr_t)bad;
 }
 
 static void *flusher(void *arg)

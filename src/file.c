@@ -1,6 +1,6 @@
 /* file.c — one file's plaintext over its backing file: beginning, locking and end of a tenure.
  *
- * Hides struct file. The rest of the module is in file_*.c, see file_internal.h for the map.                       */
+ * Hides struct file. The rest of the module is in file_*.c, see file_internal.h for the map. */
 #include "file.h"
 
 #include <errno.h>
@@ -228,7 +228,8 @@ int file_new(struct file **out, int fd, const uint8_t page[static LAYOUT_PAGE], 
 	return 0;
 }
 
-/* A hint that is wrong is set right, but whole pages are not removed here: that needs a flush before and after (5.6). */
+/* A hint that is wrong is set right, but whole pages are not removed here: that needs a flush
+ * before and after (5.6). */
 static int check_hint(struct file *f, bool *wrong)
 {
 	uint64_t hint = layout_hint(f->size, f->inlined);

@@ -1,8 +1,10 @@
-/* file_commit.c — page 0, nodes, flush, fsync, promotion and the size hint: sections 5.1, 5.3 and 6.
+/* file_commit.c — page 0, nodes, flush, fsync, promotion and the size hint: sections 5.1, 5.3 and
+ * 6.
  *
- * Hides the order in which things reach the disk. Nodes go bottom-up and page 0 last, but nothing depends on that order:
- * what is written before a flush only allows more than before. What forbids (records, tombstones, dclock, csize) comes from
- * file_record.c and is about bytes that an earlier flush made durable.                                                     */
+ * Hides the order in which things reach the disk. Nodes go bottom-up and page 0 last, but nothing
+ * depends on that order: what is written before a flush only allows more than before. What forbids
+ * (records, tombstones, dclock, csize) comes from file_record.c and is about bytes that an earlier
+ * flush made durable. */
 #include <errno.h>
 
 #include "file_internal.h"
@@ -168,7 +170,8 @@ int file_flush_now(struct file *f, const struct file_key *key)
 	return rc == 0 ? file_settle(f, key, &mark) : rc;
 }
 
-/* The length that is exact, and can be given now: not if whole pages would go, for that is T2's business. */
+/* The length that is exact, and can be given now: not if whole pages would go, for that is T2's
+ * business. */
 static bool hint_wanted(const struct file *f)
 {
 	uint64_t pages = layout_pages(f->size, f->inlined);

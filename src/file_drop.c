@@ -1,9 +1,10 @@
-/* file_drop.c — bytes that cease to exist: truncation, holes, zeroed ranges (section 5.5), and the repair of an end that an
- * earlier owner left half done (5.6).
+/* file_drop.c — bytes that cease to exist: truncation, holes, zeroed ranges (section 5.5), and the
+ * repair of an end that an earlier owner left half done (5.6).
  *
- * Hides the four steps of a drop. T1, done here, marks entries as dropped and lets page 0 say so. T2, the removal of pages,
- * and T3, the tombstones, follow after flushes, see file_record.c; T4 makes them come earlier when dropped pages would show
- * again. A fresh file has promised nothing, so all is done at once.                                                      */
+ * Hides the four steps of a drop. T1, done here, marks entries as dropped and lets page 0 say so.
+ * T2, the removal of pages, and T3, the tombstones, follow after flushes, see file_record.c; T4
+ * makes them come earlier when dropped pages would show again. A fresh file has promised nothing,
+ * so all is done at once. */
 #include <errno.h>
 #include <fcntl.h>
 
@@ -95,7 +96,8 @@ static void discard_beyond(struct file *f, uint64_t pages)
 	}
 }
 
-/* The lowest node that holds both entries below and beyond page `pages`, or its neighbour; the others are above it. */
+/* The lowest node that holds both entries below and beyond page `pages`, or its neighbour; the
+ * others are above it. */
 static int end_node(struct file *f, const struct file_key *key, uint64_t pages, struct file_node **n)
 {
 	uint32_t e;
@@ -149,8 +151,8 @@ static int beyond_is_clean(struct file *f, const struct file_key *key, uint64_t 
 	return rc;
 }
 
-/* The last page beyond size: *clean when it is all zero, and with `mend` made so. A page that cannot be opened has no
- * tail that could ever be shown. */
+/* The last page beyond size: *clean when it is all zero, and with `mend` made so. A page that
+ * cannot be opened has no tail that could ever be shown. */
 static int check_tail(struct file *f, const struct file_key *key, bool mend, bool *clean)
 {
 	uint64_t k = f->size / LAYOUT_PAGE, valid = f->size % LAYOUT_PAGE;
@@ -246,8 +248,9 @@ static void note_shrink(struct file *f)
 	f->low_no = f->flush_no;
 }
 
-/* What an earlier owner left behind the end is put right before anything is dropped: else it might show between what is
- * dropped and what is removed. Of a damaged file everything may still be dropped; then without delay. */
+/* What an earlier owner left behind the end is put right before anything is dropped: else it might
+ * show between what is dropped and what is removed. Of a damaged file everything may still be
+ * dropped; then without delay. */
 static int check_before_shrink(struct file *f, const struct file_key *key, uint64_t size, bool *damaged)
 {
 	int rc = file_check_end(f, key);

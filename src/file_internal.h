@@ -1,11 +1,12 @@
-/* file_internal.h — what the parts of the file module share: the state of a tenure, its nodes, and the backing's system calls.
+/* file_internal.h — what the parts of the file module share: the state of a tenure, its nodes, and
+ * the backing's system calls.
  *
  *   file.c         life: new, open, lock and wipe, slots         file_read.c    read, seek
  *   file_tree.c    nodes in memory, their entries                file_write.c   write, inline data, the flip to pages
  *   file_commit.c  page 0, nodes, flush, records, promotion      file_drop.c    truncate, punch, zero, repair
  *   file_io.c      the backing's system calls, buffers           file_page.c    one unit: judge, open, bring up to date
- *
- * A version is "known" when it was issued or accepted in this tenure. Sections are those of byokfs-format(5).             */
+ * A version is "known" when it was issued or accepted in this tenure. Sections are those of byokfs-
+ * format(5). */
 #ifndef BYOKFS_FILE_INTERNAL_H
 #define BYOKFS_FILE_INTERNAL_H
 
@@ -49,7 +50,8 @@ extern const struct file_io *file_io;
 
 TAILQ_HEAD(file_nodes, file_node);
 
-/* The root or a node page in memory. Entries are numbered through: those of the root are data 0..3, groups, L1 pages, L2 pages. */
+/* The root or a node page in memory. Entries are numbered through: those of the root are data 0..3,
+ * groups, L1 pages, L2 pages. */
 struct file_node {
 	TAILQ_ENTRY(file_node) link;
 	struct file_node *chain, *up;
@@ -128,7 +130,8 @@ void file_unlock(struct file *);
 int file_damaged(const struct file *, enum unit_type, uint64_t index, const char *reason);
 
 /* ---- file_io.c ---- */
-/* Page-aligned, FILE_BUFFER pages, of this thread, until its next use; NULL: no memory. For ciphertext only. */
+/* Page-aligned, FILE_BUFFER pages, of this thread, until its next use; NULL: no memory. For
+ * ciphertext only. */
 uint8_t *file_buffer(void);
 MUST_CHECK ssize_t file_pread(struct file *, void *buf, size_t n, uint64_t page);
 MUST_CHECK int file_pwrite(struct file *, const void *buf, size_t pages, uint64_t page);
@@ -155,8 +158,8 @@ static inline void file_set_rec(const struct file_node *n, uint32_t e, rec_t rec
 }
 MUST_CHECK struct file_node *file_root_new(void);
 void file_node_free(struct file_node *);
-/* The node that records a unit, and the entry; read from disk or made as needed. Valid until file_trim() or the lock is let go.
- * Readers hold the cache mutex. */
+/* The node that records a unit, and the entry; read from disk or made as needed. Valid until
+ * file_trim() or the lock is let go. Readers hold the cache mutex. */
 MUST_CHECK int file_parent(struct file *, const struct file_key *, enum unit_type, uint64_t index, struct file_node **, uint32_t *e);
 MUST_CHECK int file_node_get(struct file *, const struct file_key *, enum unit_type, uint64_t index, struct file_node **);
 /* Looks only in memory. */
@@ -187,7 +190,8 @@ struct file_view {
 	uint64_t bound; /* highest version to accept */
 };
 struct file_view file_view_of(const struct file *, const struct file_node *, uint32_t e);
-/* Opens the page of a unit under the rules of section 4. 0 and its version, 0 and version 0 when it is absent as it may be (text is zero), or -EIO. */
+/* Opens the page of a unit under the rules of section 4. 0 and its version, 0 and version 0 when it
+ * is absent as it may be (text is zero), or -EIO. */
 MUST_CHECK int file_open_unit(struct file *, struct block_run *, const struct file_view *, enum unit_type, uint64_t index, const uint8_t *page,
     uint8_t text[static LAYOUT_BODY], uint64_t *ver);
 /* Application page k, exclusive lock held: 4096 bytes; *present: it has a data page. */
@@ -202,7 +206,8 @@ static inline bool file_surely_present(rec_t rec, uint64_t ent)
 }
 
 /* ---- file_read.c ---- */
-/* Where the backing has nothing, neither pages nor spills exist: the next page from k on that is worth a look, or UINT64_MAX. */
+/* Where the backing has nothing, neither pages nor spills exist: the next page from k on that is
+ * worth a look, or UINT64_MAX. */
 uint64_t file_skip_unbacked(struct file *, uint64_t k);
 
 /* ---- file_commit.c ---- */
@@ -243,7 +248,8 @@ void file_unsettle(struct file *, bool lost);
 /* ---- file_write.c ---- */
 MUST_CHECK int file_flip(struct file *, const struct file_key *);
 MUST_CHECK int file_cut_hint(struct file *);
-/* Bytes of a paged file, lock held; buf NULL: zeros, where there is something to zero. Within size, or size grows. */
+/* Bytes of a paged file, lock held; buf NULL: zeros, where there is something to zero. Within size,
+ * or size grows. */
 MUST_CHECK int file_put(struct file *, const struct file_key *, const uint8_t *buf, size_t n, uint64_t off);
 MUST_CHECK int file_put_inline(struct file *, const struct file_key *, const uint8_t *buf, size_t n, uint64_t off, uint64_t size);
 

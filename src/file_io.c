@@ -1,7 +1,8 @@
 /* file_io.c — the backing file as the file module sees it: pages, a length, holes.
  *
- * Hides the system calls behind a table that tests replace, the bookkeeping of the backing's length, the putting back of
- * mtime for work nobody asked for, and a page-aligned buffer per thread.                                             */
+ * Hides the system calls behind a table that tests replace, the bookkeeping of the backing's
+ * length, the putting back of mtime for work nobody asked for, and a page-aligned buffer per
+ * thread. */
 #include <errno.h>
 #include <fcntl.h>
 

@@ -1,6 +1,7 @@
 /* file_page.c — one unit read from the backing: the rules of section 4.
  *
- * Hides what makes a page acceptable. Every refusal is logged here, once, with the unit and the reason.           */
+ * Hides what makes a page acceptable. Every refusal is logged here, once, with the unit and the
+ * reason. */
 #include <errno.h>
 
 #include "bytes.h"

@@ -1,7 +1,8 @@
 /* file_read.c — reading and seeking: section 4.
  *
- * Hides how a read of many pages becomes one pread over the physical range, nodes between included, and how readers share
- * the node cache: what a group's node says is copied under the mutex, the pages are opened without it.             */
+ * Hides how a read of many pages becomes one pread over the physical range, nodes between included,
+ * and how readers share the node cache: what a group's node says is copied under the mutex, the
+ * pages are opened without it. */
 #include <errno.h>
 
 #include "bytes.h"

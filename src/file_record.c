@@ -1,7 +1,8 @@
 /* file_record.c — what a completed flush lets memory conclude: section 5.3, and T2, T3 of 5.5.
  *
- * Hides when a version may become a record. A version is durable once a flush completed that began after a page 0 with at
- * least that clock was written: every unit up to that clock had been written before it.                                */
+ * Hides when a version may become a record. A version is durable once a flush completed that began
+ * after a page 0 with at least that clock was written: every unit up to that clock had been written
+ * before it. */
 #include <errno.h>
 
 #include "file_internal.h"
@@ -81,7 +82,8 @@ void file_bury_dropped(struct file *f)
 	f->drop = DROP_NONE;
 }
 
-/* After a wipe nodes may wait for their records without their text. One that cannot be read again keeps waiting. */
+/* After a wipe nodes may wait for their records without their text. One that cannot be read again
+ * keeps waiting. */
 static void load_busy(struct file *f, const struct file_key *key)
 {
 	struct file_node *n = NULL, *same;
@@ -119,7 +121,8 @@ int file_settle(struct file *f, const struct file_key *key, const struct file_ma
 	return 0;
 }
 
-/* Records raised in a text that is about to be forgotten wait again; tombstones are told from their entries. */
+/* Records raised in a text that is about to be forgotten wait again; tombstones are told from their
+ * entries. */
 static void unrecord(struct file_node *n, bool *buried)
 {
 	for (uint32_t e = 0; n->stale && e < n->count; e++) {

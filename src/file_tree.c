@@ -1,8 +1,10 @@
-/* file_tree.c — nodes in memory: the root, group pages, L1 and L2 pages, and what is known of each of their entries.
+/* file_tree.c — nodes in memory: the root, group pages, L1 and L2 pages, and what is known of each
+ * of their entries.
  *
- * Hides how nodes are found, loaded, rebuilt and let go. A node's parent is always in memory while the node is, so the way
- * up is a pointer. Nodes with work left (dirty, stale, entries to record or to bury) are on the busy list and stay; the others
- * are kept least recently used first, and go when there are too many. What goes with them are versions accepted, not issued. */
+ * Hides how nodes are found, loaded, rebuilt and let go. A node's parent is always in memory while
+ * the node is, so the way up is a pointer. Nodes with work left (dirty, stale, entries to record or
+ * to bury) are on the busy list and stay; the others are kept least recently used first, and go
+ * when there are too many. What goes with them are versions accepted, not issued. */
 #include <errno.h>
 
 #include "bytes.h"

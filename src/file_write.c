@@ -1,8 +1,9 @@
 /* file_write.c — writing: section 5.2, inline files and their flip to pages: 5.4.
  *
- * Hides which parts of a write need the old bytes, and how pages are gathered: they are sealed straight from the caller's
- * buffer into a buffer of this thread, and every physically contiguous run goes out in one call. What memory believes (versions,
- * spills, size) changes only after the run was written.                                                                  */
+ * Hides which parts of a write need the old bytes, and how pages are gathered: they are sealed
+ * straight from the caller's buffer into a buffer of this thread, and every physically contiguous
+ * run goes out in one call. What memory believes (versions, spills, size) changes only after the
+ * run was written. */
 #include <errno.h>
 #include <fcntl.h>
 
@@ -115,8 +116,9 @@ static int secure(struct file *f, const struct file_key *key, struct file_node *
 	return rc;
 }
 
-/* The same before a data page at phys: a group page right in front of it that never existed is written as zeros, which
- * means absent, in the same run. One that exists but counts as dropped must not be touched before the drop is durable. */
+/* The same before a data page at phys: a group page right in front of it that never existed is
+ * written as zeros, which means absent, in the same run. One that exists but counts as dropped must
+ * not be touched before the drop is durable. */
 static int secure_in_run(struct round *r, struct file_node *n, uint64_t phys)
 {
 	bool dropped = n->type == UNIT_GROUP && (n->up->ent[n->slot] & ENT_GONE);

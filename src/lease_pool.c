@@ -375,7 +375,8 @@ static int take_pooled(struct lease_keys *k, struct lease_waiter *w, struct leas
 			k->wanting_tail = &w->next;
 			k->wanted++;
 		}
-		(void)pthread_cond_broadcast(&k->work);
+		/* One key was taken, so one thread is enough: it goes on until the pool is full. */
+		(void)pthread_cond_signal(&k->work);
 		r = key ? 0 : w ? -EINPROGRESS : -EAGAIN;
 	}
 	lease_key_free_all(dead);

@@ -1,5 +1,6 @@
-/* file_sim.h — a disk in memory for the tests of file*.c: it remembers what was written since the last flush, so that any
- * power cut can be played, fails the Nth call on demand, and counts. One backing file at a time.                       */
+/* file_sim.h — a disk in memory for the tests of file*.c: it remembers what was written since the
+ * last flush, so that any power cut can be played, fails the Nth call on demand, and counts. One
+ * backing file at a time. */
 #ifndef BYOKFS_TEST_FILE_SIM_H
 #define BYOKFS_TEST_FILE_SIM_H
 

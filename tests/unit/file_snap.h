@@ -1,5 +1,6 @@
-/* file_snap.h — contents of one file over time, for tests of what may be read after something went wrong: what was
- * acknowledged, and after each operation since. Includes random operations that keep the book.                     */
+/* file_snap.h — contents of one file over time, for tests of what may be read after something went
+ * wrong: what was acknowledged, and after each operation since. Includes random operations that
+ * keep the book. */
 #ifndef BYOKFS_TEST_FILE_SNAP_H
 #define BYOKFS_TEST_FILE_SNAP_H
 

@@ -1,5 +1,6 @@
-/* Single behaviours of one file: the worked sizes of the format page, hints and times on a real backing file, what a write
- * costs in system calls, the clock's bounds, what a lock keeps, and who notices tampering.                          */
+/* Single behaviours of one file: the worked sizes of the format page, hints and times on a real
+ * backing file, what a write costs in system calls, the clock's bounds, what a lock keeps, and who
+ * notices tampering. */
 #include "file.h"
 #include "file_sim.h"
 
@@ -146,7 +147,8 @@ static void test_times_and_hints(void **state)
 	assert_int_equal(st.st_size, layout_hint(50000, false));
 	assert_true(promote(f) >= 0);
 	file_close(f);
-	/* a wrong hint is told and set right, a foreign page more is removed with the next change of size */
+	/* a wrong hint is told and set right, a foreign page more is removed with the next change
+	 * of size */
 	assert_int_equal(ftruncate(other, st.st_size + PAGE + 5), 0);
 	assert_int_equal(file_open(&f, other, &test_key, &(struct file_params){ 0 }, &wrong), 0);
 	assert_true(wrong);

@@ -1,8 +1,10 @@
-/* Power cuts and kills: random histories on a simulated disk, cut at random points with any subset of the page writes since
- * the last flush, size changes and holes in order; then opened again, judged, and cut again. BYOKFS_TEST_ROUNDS multiplies.
+/* Power cuts and kills: random histories on a simulated disk, cut at random points with any subset
+ * of the page writes since the last flush, size changes and holes in order; then opened again,
+ * judged, and cut again. BYOKFS_TEST_ROUNDS multiplies.
  *
- * What must hold for a file that was ever fsynced: it opens, every byte can be read, and every byte is what was acknowledged,
- * or what a later operation wrote, or zero where one made it zero. Bytes of other times and places never appear.        */
+ * What must hold for a file that was ever fsynced: it opens, every byte can be read, and every byte
+ * is what was acknowledged, or what a later operation wrote, or zero where one made it zero. Bytes
+ * of other times and places never appear. */
 #include "file.h"
 #include "file_snap.h"
 
@@ -67,8 +69,8 @@ static bool hidden_by(const struct op *skipped, size_t n, const struct op *o)
 	return false;
 }
 
-/* Some image a cut now may leave: sizes and holes up to some point, page writes as it pleases, but none into blocks that
- * a lost size change or hole would have set free. */
+/* Some image a cut now may leave: sizes and holes up to some point, page writes as it pleases, but
+ * none into blocks that a lost size change or hole would have set free. */
 static void cut(struct image *m, const struct image *durable, const struct op *log, size_t n)
 {
 	static const unsigned chance[] = { 0, 8, 50, 92, 100 };

@@ -1,5 +1,6 @@
-/* The Nth system call or allocation fails: for every N of short random histories, with ENOSPC, EIO and no memory. The error
- * must reach somebody, nothing fsynced may be lost, nothing may become unreadable, and work goes on afterwards.        */
+/* The Nth system call or allocation fails: for every N of short random histories, with ENOSPC, EIO
+ * and no memory. The error must reach somebody, nothing fsynced may be lost, nothing may become
+ * unreadable, and work goes on afterwards. */
 #include "file.h"
 #include "file_snap.h"
 

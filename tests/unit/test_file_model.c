@@ -1,5 +1,6 @@
-/* Random histories of one file against a plain model, on a simulated disk: every operation, both suites, sizes round every
- * boundary of the layout, closing, promotion and wiping in between. BYOKFS_TEST_ROUNDS multiplies the work.            */
+/* Random histories of one file against a plain model, on a simulated disk: every operation, both
+ * suites, sizes round every boundary of the layout, closing, promotion and wiping in between.
+ * BYOKFS_TEST_ROUNDS multiplies the work. */
 #include "file_sim.h"
 
 #include "file.h"

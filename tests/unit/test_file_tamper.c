@@ -1,5 +1,6 @@
-/* Somebody alters the backing: the rows of section 14 of the format page that concern one file. Whatever is changed, a read
- * gives the content that was written or EIO, and nothing else; and where detection is promised, EIO.                 */
+/* Somebody alters the backing: the rows of section 14 of the format page that concern one file.
+ * Whatever is changed, a read gives the content that was written or EIO, and nothing else; and
+ * where detection is promised, EIO. */
 #include "file.h"
 #include "file_sim.h"
 
@@ -60,7 +61,8 @@ static struct file *open_again(struct file *f)
 	return f;
 }
 
-/* Number of pages that cannot be read; those that can hold what they should, or zeros where `zero` says so. */
+/* Number of pages that cannot be read; those that can hold what they should, or zeros where `zero`
+ * says so. */
 static unsigned unreadable(struct file *f, bool zero)
 {
 	static const uint8_t zeros[PAGE];

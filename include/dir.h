@@ -50,6 +50,9 @@ MUST_CHECK int dir_rmdir(const struct dir *, const char *name, size_t len);
 /* flags: 0, RENAME_NOREPLACE, RENAME_EXCHANGE; RENAME_WHITEOUT -EINVAL. Replacing an empty directory as rename(2) does. Same domain only (caller's check). */
 MUST_CHECK int dir_rename(const struct dir *from, const char *name, size_t len, const struct dir *to, const char *newname, size_t newlen, unsigned flags);
 
+/* Plain path of what lies at this path below the root of a store, for log lines: 0, or -errno when a part of it does not decrypt. */
+MUST_CHECK int dir_plain_path(int root_fd, const struct name_keys *, const char *backing, char *out, size_t size);
+
 /* Iteration over plaintext entries. The stream owns its own descriptor; positions are the backing's d_off, valid across rewinds and for the life of the stream.
  * Names that do not decrypt are skipped with one log line per stream. "." and ".." are not produced. One thread at a time. */
 struct dir_stream;

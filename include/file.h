@@ -4,7 +4,8 @@
  * (the inode owns it). It never asks for a key: every call that needs one takes it, and runs between lease_enter and lease_leave.
  *
  * Principle: permissive before, restrictive after (format.md 5). Locks, inside only: a content rwlock (readers share; writers, truncation
- * and commit are exclusive), then a node-cache mutex. fdatasync and syncfs run with neither held.
+ * and commit are exclusive), then a node-cache mutex. fsync and promotion flush with neither held; only what cannot go on without a flush
+ * (dclock + W reached, an inline file becoming paged, repair of the end, growth over a pending drop) flushes inside.
  *
  * Sizes and offsets are plaintext bytes. Errors are -errno: -EIO for anything that does not authenticate (logged once, with the unit),
  * -EFBIG beyond LAYOUT_SIZE_MAX, else the backing's own (ENOSPC, EDQUOT, EROFS).                                                    */
@@ -30,7 +31,8 @@ struct file_key {
 struct file_params {
 	bool readonly;      /* never writes, not even hints */
 	bool commit_strict; /* format.md 5.3 */
-	/* Names the file in log lines (cipher path, plain path if known); called rarely, on errors only. May be NULL. */
+	/* Names the file in log lines (cipher path, plain path if known); called rarely, on errors only, with this file's locks held: it must not
+	 * call back. May be NULL. */
 	void (*describe)(void *arg, char *out, size_t size);
 	void *arg;
 };
@@ -52,12 +54,12 @@ int file_fd(const struct file *);
 const struct header_ident *file_ident(const struct file *);
 /* Current plaintext size; no key, no lock, any time. */
 uint64_t file_size(const struct file *);
-/* Not recorded on disk by page 0 yet: flush wanted. */
+/* Something is not written, or the hint is not exact: file_flush(hint) wanted. */
 bool file_dirty(const struct file *);
 /* Records, drops or dclock still to be made durable and written (promotion wanted); implies the state must stay in memory. */
 bool file_pending(const struct file *);
+/* Never flushed since it was made. Ends with the first fsync or promotion, which is also how a directory's fsync makes it durable. */
 bool file_fresh(const struct file *);
-/* An fsync of its directory made page 0 durable, or it ended: no longer fresh. Same effect as a completed flush of what was written before mark. */
 
 /* Bytes read (short only at end of file) or -errno. Any number of readers at once. buf is wiped on error. */
 MUST_CHECK ssize_t file_read(struct file *, const struct file_key *, void *buf, size_t n, uint64_t off);
@@ -79,7 +81,8 @@ MUST_CHECK int file_flush(struct file *, const struct file_key *, bool hint);
 /* fsync as 5.3: one fdatasync (more with drops pending or commit_strict). A failed flush stays failed for the tenure. */
 MUST_CHECK int file_fsync(struct file *, const struct file_key *);
 /* Promotion in two halves round a syncfs that the caller makes once for many files: begin flushes (1, 2) and returns a mark; end tells whether the syncfs
- * after it succeeded, turns versions into records and pending drops into removals. Repeat until !file_pending(). */
+ * after it succeeded, turns versions into records and pending drops into removals. Repeat while file_pending(), at most 8 rounds, then file_flush(hint). A state that is
+ * pending must not be closed unless that may count as a crash. */
 MUST_CHECK int file_promote_begin(struct file *, const struct file_key *, uint64_t *mark);
 MUST_CHECK int file_promote_end(struct file *, const struct file_key *, uint64_t mark, bool durable);
 

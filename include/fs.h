@@ -42,6 +42,7 @@ struct fs {
 	atomic_uint opening; /* counts up each time the domain opens, from 1: inode->flags is the one in which a loss was counted */
 	pthread_mutex_t dirs_lock;
 	struct dirhandle *dirs; /* open directory handles, for the wipe */
+	struct seeker *seeker;
 	atomic_ullong ops, op_errors, parked, reads, writes, read_bytes, write_bytes, lost;
 };
 
@@ -161,6 +162,8 @@ void op_readdir(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
 void op_readdirplus(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
 void op_releasedir(fuse_req_t, fuse_ino_t, struct fuse_file_info *);
 void op_fsyncdir(fuse_req_t, fuse_ino_t, int, struct fuse_file_info *);
+/* Ends the thread that op_lseek may have started. */
+void seeker_stop(struct fs *);
 /* Wipes what open directory handles still hold in the clear. */
 void op_dir_wipe(struct fs *);
 
@@ -187,7 +190,11 @@ void fs_lost(struct fs *, struct inode *);
 MUST_CHECK int fs_drop_privileges(struct task *, struct inode *, struct file *);
 /* The content changed, perhaps in memory only: mtime moves now. With the writeback cache the kernel says when. */
 void fs_modified(struct fs *, struct file *);
-/* Names a file for a log line: its cipher path (and plain path where the kernel would tell). */
+/* The filesystem that fs_describe() speaks of; before the first operation. */
+void fs_describe_in(struct fs *);
+/* Names a file for a log line: its plain path and its path in the store. Between enter and leave. */
 void fs_describe(void *inode, char *out, size_t size);
+/* Says in the log, once, that this object is refused and why. Between enter and leave. */
+void fs_damaged(struct inode *, const char *why);
 
 #endif

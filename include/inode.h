@@ -35,10 +35,13 @@ struct inode {
 	struct file *file;       /* open state, or NULL; owned by the FUSE layer's sync module */
 	void *extra;             /* FUSE layer's own; gone before the last ref is */
 	unsigned opens;          /* open handles in the kernel's eyes */
+	unsigned writers;        /* those that may write */
 	bool have_fileid;
+	bool have_told;
 	bool no_acl;             /* known to have no default ACL */
 	bool unflushed;          /* created here and never flushed: fsync of its directory must */
 	bool have_dirid;
+	uint64_t told;           /* size the kernel believes in while no file state is loaded (valid: have_told) */
 	uint8_t fileid[16];      /* object id for xattrs */
 	uint8_t dirid[16];       /* written once, under both locks */
 	/* private to inode.c and inode_fd.c: guarded by the table lock, but for refs */

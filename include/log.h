@@ -13,6 +13,8 @@ enum log_level { LOG_LEVEL_ERR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG 
 void log_setup(const char *ident, enum log_level max, bool to_syslog);
 
 void log_at(enum log_level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* An error, but not the same line again within the hour: what is damaged is read over and over. */
+void log_err_once(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 #define log_err(...) log_at(LOG_LEVEL_ERR, __VA_ARGS__)
 #define log_warn(...) log_at(LOG_LEVEL_WARN, __VA_ARGS__)

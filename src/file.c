@@ -15,18 +15,15 @@
 
 int file_damaged(const struct file *f, enum unit_type type, uint64_t index, const char *reason)
 {
-	char name[512] = "a file";
+	const char *kind = type == UNIT_DATA ? "data" : type == UNIT_GROUP ? "group" : type == UNIT_L1 ? "L1" : "L2";
+	char name[800] = "a file";
 
 	if (f->params.describe)
 		f->params.describe(f->params.arg, name, sizeof(name));
-	switch (type) {
-	case UNIT_ROOT:
-		log_err("%s: page 0: %s", name, reason);
-		break;
-	default:
-		log_err("%s: %s page %" PRIu64 ": %s", name,
-		    type == UNIT_DATA ? "data" : type == UNIT_GROUP ? "group" : type == UNIT_L1 ? "L1" : "L2", index, reason);
-	}
+	if (type == UNIT_ROOT)
+		log_err_once("%s: page 0: %s", name, reason);
+	else
+		log_err_once("%s: %s page %" PRIu64 ": %s", name, kind, index, reason);
 	return -EIO;
 }
 

@@ -152,7 +152,7 @@ static int flush_result(struct file *f, int rc)
 {
 	if (rc != 0) {
 		f->failed = rc;
-		(void)file_damaged(f, UNIT_ROOT, 0, "the backing failed to flush; nothing since the last flush can be relied on");
+		(void)file_damaged(f, UNIT_ROOT, 0, "the backing failed to flush; what is not durable yet is in doubt");
 	}
 	return rc;
 }

@@ -395,7 +395,8 @@ static int punch(struct file *f, const struct file_key *key, uint64_t off, uint6
 /* Space for bytes [off, end), nodes included. */
 static int reserve(struct file *f, uint64_t off, uint64_t end)
 {
-	uint64_t first = layout_phys(UNIT_DATA, off / LAYOUT_PAGE), last = layout_phys(UNIT_DATA, (end - 1) / LAYOUT_PAGE);
+	uint64_t first = layout_phys(UNIT_DATA, off / LAYOUT_PAGE);
+	uint64_t last = layout_phys(UNIT_DATA, (end - 1) / LAYOUT_PAGE);
 
 	if (f->inlined && end <= LAYOUT_INLINE_MAX)
 		return 0;
@@ -405,12 +406,13 @@ static int reserve(struct file *f, uint64_t off, uint64_t end)
 static int allocate(struct file *f, const struct file_key *key, int mode, uint64_t off, uint64_t end)
 {
 	bool growing = !(mode & FALLOC_FL_KEEP_SIZE) && end > f->size;
+	bool zeroing = (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0;
 	int rc = 0;
 
 	if (growing)
 		rc = file_check_end(f, key);
 	if (rc == 0)
-		rc = mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE) ? punch(f, key, off, end) : reserve(f, off, end);
+		rc = zeroing ? punch(f, key, off, end) : reserve(f, off, end);
 	return rc == 0 && growing ? grow(f, key, end) : rc;
 }
 

@@ -4,9 +4,11 @@
  *   file.c         life: new, open, lock and wipe, slots         file_read.c    read, seek
  *   file_tree.c    nodes in memory, their entries                file_write.c   write, inline data, the flip to pages
  *   file_commit.c  page 0, nodes, flush, records, promotion      file_drop.c    truncate, punch, zero, repair
- *   file_io.c      the backing's system calls, buffers           file_page.c    one unit: judge, open, bring up to date
- * A version is "known" when it was issued or accepted in this tenure. Sections are those of byokfs-
- * format(5). */
+ *   file_record.c  what a completed flush allows to conclude     file_page.c    one unit: judge, open
+ *   file_io.c      the backing's system calls, buffers
+ *
+ * A version is "known" when it was issued or accepted in this tenure. Sections are those of
+ * byokfs-format(5). */
 #ifndef BYOKFS_FILE_INTERNAL_H
 #define BYOKFS_FILE_INTERNAL_H
 
@@ -102,7 +104,7 @@ struct file {
 	enum file_drop drop;
 	uint64_t drop_clock, drop_flush;
 	bool checked;             /* section 5.6 was done */
-	bool repair;              /* the backing is longer than it should be: wanted without waiting for a change of size */
+	bool repair;              /* the backing is longer than it should be: 5.6 is wanted soon */
 
 	uint64_t st_size;         /* of the backing */
 	bool want_hint;           /* exact, as soon as drops allow */
@@ -160,8 +162,10 @@ MUST_CHECK struct file_node *file_root_new(void);
 void file_node_free(struct file_node *);
 /* The node that records a unit, and the entry; read from disk or made as needed. Valid until
  * file_trim() or the lock is let go. Readers hold the cache mutex. */
-MUST_CHECK int file_parent(struct file *, const struct file_key *, enum unit_type, uint64_t index, struct file_node **, uint32_t *e);
-MUST_CHECK int file_node_get(struct file *, const struct file_key *, enum unit_type, uint64_t index, struct file_node **);
+MUST_CHECK int file_parent(struct file *, const struct file_key *, enum unit_type, uint64_t index,
+    struct file_node **, uint32_t *e);
+MUST_CHECK int file_node_get(struct file *, const struct file_key *, enum unit_type, uint64_t index,
+    struct file_node **);
 /* Looks only in memory. */
 struct file_node *file_node_find(const struct file *, enum unit_type, uint64_t index);
 /* Flags changed: puts the node on the list it belongs to. */
@@ -192,11 +196,11 @@ struct file_view {
 struct file_view file_view_of(const struct file *, const struct file_node *, uint32_t e);
 /* Opens the page of a unit under the rules of section 4. 0 and its version, 0 and version 0 when it
  * is absent as it may be (text is zero), or -EIO. */
-MUST_CHECK int file_open_unit(struct file *, struct block_run *, const struct file_view *, enum unit_type, uint64_t index, const uint8_t *page,
-    uint8_t text[static LAYOUT_BODY], uint64_t *ver);
+MUST_CHECK int file_open_unit(struct file *, struct block_run *, const struct file_view *, enum unit_type,
+    uint64_t index, const uint8_t *page, uint8_t text[static LAYOUT_BODY], uint64_t *ver);
 /* Application page k, exclusive lock held: 4096 bytes; *present: it has a data page. */
-MUST_CHECK int file_load_page(struct file *, const struct file_key *, struct file_node *, uint32_t e, uint64_t k, uint8_t text[static LAYOUT_PAGE],
-    bool *present);
+MUST_CHECK int file_load_page(struct file *, const struct file_key *, struct file_node *, uint32_t e, uint64_t k,
+    uint8_t text[static LAYOUT_PAGE], bool *present);
 /* Has the data page a page in the backing? Without reading it where memory or the record tells. */
 MUST_CHECK int file_page_present(struct file *, struct file_node *, uint32_t e, uint64_t k, bool *present);
 /* A page that memory need not ask the disk about. */
@@ -251,7 +255,8 @@ MUST_CHECK int file_cut_hint(struct file *);
 /* Bytes of a paged file, lock held; buf NULL: zeros, where there is something to zero. Within size,
  * or size grows. */
 MUST_CHECK int file_put(struct file *, const struct file_key *, const uint8_t *buf, size_t n, uint64_t off);
-MUST_CHECK int file_put_inline(struct file *, const struct file_key *, const uint8_t *buf, size_t n, uint64_t off, uint64_t size);
+MUST_CHECK int file_put_inline(struct file *, const struct file_key *, const uint8_t *buf, size_t n, uint64_t off,
+    uint64_t size);
 
 /* ---- file_drop.c ---- */
 /* Section 5.6, once per tenure. */

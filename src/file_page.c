@@ -25,8 +25,8 @@ static const char *version_fault(const struct file_view *v, uint64_t ver)
 	return NULL;
 }
 
-int file_open_unit(struct file *f, struct block_run *run, const struct file_view *v, enum unit_type type, uint64_t index,
-    const uint8_t *page, uint8_t text[static LAYOUT_BODY], uint64_t *ver)
+int file_open_unit(struct file *f, struct block_run *run, const struct file_view *v, enum unit_type type,
+    uint64_t index, const uint8_t *page, uint8_t text[static LAYOUT_BODY], uint64_t *ver)
 {
 	const char *fault = NULL;
 	int rc = v->ent & ENT_GONE ? -ENODATA : block_open(run, type, index, page, text, ver);

@@ -47,7 +47,8 @@ static void discard_dropped(struct file *f)
 
 		for (; n; n = next) {
 			next = TAILQ_NEXT(n, link);
-			if (n->type == levels[i] && (n->up->ent[n->slot] & ENT_GONE) && !n->kids && !n->dirty && !n->stale && !n->pend)
+			if (n->type == levels[i] && (n->up->ent[n->slot] & ENT_GONE) && !n->kids && !n->dirty &&
+			    !n->stale && !n->pend)
 				file_discard(f, n);
 		}
 	}

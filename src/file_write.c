@@ -108,7 +108,9 @@ static int secure(struct file *f, const struct file_key *key, struct file_node *
 	int rc = 0;
 
 	for (; rc == 0 && !n->secured; n = n->up) {
-		rc = file_io->allocate(f->fd, FALLOC_FL_KEEP_SIZE, layout_phys(n->type, n->index) * LAYOUT_PAGE, LAYOUT_PAGE);
+		uint64_t at = layout_phys(n->type, n->index) * LAYOUT_PAGE;
+
+		rc = file_io->allocate(f->fd, FALLOC_FL_KEEP_SIZE, at, LAYOUT_PAGE);
 		if (rc == -EOPNOTSUPP)
 			rc = file_write_node(f, key, n);
 		n->secured = rc == 0;
@@ -324,7 +326,8 @@ int file_cut_hint(struct file *f)
 	return rest ? file_set_length(f, f->st_size - rest) : 0;
 }
 
-int file_put_inline(struct file *f, const struct file_key *key, const uint8_t *buf, size_t n, uint64_t off, uint64_t size)
+int file_put_inline(struct file *f, const struct file_key *key, const uint8_t *buf, size_t n, uint64_t off,
+    uint64_t size)
 {
 	uint8_t *text = f->root->text, old[BLOCK_ROOT_TEXT];
 	uint64_t old_size = f->size;

@@ -184,8 +184,8 @@ static void slot_reset(struct inode *i, const struct stat *st)
 	i->flags = 0;
 	i->file = NULL;
 	i->extra = NULL;
-	i->opens = 0;
-	i->have_fileid = i->no_acl = i->unflushed = i->have_dirid = false;
+	i->opens = i->writers = 0;
+	i->have_told = i->have_fileid = i->no_acl = i->unflushed = i->have_dirid = false;
 	atomic_store(&i->held, -1);
 	atomic_store(&i->removed, false);
 	i->nlookup = 0;
@@ -321,7 +321,7 @@ int inode_look(struct inode_table *t, int dirfd, const char *entry, const struct
 	int r = 0;
 
 	if (st->st_dev != t->dev) {
-		log_err("'%s': on another filesystem than the store: refused", entry);
+		log_err_once("'%s': on another filesystem than the store: refused", entry);
 		return -EXDEV;
 	}
 	if (!t->by_handle) { /* a descriptor pins the number, so it tells all */

@@ -7,14 +7,20 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <syslog.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "cleanup.h"
+
 #define LINE_MAX_BYTES 2048u
+#define AGAIN_S 3600
+#define REMEMBERED 1024u
 
 /* Set before there are threads, read-only afterwards. */
 static struct {
@@ -101,22 +107,73 @@ static void write_stderr(int priority, const char *message)
 		return;
 }
 
+static void print(char message[static LINE_MAX_BYTES], const char *fmt, va_list args)
+{
+	char raw[LINE_MAX_BYTES / 2];
+
+	if (vsnprintf(raw, sizeof(raw), fmt, args) < 0)
+		raw[0] = '\0';
+	(void)escape(message, LINE_MAX_BYTES, raw);
+}
+
+static void emit(enum log_level level, const char *message)
+{
+	if (setup.to_syslog)
+		syslog(priority_of(level), "%s", message);
+	else
+		write_stderr(priority_of(level), message);
+}
+
 void log_at(enum log_level level, const char *fmt, ...)
 {
-	char raw[LINE_MAX_BYTES / 2], message[LINE_MAX_BYTES];
+	char message[LINE_MAX_BYTES];
 	int saved = errno;
 	va_list args;
 
 	if (level > setup.max)
 		return;
 	va_start(args, fmt);
-	if (vsnprintf(raw, sizeof(raw), fmt, args) < 0)
-		raw[0] = '\0';
+	print(message, fmt, args);
 	va_end(args);
-	(void)escape(message, sizeof(message), raw);
-	if (setup.to_syslog)
-		syslog(priority_of(level), "%s", message);
-	else
-		write_stderr(priority_of(level), message);
+	emit(level, message);
+	errno = saved;
+}
+
+/* Was this line printed within the hour? A hash is all that is kept, and a newer line may take its place. */
+static bool said_lately(const char *message)
+{
+	static struct {
+		uint64_t hash;
+		time_t at;
+	} said[REMEMBERED];
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	uint64_t hash = 14695981039346656037u; /* FNV-1a */
+	struct timespec now;
+
+	for (const char *p = message; *p; p++)
+		hash = (hash ^ (unsigned char)*p) * 1099511628211u;
+	(void)clock_gettime(CLOCK_BOOTTIME, &now);
+	LOCK_SCOPE(&lock);
+	size_t i = hash % REMEMBERED;
+	bool again = said[i].hash == hash && said[i].at && now.tv_sec < said[i].at + AGAIN_S;
+
+	if (!again) {
+		said[i].hash = hash;
+		said[i].at = now.tv_sec + 1; /* 0 is never */
+	}
+	return again;
+}
+
+void log_err_once(const char *fmt, ...)
+{
+	char message[LINE_MAX_BYTES];
+	int saved = errno;
+	va_list args;
+
+	va_start(args, fmt);
+	print(message, fmt, args);
+	va_end(args);
+	if (!said_lately(message))
+		emit(LOG_LEVEL_ERR, message);
 	errno = saved;
 }

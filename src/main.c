@@ -207,6 +207,7 @@ static int open_fs(struct daemon *d)
 	if (r)
 		return fail_errno("cannot set up the file table", r);
 	fs->store = &d->store;
+	fs_describe_in(fs);
 	atomic_store(&fs->opening, 1);
 	pthread_mutex_init(&fs->dirs_lock, NULL);
 	inode_share_top(fs->inodes, watchdog_top(d->service.watchdog));

@@ -248,13 +248,6 @@ void fs_dir_put(struct fs *fs, struct fs_dir *d)
 	inode_put(fs->inodes, d->inode);
 }
 
-void fs_describe(void *arg, char *out, size_t size)
-{
-	const struct inode *inode = arg;
-
-	(void)snprintf(out, size, "inode %llu", (unsigned long long)inode->ino);
-}
-
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
 	struct fs *fs = userdata;

@@ -20,9 +20,18 @@ static struct handle *handle_new(struct inode *inode, int flags)
 	return h;
 }
 
+/* While writers are counted the kernel may hold pages that we have not seen. */
+static void handle_count(struct handle *h, int change)
+{
+	LOCK_SCOPE(&h->inode->lock);
+	if (h->write)
+		h->inode->writers += (unsigned)change;
+}
+
 /* Ends what open or create began: the pin, the ref. */
 static void handle_close(struct fs *fs, struct handle *h)
 {
+	handle_count(h, -1);
 	state_unpin(fs, h->inode);
 	inode_put(fs->inodes, h->inode);
 	free(h);
@@ -85,6 +94,7 @@ static int create_reply_open(struct task *t, struct birth *b)
 		inode_put(fs->inodes, b->inode);
 		return r;
 	}
+	handle_count(h, 1);
 	t->fi.fh = (uintptr_t)h;
 	t->fi.keep_cache = 1;
 	b->e.attr.st_size = 0;
@@ -240,6 +250,7 @@ static int run_open(struct task *t)
 		inode_put(fs->inodes, inode);
 		return -ENOMEM;
 	}
+	handle_count(h, 1);
 	t->fi.fh = (uintptr_t)h;
 	t->fi.keep_cache = 1;
 	if (fuse_reply_open(t->req, &t->fi) == -ENOENT)
@@ -457,31 +468,5 @@ void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len
 	t.mode = mode;
 	t.off = (uint64_t)off;
 	t.size = (size_t)len;
-	task_start(&t);
-}
-
-static int run_lseek(struct task *t)
-{
-	struct file *f = t->handle->inode->file;
-	struct file_key fk;
-	int r = task_key(t, f, &fk);
-
-	if (r)
-		return r;
-	int64_t at = file_seek(f, &fk, t->off, t->mode);
-
-	if (at < 0)
-		return (int)at;
-	(void)fuse_reply_lseek(t->req, at);
-	return 0;
-}
-
-void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
-{
-	struct task t;
-
-	task_init(&t, fuse_req_userdata(req), req, ino, fi, run_lseek);
-	t.off = (uint64_t)off;
-	t.mode = whence;
 	task_start(&t);
 }

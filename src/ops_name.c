@@ -254,6 +254,16 @@ struct leaving {
 	int fd;
 };
 
+/* A directory's id is learnt while it is there: once its .byokfs.d goes, its absence would look like damage to whoever opens it. */
+static void directory_known(struct fs *fs, struct inode *inode)
+{
+	struct inode_pin *pin;
+	struct dir d;
+
+	if (inode_dir(fs->inodes, inode, lease_names(fs->lease), &d, &pin) == 0)
+		inode_dir_put(fs->inodes, pin);
+}
+
 static void leaving_find(struct fs *fs, const struct fs_dir *d, const char *name, struct leaving *l)
 {
 	char entry[NAME_ENTRY_MAX + 1];
@@ -265,6 +275,8 @@ static void leaving_find(struct fs *fs, const struct fs_dir *d, const char *name
 	l->fd = openat(d->dir.fd, entry, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (l->fd >= 0 && fstat(l->fd, &st) == 0)
 		l->inode = inode_find(fs->inodes, &st);
+	if (l->inode && S_ISDIR(st.st_mode))
+		directory_known(fs, l->inode);
 }
 
 /* The name is gone, or is not. Without the last name a closed file's state has nothing left to write. */

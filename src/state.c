@@ -50,6 +50,25 @@ uint64_t state_told_size(struct fs *fs, int fd, int dirfd, const char *entry, co
 	return state.size;
 }
 
+/* What the kernel heard first, or saw last, is what it goes on believing; and st may be older than the end of the state. */
+static uint64_t size_to_tell(struct fs *fs, struct inode *inode, int dirfd, const char *entry, const struct stat *st)
+{
+	pthread_mutex_lock(&inode->lock);
+	bool known = inode->file || inode->have_told;
+	uint64_t size = inode->file ? file_size(inode->file) : inode->told;
+
+	pthread_mutex_unlock(&inode->lock);
+	if (known)
+		return size;
+	size = state_told_size(fs, -1, dirfd, entry, st);
+	LOCK_SCOPE(&inode->lock);
+	if (!inode->file && !inode->have_told) {
+		inode->told = size;
+		inode->have_told = true;
+	}
+	return inode->file ? file_size(inode->file) : inode->told;
+}
+
 void fs_attr(struct fs *fs, struct inode *inode, int dirfd, const char *entry, struct stat *st)
 {
 	if (S_ISLNK(st->st_mode)) {
@@ -63,14 +82,7 @@ void fs_attr(struct fs *fs, struct inode *inode, int dirfd, const char *entry, s
 	}
 	if (!S_ISREG(st->st_mode))
 		return;
-	pthread_mutex_lock(&inode->lock);
-	struct file *f = inode->file;
-	uint64_t size = f ? file_size(f) : 0;
-
-	pthread_mutex_unlock(&inode->lock);
-	if (!f)
-		size = state_told_size(fs, -1, dirfd, entry, st);
-	st->st_size = (off_t)size;
+	st->st_size = (off_t)size_to_tell(fs, inode, dirfd, entry, st);
 	st->st_blksize = LAYOUT_PAGE;
 }
 
@@ -111,6 +123,8 @@ static struct file *detach(struct fs *fs, struct inode *inode)
 		s->queued--;
 	}
 	pthread_mutex_unlock(&s->lock);
+	inode->told = file_size(f);
+	inode->have_told = true;
 	inode->file = NULL;
 	inode->extra = NULL;
 	free(st);
@@ -188,7 +202,7 @@ static int load_locked(struct fs *fs, struct inode *inode, int *fd, bool readonl
 
 	if (fstat(*fd, &st))
 		return -errno;
-	uint64_t told = state_told_size(fs, *fd, -1, NULL, &st);
+	uint64_t told = inode->have_told ? inode->told : state_told_size(fs, *fd, -1, NULL, &st);
 
 	r = file_open(&f, *fd, fk, &params, &wrong);
 	if (r)
@@ -259,10 +273,12 @@ static int load(struct task *t, struct inode *inode, bool write, struct file **o
 	if (fd < 0)
 		return fd;
 	r = file_peek(fd, &ident, &slot);
-	if (r)
+	if (r) {
+		fs_damaged(inode, r == -ENODATA ? "it was never written, or its page 0 was wiped" : "page 0 cannot be read");
 		return r;
+	}
 	if (!ours(fs, &ident)) {
-		log_err("inode %llu: a file of another store or domain", (unsigned long long)inode->ino);
+		fs_damaged(inode, "it belongs to another store, or to another key domain");
 		return -EIO;
 	}
 	r = task_key_for(t, &ident, &slot, &fk);

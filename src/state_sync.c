@@ -241,6 +241,7 @@ bool states_stop(struct fs *fs, bool flush)
 
 	if (!s)
 		return true;
+	seeker_stop(fs);
 	if (s->running) {
 		pthread_mutex_lock(&s->lock);
 		s->stop = true;

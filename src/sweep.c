@@ -14,6 +14,7 @@
 #include "state.h"
 
 #define DEPTH_MAX 1000
+#define SETTLE_NAPS 5
 
 static struct {
 	pthread_t thread;
@@ -157,6 +158,9 @@ static void *sweeper(void *arg)
 		return NULL;
 	log_info("an earlier mount did not end cleanly: %llu files visited, %llu sizes set right, %llu could not be",
 	    (unsigned long long)sweep.visited, (unsigned long long)sweep.repaired, (unsigned long long)sweep.failed);
+	/* Who took a file's stat before it was visited shall not decode it as good afterwards. */
+	for (unsigned n = 0; n < SETTLE_NAPS && !atomic_load(&sweep.stop); n++)
+		nap();
 	if (!sweep.failed)
 		store_doubt_done(fs->store);
 	return NULL;

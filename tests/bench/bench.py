@@ -83,7 +83,8 @@ class Comparison:
             for workload, sample in workloads.run_group(group, self.bench, stores[name]).items():
                 self.results.setdefault(workload, {}).setdefault(name, []).append(sample)
         except (contenders.Broken, AssertionError, OSError, subprocess.SubprocessError) as e:
-            self.broken[name] = f"{group.__name__}, round {number + 1}: {e if isinstance(e, contenders.Broken) else repr(e)}"
+            said = getattr(e, "stderr", None) or ""
+            self.broken[name] = f"{group.__name__}, round {number + 1}: {e if isinstance(e, contenders.Broken) else repr(e)} {said}"
             print(f"\n{name} BROKE: {self.broken[name]}\n{stores[name].log_tail()}", flush=True)
             stores[name].close()
 
@@ -102,7 +103,7 @@ def compare(bench, place, directory, names, args):
             print(f"{place}: round {number + 1} of {args.rounds}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(base, ignore_errors=True)
-    kind = subprocess.run(["findmnt", "-n", "-o", "FSTYPE", "-T", directory], capture_output=True, text=True, check=True).stdout.split()[-1]
+    kind = subprocess.check_output(["findmnt", "-n", "-o", "FSTYPE", "-T", directory], text=True).split()[-1]
     ours = [n for n in names if not contenders.ALL[n].is_peer]
     report.show(f"{place}: {directory} ({kind}), {args.rounds} rounds", bench, names, ours, comparison.results, args.cpu)
     return comparison
@@ -148,11 +149,11 @@ def main():
         print("not root: the page cache stays, so cold means a fresh mount only")
     print(f"{versions(names)}; scale {args.scale:g}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, "
           f"KMS answers {f'{args.kms_latency} ms later' if args.kms_latency else 'at once'}", flush=True)
-    places = {"dir": args.dir} if args.dir else {p: d for p, d in PLACES.items() if args.where in (p, "both")}
+    places = {"dir": os.path.realpath(args.dir)} if args.dir else {p: d for p, d in PLACES.items() if args.where in (p, "both")}
     with tempfile.TemporaryDirectory(prefix="byokfs-bench.") as work:
         bench = workloads.Bench(work, args.scale, args.only)
         done = {place: compare(bench, place, directory, names, args) for place, directory in places.items()}
-    print(report.LEGEND)
+    print(f"{report.LEGEND}\nLoad average at the end: {os.getloadavg()[0]:.1f}.")
     if args.json:
         with open(args.json, "w") as f:
             json.dump({"scale": args.scale, "rounds": args.rounds, "kms_latency_ms": args.kms_latency,

@@ -1,7 +1,8 @@
 /* The load of the benchmark: reads, writes and appends whose cost is the filesystem's and not an interpreter's.
  *
- * Hides what the bytes are. Every page says which page it is and in which generation it was written, so each command checks
- * all it reads. Timed commands print nanoseconds from open to close; anything wrong is an error and prints no time at all.    */
+ * Hides what the bytes are. Every page says which page it is and in which generation it was written, so each command
+ * checks all it reads. Timed commands print nanoseconds from open to close; anything wrong is an error and prints no
+ * time at all.                                                                                                       */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -327,8 +328,8 @@ static void tar_sum(void)
 	}
 	while (read(STDIN_FILENO, buffer, sizeof(buffer)) > 0)
 		;
-	printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %016" PRIx64 " %016" PRIx64 "\n", sum.files, sum.dirs, sum.links, sum.bytes,
-	    sum.data, sum.times);
+	printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %016" PRIx64 " %016" PRIx64 "\n", sum.files, sum.dirs,
+	    sum.links, sum.bytes, sum.data, sum.times);
 }
 
 /* pages: of the file; count: operations. Nothing but the file's work is done between the two clocks. */
@@ -375,7 +376,8 @@ int main(int argc, char **argv)
 		tar_sum();
 		return 0;
 	}
-	if (argc == 5 && timed(argv[1], argv[2], strtoull(argv[3], NULL, 10) * (CHUNK / PAGE), strtoull(argv[4], NULL, 10)) == 0)
+	if (argc == 5 && timed(argv[1], argv[2], strtoull(argv[3], NULL, 10) * (CHUNK / PAGE),
+	    strtoull(argv[4], NULL, 10)) == 0)
 		return 0;
 	fprintf(stderr, "usage: load WHAT FILE MIB COUNT | load tar-sum\n");
 	return 2;

@@ -10,7 +10,7 @@ import tempfile
 
 import pytest
 
-from conftest import LIBC, Devkms, Mount
+from conftest import LIBC, Devkms, Mount, wait_until
 
 BIG = os.environ.get("BYOKFS_BIG") == "1"
 REFERENCE = os.environ.get("BYOKFS_TEST_REFERENCE")  # a directory: run the tests on it instead, to test the tests
@@ -49,6 +49,18 @@ class Reference:
         pass
 
 
+def deleted_but_held(pid):
+    """Descriptors of the daemon that keep removed objects alive."""
+    out = []
+    for n in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            if os.stat(f"/proc/{pid}/fd/{n}").st_nlink == 0:
+                out.append(os.readlink(f"/proc/{pid}/fd/{n}"))
+        except FileNotFoundError:
+            pass
+    return [p for p in out if p.startswith("/") and not p.startswith(("/memfd:", "/dev/"))]
+
+
 @contextlib.contextmanager
 def mounted(variant="default", kms=None, **more):
     """A mount that must end clean: exit code 0 and nothing in the log that should not be there.
@@ -67,6 +79,7 @@ def mounted(variant="default", kms=None, **more):
         m.options.append("log.level=warn")
         m.mount()
         yield m
+        wait_until(lambda: not deleted_but_held(m.process.pid), 15)
         m.umount()
         bad = [line for line in m.read_log().splitlines() if line.strip()]
         assert not bad, "\n".join(bad)

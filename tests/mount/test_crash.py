@@ -185,11 +185,22 @@ class Bulk(Workload):
         for k in range(self.PAGES):
             page = got[k * PAGE:(k + 1) * PAGE]
             body, tail = int.from_bytes(page[:8], "little"), int.from_bytes(page[BODY:BODY + 8], "little")
-            check(page == self.page(body, k)[:BODY] + self.page(tail, k)[BODY:], f"bulk: wrong bytes in page {k}")
+            check(page == self.page(body, k)[:BODY] + self.page(tail, k)[BODY:], f"bulk: wrong bytes in page {k}: {runs(page)}, possible {self.versions[k]}")
             check(body in self.versions[k] and tail in self.versions[k] and tail <= body,
                   f"bulk: page {k} is of versions {body} and {tail}, possible {self.versions[k]}")
             # A mixed page stays as it is until somebody writes it: both versions are possible next time, the body's for new splits.
             self.versions[k] = sorted({body, tail})
+
+
+def runs(page):
+    """What a page consists of, for the message: offset of each change and (version, page)."""
+    out, last = [], None
+    for at in range(0, PAGE, 16):
+        record = (int.from_bytes(page[at:at + 8], "little"), int.from_bytes(page[at + 8:at + 16], "little"))
+        if record != last:
+            out.append((at, *record))
+            last = record
+    return out[:20]
 
 
 class Names(Workload):

@@ -6,13 +6,14 @@ import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
 
 import pytest
 
-from conftest import LIBC
+from conftest import LIBC, wait_until
 from posix_tools import (BIG, BOTH, COLLAPSE_RANGE, INSERT_RANGE, KEEP_SIZE, PUNCH_HOLE, VARIANTS, ZERO_RANGE, check, compile_c, d, fallocate, mounted,
                          raises, read, run, variant_fixture, write)
 
@@ -498,21 +499,19 @@ def test_removed_files_give_their_space_back(fs, d):
     if not fs.cipher:
         pytest.skip("looks into the store")
     f = write(os.path.join(d, "f"), os.urandom(20_000_000))
-    fds = [n for n in os.listdir(f"/proc/{fs.process.pid}/fd")]
-    os.unlink(f)
 
-    def deleted():
+    def held():
         out = []
         for n in os.listdir(f"/proc/{fs.process.pid}/fd"):
             try:
-                if "(deleted)" in os.readlink(f"/proc/{fs.process.pid}/fd/{n}") or "/#" in os.readlink(f"/proc/{fs.process.pid}/fd/{n}"):
-                    out.append(n)
+                st = os.stat(f"/proc/{fs.process.pid}/fd/{n}")
+                if st.st_nlink == 0 and stat.S_ISREG(st.st_mode) and st.st_size > 10_000_000:
+                    out.append(os.readlink(f"/proc/{fs.process.pid}/fd/{n}"))
             except FileNotFoundError:
                 pass
         return out
-    assert fds
-    from conftest import wait_until
-    wait_until(lambda: not deleted(), 5)
+    os.unlink(f)
+    wait_until(lambda: not held(), 10)
 
 
 def test_interrupted_by_signals(d):

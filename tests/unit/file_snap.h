@@ -49,7 +49,8 @@ static int page_slot(uint64_t k)
 static void snap_put(struct snap *s, const uint8_t *buf, uint64_t n, uint64_t off)
 {
 	for (unsigned i = 0; i < PAGES; i++) {
-		uint64_t at = page_number(i) * PAGE, from = off > at ? off : at, to = off + n < at + PAGE ? off + n : at + PAGE;
+		uint64_t at = page_number(i) * PAGE, from = off > at ? off : at;
+		uint64_t to = off + n < at + PAGE ? off + n : at + PAGE;
 
 		if (from >= to)
 			continue;
@@ -164,7 +165,8 @@ static bool judge(struct file *f, bool between)
 {
 	cur->size = file_size(f);
 	if (!size_allowed(cur->size, between))
-		fail_msg("seed %llu: size %llu was never there", (unsigned long long)seed_now, (unsigned long long)cur->size);
+		fail_msg("seed %llu: size %llu was never there", (unsigned long long)seed_now,
+		    (unsigned long long)cur->size);
 	memset(cur->data, 0, sizeof(cur->data));
 	for (unsigned i = 0; i < PAGES; i++) {
 		uint64_t at = page_number(i) * PAGE;
@@ -173,11 +175,12 @@ static bool judge(struct file *f, bool between)
 		if (n < 0 && !ever)
 			return false;
 		if (n < 0)
-			fail_msg("seed %llu: page %llu cannot be read", (unsigned long long)seed_now, (unsigned long long)at / PAGE);
+			fail_msg("seed %llu: page %llu cannot be read", (unsigned long long)seed_now,
+			    (unsigned long long)at / PAGE);
 		for (unsigned b = 0; b < (unsigned)n; b++)
 			if (!allowed(i, b, at + b, cur->data[i][b]))
-				fail_msg("seed %llu: byte %u of page %llu was never there", (unsigned long long)seed_now, b,
-				    (unsigned long long)at / PAGE);
+				fail_msg("seed %llu: byte %u of page %llu was never there",
+				    (unsigned long long)seed_now, b, (unsigned long long)at / PAGE);
 	}
 	return true;
 }

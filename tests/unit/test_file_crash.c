@@ -107,8 +107,8 @@ static void stretch(struct file *f)
 		assert_true(n >= 0);
 		for (ssize_t b = 0; b < n; b++)
 			if (page_number(i) * PAGE + (uint64_t)b >= old && page[b] != 0)
-				fail_msg("seed %llu: byte %zd of page %llu shows what was beyond the end", (unsigned long long)seed_now, b,
-				    (unsigned long long)page_number(i));
+				fail_msg("seed %llu: byte %zd of page %llu shows what was beyond the end",
+				    (unsigned long long)seed_now, b, (unsigned long long)page_number(i));
 	}
 	note();
 }

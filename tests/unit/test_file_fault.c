@@ -54,12 +54,10 @@ static void settle_doubt(struct file *f)
 	note();
 }
 
-/* One history with call number n failing. Returns false when it has not as many calls. */
-static bool history(uint64_t seed, unsigned n, int error)
+/* An empty file; or one with something in it that was fsynced. */
+static struct file *begin(uint64_t seed, bool after_fsync)
 {
-	bool failed = false, hit, after_fsync = seed % 4 != 0;
 	struct file *f;
-	int rc = 0;
 
 	seed_now = seed;
 	rnd_state = seed * 15485863 + 3;
@@ -71,12 +69,22 @@ static bool history(uint64_t seed, unsigned n, int error)
 	ever = true;
 	nsnaps = 0;
 	note();
-	if (after_fsync) {
-		assert_int_equal(op_write(f), 0);
-		assert_int_equal(op_write(f), 0);
-		assert_int_equal(file_fsync(f, &test_key), 0);
-		acknowledge();
-	}
+	if (!after_fsync)
+		return f;
+	assert_int_equal(op_write(f), 0);
+	assert_int_equal(op_write(f), 0);
+	assert_int_equal(file_fsync(f, &test_key), 0);
+	acknowledge();
+	return f;
+}
+
+/* One history with call number n failing. Returns false when it has not as many calls. */
+static bool history(uint64_t seed, unsigned n, int error)
+{
+	bool failed = false, hit, after_fsync = seed % 4 != 0;
+	struct file *f = begin(seed, after_fsync);
+	int rc = 0;
+
 	sim.calls = 0;
 	sim.fail_at = n;
 	sim.fail_with = error;

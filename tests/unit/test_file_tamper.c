@@ -208,7 +208,8 @@ static void dropped(bool punch, bool reopen)
 	assert_int_equal(file_write(f, &test_key, now + 99 * PAGE, PAGE, 99 * PAGE), 0);
 	image_copy(&clean, &sim.live);
 	if (punch) {
-		assert_int_equal(file_allocate(f, &test_key, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 100 * PAGE), 0);
+		assert_int_equal(
+		    file_allocate(f, &test_key, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 100 * PAGE), 0);
 		memset(now, 0, 100 * PAGE);
 	} else {
 		assert_int_equal(file_truncate(f, &test_key, 50 * PAGE), 0);
@@ -276,7 +277,8 @@ static void test_length(void **state)
 	{
 		uint8_t got[2 * PAGE];
 
-		assert_int_equal(file_read(f, &test_key, got, sizeof(got), (FAR_PAGE + 1) * (uint64_t)PAGE), sizeof(got));
+		assert_int_equal(file_read(f, &test_key, got, sizeof(got), (FAR_PAGE + 1) * (uint64_t)PAGE),
+		    sizeof(got));
 		assert_true(bytes_zero(got, sizeof(got)));
 	}
 	file_close(f);

@@ -1,0 +1,67 @@
+/* Which file is it? Damage is met by inode number; the administrator knows paths. The way back is slow and taken only for a log line. */
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fs.h"
+#include "log.h"
+
+#define SHOWN 360u /* of each path, from its end */
+
+static struct fs *mounted;
+
+void fs_describe_in(struct fs *fs)
+{
+	mounted = fs;
+}
+
+/* Path below the store's root, as the kernel knows it. False when it does not, or the name is gone. */
+static bool backing_path(struct inode *inode, char out[static PATH_MAX])
+{
+	CLEANUP_FD int fd = inode_open(mounted->inodes, inode, O_PATH);
+	size_t root = strlen(mounted->store->path);
+	char proc[32];
+	struct stat st;
+
+	(void)snprintf(proc, sizeof(proc), "/proc/self/fd/%d", fd);
+	ssize_t n = fd < 0 ? -1 : readlink(proc, out, PATH_MAX - 1);
+
+	if (n < 0)
+		return false;
+	out[n] = '\0';
+	if (strncmp(out, mounted->store->path, root) != 0 || out[root] != '/')
+		return false;
+	memmove(out, out + root + 1, (size_t)n - root);
+	return fstatat(mounted->store->fd, out, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_ino == inode->ino;
+}
+
+static const char *tail(const char *path)
+{
+	size_t n = strlen(path);
+
+	return n > SHOWN ? path + n - SHOWN : path;
+}
+
+void fs_describe(void *arg, char *out, size_t size)
+{
+	const struct name_keys *names = mounted ? lease_names(mounted->lease) : NULL;
+	char backing[PATH_MAX], plain[PATH_MAX];
+	struct inode *inode = arg;
+
+	if (!names || !backing_path(inode, backing))
+		(void)snprintf(out, size, "inode %llu", (unsigned long long)inode->ino);
+	else if (dir_plain_path(mounted->store->fd, names, backing, plain, sizeof(plain)))
+		(void)snprintf(out, size, "a file (in the store '%s')", tail(backing));
+	else
+		(void)snprintf(out, size, "'%s' (in the store '%s')", tail(plain), tail(backing));
+}
+
+void fs_damaged(struct inode *inode, const char *why)
+{
+	char name[2 * SHOWN + 64];
+
+	fs_describe(inode, name, sizeof(name));
+	log_err_once("%s: %s", name, why);
+}

@@ -93,7 +93,7 @@ PYTEST := $(PYTHON) -B -m pytest -p no:cacheprovider -q --no-header
 .PHONY: check unit style conformance mount-test asan check-asan units tools-test
 # A package installed a moment ago changes what pkg-config says, so everything after deps is a make of its own.
 check: deps-test
-	@$(MAKE) --no-print-directory WERROR=$(WERROR) all units tools-test
+	@$(MAKE) --no-print-directory -j$$(nproc) WERROR=$(WERROR) all units tools-test
 	@$(MAKE) --no-print-directory unit style conformance mount-test
 	@$(MAKE) --no-print-directory check-asan
 
@@ -113,7 +113,7 @@ mount-test: all
 	BUILD=$(abspath $(BUILD)) $(PYTEST) tests/mount
 # The unit layer and the heart of the mount layer once more under AddressSanitizer and UndefinedBehaviorSanitizer.
 check-asan:
-	@$(MAKE) --no-print-directory SAN=address all units
+	@$(MAKE) --no-print-directory -j$$(nproc) SAN=address all units
 	@$(MAKE) --no-print-directory SAN=address unit
 	BUILD=$(abspath build-address) $(PYTEST) tests/mount -m sanitizer
 
@@ -125,17 +125,17 @@ lint: deps-lint deps-test
 		-D_GNU_SOURCE --suppress=missingIncludeSystem --suppress=unknownMacro --suppress=memleak --suppress=uninitvar src tools
 	ls src/*.c tools/*.c | grep -v devkms | xargs -P2 -n4 sh -c \
 		'clang-tidy --quiet --warnings-as-errors="*" "$$@" -- -std=gnu11 $(CPPFLAGS) -Itools $(PKG_CFLAGS) 2>/dev/null' _
-	@$(MAKE) --no-print-directory BUILD=build-analyzer OPT='-O2 -g -fanalyzer' WERROR=1 all
+	@$(MAKE) --no-print-directory BUILD=build-analyzer OPT='-O2 -g -fanalyzer' WERROR=1 all 
 
 # --- trial, bench, installation -------------------------------------------------------------------------------------
 .PHONY: try untry bench install
 try: deps
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@sh tools/try.sh start $(BUILD)
 untry:
 	@sh tools/try.sh stop $(BUILD)
 bench: deps-bench deps-test
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory -j$$(nproc) all
 	BUILD=$(abspath $(BUILD)) $(PYTHON) -B tests/bench/bench.py $(BENCH)
 
 SBIN := $(DESTDIR)$(PREFIX)/sbin

@@ -84,6 +84,7 @@ static int open_store(struct daemon *d)
 		return fail(EXIT_ALREADY, why, NULL);
 	case -ENOENT:
 	case -EINVAL:
+	case -ENOTDIR:
 	case -EPROTONOSUPPORT:
 	case -EBADMSG:
 		return fail(EXIT_NOT_A_STORE, why, r == -ENOENT ? "make one with 'byokfsctl init'" : NULL);
@@ -119,8 +120,12 @@ static int fail_kms(const struct daemon *d, const struct kms_err *err, enum kms_
 	case KMS_DOWN:
 		return fail(EXIT_UNREACHABLE, what, "check endpoint and network, or mount with '-o locked_start' to wait for the KMS");
 	case KMS_BAD_BLOB:
-		if (!slot || !d->kms || strcmp(slot->key, kms_key(d->kms)) == 0)
+		if (!slot || !d->kms || strcmp(slot->key, kms_key(d->kms)) == 0) {
+			/* What came of it was refused here; or the KMS itself knows nothing of this blob. */
+			if (!err->http && !*err->request_id)
+				(void)snprintf(what, sizeof(what), "cannot open store '%.250s': %s", d->store.path, err->message);
 			return fail(EXIT_NOT_A_STORE, what, NULL);
+		}
 		(void)snprintf(what, sizeof(what), "the store is under key '%.250s', not under '%.250s': %s", slot->key,
 		    kms_key(d->kms), text);
 		return fail(EXIT_CONFIG, what, "is [kms] key the key that the store was made under?");

@@ -274,7 +274,7 @@ static int load(struct task *t, struct inode *inode, bool write, struct file **o
 		return fd;
 	r = file_peek(fd, &ident, &slot);
 	if (r) {
-		fs_damaged(inode, r == -ENODATA ? "it was never written, or its page 0 was wiped" : "page 0 cannot be read");
+		fs_damaged(inode, r == -ENODATA ? "page 0: it was never written, or wiped" : "page 0: damaged (type, version or sealed key)");
 		return r;
 	}
 	if (!ours(fs, &ident)) {

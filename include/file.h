@@ -5,7 +5,8 @@
  *
  * Principle: permissive before, restrictive after (format.md 5). Locks, inside only: a content rwlock (readers share; writers, truncation
  * and commit are exclusive), then a node-cache mutex. fsync and promotion flush with neither held; only what cannot go on without a flush
- * (dclock + W reached, an inline file becoming paged, repair of the end, growth over a pending drop) flushes inside.
+ * (dclock + W reached, an inline file becoming paged, repair of the end, growth over a pending drop, more than 2048 nodes with
+ * work left, a new slot) flushes inside.
  *
  * Sizes and offsets are plaintext bytes. Errors are -errno: -EIO for anything that does not authenticate (logged once, with the unit),
  * -EFBIG beyond LAYOUT_SIZE_MAX, else the backing's own (ENOSPC, EDQUOT, EROFS).                                                    */

@@ -35,6 +35,8 @@ size_t states_queued(struct fs *);
 bool state_trusted_size(struct fs *, const struct stat *, uint64_t *size);
 /* Just opened: removes what an earlier owner left beyond the end (format.md 5.6), without which a wrong hint cannot be set right. Costs two flushes. */
 MUST_CHECK int state_repair(struct file *, const struct file_key *);
+/* true: every stat of a file without state is answered from page 0, whatever its hint says. */
+void states_distrust(struct fs *, bool);
 /* Size told to the kernel for a regular file without state: from the hint, or from page 0 when in doubt. fd: any open descriptor of it, or -1 to open dirfd/entry. */
 uint64_t state_told_size(struct fs *, int fd, int dirfd, const char *entry, const struct stat *);
 

@@ -39,6 +39,8 @@ struct store_options {
 
 /* Reads and checks descriptors (unauthenticated yet), takes the exclusive lock (read-write), refuses unsuitable backings. */
 MUST_CHECK int store_open(struct store *out, const char *path, const struct store_options *, char *why);
+/* The domain descriptor read was refused by whoever holds the key: takes its other copy instead. 0, or -ENOENT when there is no other. */
+MUST_CHECK int store_other_domain(struct store *);
 /* Descriptor MACs, commitment, the root's .byokfs.d; restores a lost copy when read-write. -EBADMSG: tampered. */
 MUST_CHECK int store_authenticate(struct store *, const struct domain_keys *, const struct name_keys *, char *why);
 /* Determines what is in doubt. Read-write mounts: writes the marker, before the first change. -EBUSY: another mount's marker is locked.

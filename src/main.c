@@ -134,6 +134,12 @@ static int fail_kms(const struct daemon *d, const struct kms_err *err, enum kms_
 	}
 }
 
+static enum kms_status open_lease(struct daemon *d, const struct lease_params *lp, struct kms_err *err)
+{
+	return lease_open(&d->fs.lease, lp, d->kms, &d->store.domain, &d->store.ids, d->store.desc.names,
+	    d->config.mount.locked_start, err);
+}
+
 static int open_kms(struct daemon *d)
 {
 	const struct config *c = &d->config;
@@ -166,8 +172,10 @@ static int open_kms(struct daemon *d)
 	(void)snprintf(agent, sizeof(agent), "byokfs/%s", BYOKFS_VERSION);
 	if (kms_open(&d->kms, &params, true, &err))
 		return fail_kms(d, &err, err.status == KMS_OK ? KMS_CONFIG : err.status);
-	enum kms_status st = lease_open(&d->fs.lease, &lp, d->kms, &d->store.domain, &d->store.ids, d->store.desc.names,
-	    c->mount.locked_start, &err);
+	enum kms_status st = open_lease(d, &lp, &err);
+
+	if (st == KMS_BAD_BLOB && store_other_domain(&d->store) == 0)
+		st = open_lease(d, &lp, &err);
 
 	if (st != KMS_OK)
 		return fail_kms(d, &err, st);

@@ -24,6 +24,11 @@ int states_open(struct fs *fs)
 	return 0;
 }
 
+void states_distrust(struct fs *fs, bool on)
+{
+	atomic_store(&fs->states->distrust, on);
+}
+
 bool state_trusted_size(struct fs *fs, const struct stat *st, uint64_t *size)
 {
 	return !atomic_load_explicit(&fs->states->distrust, memory_order_relaxed) && !store_in_doubt(fs->store, st) &&

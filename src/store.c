@@ -12,6 +12,7 @@
 
 #include "bytes.h"
 #include "dir.h"
+#include "io.h"
 #include "log.h"
 #include "store_internal.h"
 
@@ -281,6 +282,40 @@ static int reload(struct store *s, const struct domain_keys *keys)
 	descriptor_domain_free(&s->domain);
 	s->desc = desc;
 	s->domain = *domain;
+	return 0;
+}
+
+/* Do the two files hold the same? */
+static bool same_copies(const struct copies *c)
+{
+	CLEANUP_FREE char *one = NULL;
+	CLEANUP_FREE char *two = NULL;
+	size_t n, m;
+	char name[48];
+
+	(void)snprintf(name, sizeof(name), "%s~", c->name);
+	return !io_read_file(c->dirfd, c->name, DESCRIPTOR_DOMAIN_BYTES, &one, &n) &&
+	    !io_read_file(c->dirfd, name, DESCRIPTOR_DOMAIN_BYTES, &two, &m) && n == m && !memcmp(one, two, n);
+}
+
+int store_other_domain(struct store *s)
+{
+	CLEANUP_FREE struct descriptor_domain *other = calloc(1, sizeof(*other));
+	struct copies c;
+	int r = other ? copies_of_domain(&c, s->meta_fd, s->ids.domain) : -ENOMEM;
+
+	if (r)
+		return r;
+	r = same_copies(&c) ? -ENOENT : copies_load(&c, 1, NULL, other);
+	(void)close(c.dirfd);
+	if (!r && check_pair(&s->desc, other)) {
+		descriptor_domain_free(other);
+		r = -ENOENT;
+	}
+	if (r)
+		return r;
+	descriptor_domain_free(&s->domain);
+	s->domain = *other;
 	return 0;
 }
 

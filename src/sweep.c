@@ -151,18 +151,21 @@ static void *sweeper(void *arg)
 
 	while (!atomic_load(&fs->ready) && !atomic_load(&sweep.stop))
 		nap(); /* locked_start: what is in doubt is known after store_mark */
-	if (!fs->store->doubt && !fs->store->doubt_all)
+	if (!fs->store->doubt && !fs->store->doubt_all) {
+		states_distrust(fs, false);
 		return NULL;
+	}
 	visit_dir(fs, openat(fs->store->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), 0);
 	if (atomic_load(&sweep.stop))
 		return NULL;
 	log_info("an earlier mount did not end cleanly: %llu files visited, %llu sizes set right, %llu could not be",
 	    (unsigned long long)sweep.visited, (unsigned long long)sweep.repaired, (unsigned long long)sweep.failed);
-	/* Who took a file's stat before it was visited shall not decode it as good afterwards. */
+	/* A stat taken while a file was being repaired may still be about to be used. */
 	for (unsigned n = 0; n < SETTLE_NAPS && !atomic_load(&sweep.stop); n++)
 		nap();
 	if (!sweep.failed)
 		store_doubt_done(fs->store);
+	states_distrust(fs, false);
 	return NULL;
 }
 
@@ -172,6 +175,8 @@ int sweep_start(struct fs *fs)
 
 	if (fs->params.readonly || (atomic_load(&fs->ready) && !fs->store->doubt && !fs->store->doubt_all))
 		return 0;
+	/* Half repaired, a file is not in doubt by its ctime any more, but its hint is not right yet. */
+	states_distrust(fs, true);
 	r = pthread_create(&sweep.thread, NULL, sweeper, fs);
 	sweep.running = r == 0;
 	return -r;

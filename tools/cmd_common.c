@@ -134,6 +134,8 @@ int cmd_unseal(struct store *s, struct kms *kms, const struct config *c, struct 
 	why[0] = '\0';
 	memset(err, 0, sizeof(*err));
 	err->status = lease_open(&lease, &params, kms, &s->domain, &s->ids, s->desc.names, false, err);
+	if (err->status == KMS_BAD_BLOB && store_other_domain(s) == 0)
+		err->status = lease_open(&lease, &params, kms, &s->domain, &s->ids, s->desc.names, false, err);
 	if (err->status != KMS_OK)
 		return exit_unseal(s, kms, err->status);
 	ret = lease_enter(lease, LEASE_WORK);

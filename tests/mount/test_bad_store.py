@@ -246,7 +246,8 @@ def test_root_directory_id(ours, theirs):
     link = os.path.join(ours.cipher, ".byokfs.d")
     good = os.readlink(link)
     inner = os.readlink(os.path.join(ours.cipher, next(n for n in os.listdir(ours.cipher) if n[0] != "."), ".byokfs.d"))
-    for bad in (None, os.readlink(os.path.join(theirs.cipher, ".byokfs.d")), inner, good[:-1] + ("A" if good[-1] != "A" else "E"), "x"):
+    for bad in (None, os.readlink(os.path.join(theirs.cipher, ".byokfs.d")), inner, good[:42] + ("A" if good[42] != "A" else "E") + good[43:],
+                "x"):
         os.unlink(link)
         if bad:
             os.symlink(bad, link)

@@ -27,6 +27,12 @@ def check(condition, what):
         raise Wrong(what)
 
 
+def whole(n, data):
+    """A write that was cut short by the daemon's end was not acknowledged."""
+    if n != len(data):
+        raise OSError(errno.EIO, "short write")
+
+
 class Workload:
     """prepare() once; then for each round: work() in the worker, verify() after the kill with the number of acknowledged operations."""
 
@@ -73,7 +79,7 @@ class Append(Workload):
     def perform(self, op):
         number, data, left = op
         fd = os.open(self.path(str(number)), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        check(os.write(fd, data) == len(data), "short write")
+        whole(os.write(fd, data), data)
         os.fsync(fd)
         os.close(fd)
         self.apply(op)
@@ -125,7 +131,7 @@ class Overwrite(Workload):
         return min(off, self.SIZE - 100), rng.randbytes(100)
 
     def perform(self, op):
-        check(os.pwrite(self.fd, op[1], op[0]) == 100, "short write")
+        whole(os.pwrite(self.fd, op[1], op[0]), op[1])
         os.fsync(self.fd)
 
     def apply(self, op):
@@ -182,7 +188,7 @@ class Bulk(Workload):
         else:
             first, n = op
             data = b"".join(self.page(self.version + 1, k) for k in range(first, first + n))
-            check(os.pwrite(self.fd, data, first * PAGE) == len(data), "short write")
+            whole(os.pwrite(self.fd, data, first * PAGE), data)
         self.apply(op)
 
     def apply(self, op):
@@ -290,7 +296,7 @@ class Names(Workload):
         kind, path = op[0], self.path(op[1])
         if kind == "create":
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            os.write(fd, op[2])
+            whole(os.write(fd, op[2]), op[2])
             os.fsync(fd)
             os.close(fd)
         elif kind == "mkdir":
@@ -398,9 +404,8 @@ class Worker:
             tell(f"errno {e.errno}")
 
     def acked(self):
-        check(self.child.wait(20) == 0, "the worker failed")
-        lines = self.child.lines()
-        check(len(lines) == 1 and int(lines[0].split()[1]) in GONE, f"{type(self.load).__name__}: {lines}")
+        code, lines = self.child.wait(20), self.child.lines()
+        check(code == 0 and len(lines) == 1 and int(lines[0].split()[1]) in GONE, f"{type(self.load).__name__}: {lines}")
         return os.path.getsize(self.log)
 
 

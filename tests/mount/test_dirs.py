@@ -43,7 +43,7 @@ def test_twenty_thousand_entries(fs, d, tools):
     assert len(os.listdir(at)) == n
     assert len(run("ls", "-lU", at).stdout.splitlines()) == n + 1
     assert run("sh", "-c", f"find {at} -type f -size 0 | wc -l").stdout.strip() == str(n)
-    run(compile_c(tools, "dirs"), at, n)
+    run(compile_c(tools, "dirs"), at, str(n))
 
 
 @pytest.mark.sanitizer

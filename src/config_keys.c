@@ -85,7 +85,7 @@ static const struct key keys[] = {
 	    "mount locked when the KMS says no or nothing, and open by itself later" },
 	{ "mount", "readahead", NUMBER, AT(mount.readahead_kib), 0, 16384, "1024", "KiB", NULL, NULL,
 	    "the kernel's read-ahead for this mount (root only)" },
-	{ "mount", "threads", NUMBER, AT(mount.threads), 1, 64, "8", "threads", NULL, NULL,
+	{ "mount", "threads", NUMBER, AT(mount.threads), 1, 64, "4", "threads", NULL, NULL,
 	    "that serve the kernel's requests" },
 	{ "mount", "max_background", NUMBER, AT(mount.max_background), 1, 65535, "64", "requests", NULL, NULL,
 	    "asynchronous requests the kernel may have on the way" },

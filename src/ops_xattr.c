@@ -1,18 +1,16 @@
 /* Extended attributes and POSIX ACLs. An access ACL and the backing's mode are kept in step; the kernel enforces.        */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/limits.h>
+#include <linux/xattr.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-
-#include <linux/limits.h>
-#include <linux/xattr.h>
 #include <sys/xattr.h>
 
 #include "acl.h"
 #include "fs.h"
-#include "fuseio.h"
 #include "xattr.h"
 
 #define PROC_PATH 40
@@ -203,36 +201,63 @@ void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 	FS_OP(req, listxattr_(fs, req, ino, size));
 }
 
-/* An access ACL sets the mode; one that says no more than the mode is not stored. */
-static int set_acl(struct fs *fs, const struct xobject *x, const char *name, const void *value, size_t size, int flags)
+/* Is the caller in this group? When in doubt, not. */
+static bool caller_in_group(fuse_req_t req, gid_t gid)
+{
+	CLEANUP_FREE gid_t *groups = NULL;
+	int n;
+
+	if (fuse_req_ctx(req)->gid == gid)
+		return true;
+	n = fuse_req_getgroups(req, 0, NULL);
+	groups = n > 0 ? calloc((size_t)n, sizeof(*groups)) : NULL;
+	if (!groups || fuse_req_getgroups(req, n, groups) < n)
+		return false;
+	for (int i = 0; i < n; i++)
+		if (groups[i] == gid)
+			return true;
+	return false;
+}
+
+/* An access ACL sets the mode, and by that takes away a setgid bit as chmod(2) would: the kernel leaves that to us. One
+ * that says no more than the mode is not stored. */
+static int set_access_acl(struct fs *fs, fuse_req_t req, const struct xobject *x, const void *value, size_t size, int flags)
 {
 	const struct name_keys *names = lease_names(fs->lease);
-	bool access = strcmp(name, ACL_ACCESS) == 0, minimal;
 	char path[PROC_PATH];
 	struct stat st;
+	bool minimal;
 	mode_t mode;
 	int r = acl_mode(value, size, &mode, &minimal);
 
 	if (r)
 		return r;
-	if (!access) {
-		if (!S_ISDIR(x->inode->type))
-			return -EACCES;
-		pthread_mutex_lock(&x->inode->lock);
-		x->inode->no_acl = false;
-		pthread_mutex_unlock(&x->inode->lock);
-		return xattr_set(x->fd, x->id, names, name, value, size, flags);
-	}
 	if (fstat(x->fd, &st))
 		return -errno;
+	mode |= st.st_mode & 07000;
+	if (mode & S_ISGID && fuse_req_ctx(req)->uid != 0 && !caller_in_group(req, st.st_gid))
+		mode &= ~(mode_t)S_ISGID;
 	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", x->fd);
-	mode |= st.st_mode & (fuseio_kill_suidgid() ? 05000 : 07000);
 	if (chmod(path, mode))
 		return -errno;
 	if (!minimal)
-		return xattr_set(x->fd, x->id, names, name, value, size, flags);
-	r = xattr_remove(x->fd, x->id, names, name);
+		return xattr_set(x->fd, x->id, names, ACL_ACCESS, value, size, flags);
+	r = xattr_remove(x->fd, x->id, names, ACL_ACCESS);
 	return r == -ENODATA ? 0 : r;
+}
+
+static int set_default_acl(struct fs *fs, const struct xobject *x, const void *value, size_t size, int flags)
+{
+	int r = acl_check(value, size);
+
+	if (r)
+		return r;
+	if (!S_ISDIR(x->inode->type))
+		return -EACCES;
+	pthread_mutex_lock(&x->inode->lock);
+	x->inode->no_acl = false;
+	pthread_mutex_unlock(&x->inode->lock);
+	return xattr_set(x->fd, x->id, lease_names(fs->lease), ACL_DEFAULT, value, size, flags);
 }
 
 static int setxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
@@ -245,8 +270,10 @@ static int setxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *
 	pthread_mutex_lock(&x.inode->lock);
 	x.inode->flags &= ~FS_NO_CAPABILITY;
 	pthread_mutex_unlock(&x.inode->lock);
-	if (strcmp(name, ACL_ACCESS) == 0 || strcmp(name, ACL_DEFAULT) == 0)
-		r = set_acl(fs, &x, name, value, size, flags);
+	if (strcmp(name, ACL_ACCESS) == 0)
+		r = set_access_acl(fs, req, &x, value, size, flags);
+	else if (strcmp(name, ACL_DEFAULT) == 0)
+		r = set_default_acl(fs, &x, value, size, flags);
 	else
 		r = xattr_set(x.fd, x.id, lease_names(fs->lease), name, value, size, flags);
 	xobject_put(fs, &x);
@@ -269,6 +296,9 @@ static int removexattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const cha
 		return r;
 	r = xattr_remove(x.fd, x.id, lease_names(fs->lease), name);
 	xobject_put(fs, &x);
+	/* An ACL that is not there is removed already. */
+	if (r == -ENODATA && (strcmp(name, ACL_ACCESS) == 0 || strcmp(name, ACL_DEFAULT) == 0))
+		r = 0;
 	if (!r)
 		(void)fuse_reply_err(req, 0);
 	return r;

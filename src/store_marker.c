@@ -141,6 +141,13 @@ void store_doubt_done(struct store *s)
 
 /* ---- our own */
 
+/* A full disk must be mounted to be emptied. A marker that says nothing puts every file in doubt, which is always right. */
+static int marker_blank(const struct store *s)
+{
+	log_warn("store '%s': no room for a mount marker: should this mount not end cleanly, the next one checks every size", s->path);
+	return ftruncate(s->marker_fd, 0) || fsync(s->marker_fd) ? -errno : 0;
+}
+
 static int marker_write(struct store *s, int dirfd, const char *temp)
 {
 	struct descriptor_marker m = { .shared = false };
@@ -163,6 +170,8 @@ static int marker_write(struct store *s, int dirfd, const char *temp)
 		r = io_pwrite(s->marker_fd, text, len, 0);
 	if (!r && fsync(s->marker_fd))
 		r = -errno;
+	if (r == -ENOSPC || r == -EDQUOT)
+		r = marker_blank(s);
 	if (!r)
 		r = store_lock_fd(s->marker_fd);
 	if (r)

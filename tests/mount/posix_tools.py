@@ -216,7 +216,8 @@ def snapshot(root, content=True, ino=False):
     import hashlib
     out, first = {}, {}
     for base, dirs, files in os.walk(os.fsencode(root)):
-        for name in [b"", *files, *[n for n in dirs if os.path.islink(os.path.join(base, n))]]:
+        dirs.sort()
+        for name in [b"", *sorted(files + [n for n in dirs if os.path.islink(os.path.join(base, n))])]:
             path = os.path.join(base, name) if name else base
             st = os.lstat(path)
             key = os.path.relpath(path, os.fsencode(root))
@@ -233,8 +234,6 @@ def snapshot(root, content=True, ino=False):
             if ino:
                 what.append(st.st_ino)
             out[key] = tuple(what)
-        dirs.sort()
-        files.sort()
     return out
 
 

@@ -180,6 +180,12 @@ MUST_CHECK int fs_birth_acl(struct fs *, struct fs_birth *, int fd, const uint8_
 void fs_birth_free(struct fs_birth *);
 /* inode->flags: known to have no security.capability. */
 #define FS_NO_CAPABILITY 1u
+/* inode->flags: known to have no extended attribute; may have got one in this inode's life, so that the first must not be set again. */
+#define FS_NO_XATTR 2u
+#define FS_MAYBE_XATTR 4u
+bool fs_has_no_xattr(struct inode *);
+/* A listing was empty, or the object is new: remembered, unless somebody sets one meanwhile. */
+void fs_learn_no_xattr(struct inode *);
 /* Removes security.capability: it does not outlive a change of content or owner. */
 MUST_CHECK int fs_drop_capability(struct fs *, struct inode *, int fd);
 /* Object id for xattrs: file_id (IDENT is read once) or directory id. -EOPNOTSUPP for other types. */

@@ -19,6 +19,8 @@ bool states_stop(struct fs *, bool flush);
 MUST_CHECK int state_pin(struct task *, struct inode *, bool write, struct file **out);
 /* Takes over a freshly made file: pinned once. */
 MUST_CHECK int state_adopt(struct fs *, struct inode *, struct file *);
+/* Pins the state if there is one, else NULL: no key, no I/O. */
+struct file *state_pin_loaded(struct inode *);
 void state_unpin(struct fs *, struct inode *);
 /* Drops the state when nobody needs it: closed, and nothing pending or no name left. Without locks, with a ref on the inode. */
 void state_settle(struct fs *, struct inode *);

@@ -115,8 +115,11 @@ static int acl_follow(struct fs *fs, struct inode *inode, int fd, mode_t mode)
 {
 	CLEANUP_FREE uint8_t *acl = NULL;
 	uint8_t id[16];
-	int r = fs_object_id(fs, inode, id);
+	int r;
 
+	if (fs_has_no_xattr(inode))
+		return 0;
+	r = fs_object_id(fs, inode, id);
 	if (r)
 		return r == -EOPNOTSUPP ? 0 : r;
 	ssize_t n = xattr_get(fd, id, lease_names(fs->lease), ACL_ACCESS, NULL, 0);
@@ -221,20 +224,13 @@ static int set_size(struct task *t, struct inode *inode)
 	return r;
 }
 
-static int set_attributes(struct task *t, struct inode *inode)
+/* What SETATTR asks for besides the size, on any descriptor of the object. */
+static int set_others(struct task *t, struct inode *inode, int fd)
 {
-	CLEANUP_FD int fd = -1;
 	struct fs *fs = t->fs;
 	struct stat st;
 	int r = 0;
 
-	if (t->mode & FUSE_SET_ATTR_SIZE)
-		r = set_size(t, inode);
-	if (r)
-		return r;
-	fd = inode_open(fs->inodes, inode, O_PATH | O_NOFOLLOW);
-	if (fd < 0)
-		return fd;
 	if (t->kill)
 		r = kill_bits(fd);
 	if (!r && t->mode & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) {
@@ -251,6 +247,27 @@ static int set_attributes(struct task *t, struct inode *inode)
 	if (!r)
 		(void)fuse_reply_attr(t->req, &st, fs->params.timeout);
 	return r;
+}
+
+static int set_attributes(struct task *t, struct inode *inode)
+{
+	CLEANUP_FD int fd = -1;
+	struct fs *fs = t->fs;
+	struct file *f;
+	int r = 0;
+
+	if (t->mode & FUSE_SET_ATTR_SIZE)
+		r = set_size(t, inode);
+	if (r)
+		return r;
+	f = state_pin_loaded(inode);
+	if (f) { /* its descriptor saves finding the file again */
+		r = set_others(t, inode, file_fd(f));
+		state_unpin(fs, inode);
+		return r;
+	}
+	fd = inode_open(fs->inodes, inode, O_PATH | O_NOFOLLOW);
+	return fd < 0 ? fd : set_others(t, inode, fd);
 }
 
 static int run_setattr(struct task *t)
@@ -277,14 +294,19 @@ static int set_times_back(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const s
 	struct inode *inode = fs_inode(fs, ino);
 	CLEANUP_FD int fd = -1;
 	struct stat st;
+	struct file *f;
 	int r;
 
 	if (!inode)
 		return -ESTALE;
-	fd = inode_open(fs->inodes, inode, O_PATH | O_NOFOLLOW);
-	r = fd < 0 ? fd : set_times(inode, fd, attr, mask);
+	f = state_pin_loaded(inode);
+	if (!f)
+		fd = inode_open(fs->inodes, inode, O_PATH | O_NOFOLLOW);
+	r = !f && fd < 0 ? fd : set_times(inode, fd, attr, mask);
 	if (!r)
 		r = attr_get(fs, inode, fd, &st);
+	if (f)
+		state_unpin(fs, inode);
 	inode_put(fs->inodes, inode);
 	if (!r)
 		(void)fuse_reply_attr(req, &st, 0);

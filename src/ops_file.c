@@ -54,6 +54,7 @@ static int create_backing(struct task *t, struct birth *b)
 {
 	struct name_entry entry;
 	size_t len = strlen(t->name);
+	bool bare = !b->b.access_acl;
 	int r = name_encrypt(b->d.dir.names, b->d.dir.id, t->name, len, &entry);
 
 	if (!r)
@@ -65,10 +66,11 @@ static int create_backing(struct task *t, struct birth *b)
 	if (r)
 		return r;
 	pthread_mutex_lock(&b->inode->lock);
-	b->inode->flags |= FS_NO_CAPABILITY;
 	memcpy(b->inode->fileid, b->ident.file, sizeof(b->inode->fileid));
 	b->inode->have_fileid = true;
 	pthread_mutex_unlock(&b->inode->lock);
+	if (bare)
+		fs_learn_no_xattr(b->inode);
 	newborn_note(b->d.inode->nodeid, b->inode->nodeid, b->inode->generation);
 	return 0;
 }

@@ -78,6 +78,19 @@ int fs_drop_capability(struct fs *fs, struct inode *inode, int fd)
 	return 0;
 }
 
+bool fs_has_no_xattr(struct inode *inode)
+{
+	LOCK_SCOPE(&inode->lock);
+	return inode->flags & FS_NO_XATTR;
+}
+
+void fs_learn_no_xattr(struct inode *inode)
+{
+	LOCK_SCOPE(&inode->lock);
+	if (!(inode->flags & FS_MAYBE_XATTR))
+		inode->flags |= FS_NO_XATTR | FS_NO_CAPABILITY;
+}
+
 /* An object prepared for xattr calls. */
 struct xobject {
 	struct inode *inode;
@@ -118,12 +131,26 @@ static void reply_xattr(fuse_req_t req, const char *buf, size_t asked, ssize_t g
 		(void)fuse_reply_buf(req, buf, (size_t)got);
 }
 
+/* The kernel asks for capabilities and ACLs of every file; most have no attribute at all, and that is remembered. */
+static bool known_to_have_none(struct fs *fs, fuse_ino_t ino)
+{
+	struct inode *inode = fs_inode(fs, ino);
+	bool none = inode && fs_has_no_xattr(inode);
+
+	if (inode)
+		inode_put(fs->inodes, inode);
+	return none;
+}
+
 static int getxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-	CLEANUP_FREE char *buf = malloc(size ? size : 1);
+	CLEANUP_FREE char *buf = NULL;
 	struct xobject x;
 	int r;
 
+	if (known_to_have_none(fs, ino))
+		return -ENODATA;
+	buf = malloc(size ? size : 1);
 	if (!buf)
 		return -ENOMEM;
 	r = xobject_get(fs, ino, &x);
@@ -131,6 +158,8 @@ static int getxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *
 		return r;
 	ssize_t n = xattr_get(x.fd, x.id, lease_names(fs->lease), name, buf, size);
 
+	if (n == -ENODATA && xattr_list(x.fd, x.id, lease_names(fs->lease), NULL, 0) == 0)
+		fs_learn_no_xattr(x.inode);
 	xobject_put(fs, &x);
 	if (n < 0)
 		return (int)n;
@@ -268,7 +297,7 @@ static int setxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *
 	if (r)
 		return r;
 	pthread_mutex_lock(&x.inode->lock);
-	x.inode->flags &= ~FS_NO_CAPABILITY;
+	x.inode->flags = (x.inode->flags & ~(FS_NO_CAPABILITY | FS_NO_XATTR)) | FS_MAYBE_XATTR;
 	pthread_mutex_unlock(&x.inode->lock);
 	if (strcmp(name, ACL_ACCESS) == 0)
 		r = set_access_acl(fs, req, &x, value, size, flags);

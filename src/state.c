@@ -332,6 +332,14 @@ int state_adopt(struct fs *fs, struct inode *inode, struct file *f)
 	return r;
 }
 
+struct file *state_pin_loaded(struct inode *inode)
+{
+	LOCK_SCOPE(&inode->lock);
+	if (inode->file)
+		inode->opens++;
+	return inode->file;
+}
+
 void state_unpin(struct fs *fs, struct inode *inode)
 {
 	unsigned left;

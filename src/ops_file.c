@@ -413,7 +413,8 @@ void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 	task_init(&t, fuse_req_userdata(req), req, ino, fi, run_flush);
 	t.lenient = true;
-	if (!file_dirty(t.handle->inode->file))
+	/* A reader is not told what went wrong for a writer. */
+	if (!t.handle->write || !file_dirty(t.handle->inode->file))
 		(void)fuse_reply_err(req, 0);
 	else
 		task_start(&t);

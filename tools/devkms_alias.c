@@ -279,7 +279,7 @@ static json_t *show_rotation(const struct dk_family *f, size_t i)
 	bytes_hex(id, f->material[i].id, 32);
 	o = json_pack("{s:s, s:s, s:s}", "KeyId", f->id, "KeyMaterialId", id, "KeyMaterialState",
 	    i + 1 == f->n ? "CURRENT" : "NON_CURRENT");
-	if (i > 0) {
+	if (i > 0 && i < f->n) {
 		(void)json_object_set_new(o, "RotationDate", json_integer(f->material[i].created));
 		(void)json_object_set_new(o, "RotationType", json_string("ON_DEMAND"));
 	}

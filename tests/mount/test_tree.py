@@ -91,6 +91,8 @@ def test_a_smaller_tree_in_every_mode(source, shared_devkms, tmp_path, variant):
     if not os.path.isdir(small):
         small = os.path.join(source, "usr/share/vim")
     program = compile_c(tmp_path, "windows")
+    run("cp", "-a", small, tmp_path / "small")
+    small = str(tmp_path / "small")
     want = snapshot(small)
     with mounted(variant, kms=shared_devkms) as m:
         run("rsync", "-aHAX", small + "/", m.path("tree"))

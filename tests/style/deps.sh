@@ -25,7 +25,7 @@ BEGIN {
 	place(1, "layout context kdf block header name descriptor acl")
 	place(2, "sigv4 http awscred kms lease")
 	place(3, "dir store file inode xattr newborn")
-	place(4, "fuseio fs ops state purge watchdog")
+	place(4, "fuseio fs ops state purge keywait sweep watchdog")
 	place(5, "config ctl")
 	place(6, "control service options main")
 

@@ -26,7 +26,8 @@ src=$(ls include/*.h src/*.[ch])
 	forbid '\b(system|popen|execl|execlp|execv|execvp|execve|execvpe|posix_spawnp?)\(' 'no child processes' $all
 	forbid '\b(rand|srand|random|drand48|RAND_bytes|randombytes_[a-z]+)\(' 'secret_random or secret_nonce' $src
 	forbid '\b(exit|_exit|err|errx)\(' 'a module does not end the process' $(ls $src | grep -vE 'src/(main|service|watchdog)\.c')
-	forbid '\b(readdir_r|gethostbyname|localtime|gmtime|asctime|ctime|strerror_r|setenv|putenv)\(' 'not safe with threads' $src
+	forbid '\b(readdir_r|gethostbyname|localtime|gmtime|asctime|ctime|strerror_r)\(' 'not safe with threads' $src
+	forbid '\b(setenv|putenv)\(' 'not safe with threads' $(ls $src | grep -v 'src/service\.c') # before there are any
 	forbid '\bmemset\([^,]*\b(secret|dek|plain_key|session_token)[^,]*, *0' 'explicit_bzero: memset may be left out' $all
 }
 
@@ -53,8 +54,8 @@ counted() {
 		esac
 	done
 }
-counted memcmp src/block.c=1 src/block_pool.c=1 src/file_write.c=1 src/header.c=1 src/inode.c=1 src/inode_fd.c=1 \
-	src/lease_key.c=3 src/lease_key_life.c=2 src/ops.c=1 src/state.c=2 src/store_copies.c=1 tools/check.c=2 tools/check_file.c=1 \
+counted memcmp src/block.c=1 src/block_pool.c=1 src/file_write.c=2 src/header.c=1 src/inode.c=1 src/inode_fd.c=1 \
+	src/lease_key.c=3 src/lease_key_life.c=2 src/ops.c=1 src/state.c=2 src/store_copies.c=1 src/store.c=1 tools/check.c=2 tools/check_file.c=1 \
 	tools/devkms_crypto.c=1
 counted strcpy src/awscred.c=4 src/kms.c=1 src/kms_aws.c=1 src/kms_aws_endpoint.c=3 src/kms_keyfile.c=6
 counted strcat src/kms_aws_endpoint.c=1

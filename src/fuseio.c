@@ -89,10 +89,15 @@ bool fuseio_parse_kill(const void *request, size_t n)
 
 static ssize_t hook_read(int fd, void *buf, size_t size, void *userdata)
 {
-	ssize_t n = read(fd, buf, size);
+	static _Thread_local size_t last;
 	struct fuseio_offer offer;
+	ssize_t n;
 
 	(void)userdata;
+	/* libfuse gives each thread one buffer for good: names and data of the last request must not wait in it for the next. */
+	explicit_bzero(buf, last < size ? last : size);
+	n = read(fd, buf, size);
+	last = n > 0 ? (size_t)n : 0;
 	if (n <= 0)
 		return n;
 	kill_suidgid = fuseio_parse_kill(buf, (size_t)n);

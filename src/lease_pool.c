@@ -270,9 +270,10 @@ static void run_make(struct lease_keys *k, struct call *c)
 
 void lease_pool_expire(struct lease_keys *k, uint64_t now, bool all, struct lease_waiter **late)
 {
-	while (k->wanting && (all || now >= k->wanting->deadline)) {
-		struct lease_waiter *w = pop_wanting(k);
+	struct lease_waiter *w;
 
+	while ((w = k->wanting) && (all || now >= w->deadline)) {
+		(void)pop_wanting(k);
 		w->next = *late;
 		*late = w;
 	}

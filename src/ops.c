@@ -57,6 +57,7 @@ static void task_free(struct task *t)
 		explicit_bzero((void *)(uintptr_t)t->data, t->size); // NOLINT(performance-no-int-to-ptr)
 		free((void *)(uintptr_t)t->data);                    // NOLINT(performance-no-int-to-ptr)
 	}
+	explicit_bzero(t->name, sizeof(t->name));
 	free(t);
 }
 
@@ -170,12 +171,8 @@ static void task_ready(struct lease_waiter *w)
 	task_finish(t, r);
 }
 
-void task_start(struct task *t)
+static void task_park(const struct task *t)
 {
-	int r = task_attempt(t);
-
-	if (r == 0)
-		return;
 	struct task *h = task_copy(t);
 
 	if (!h) {
@@ -184,6 +181,13 @@ void task_start(struct task *t)
 	}
 	atomic_fetch_add_explicit(&t->fs->parked, 1, memory_order_relaxed);
 	task_finish(h, task_attempt(h));
+}
+
+void task_start(struct task *t)
+{
+	if (task_attempt(t))
+		task_park(t);
+	explicit_bzero(t->name, sizeof(t->name));
 }
 
 static void key_fill(struct task *t, struct file_key *fk)

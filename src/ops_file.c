@@ -386,8 +386,6 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 	t.size = size;
 	t.off = (uint64_t)off;
 	task_start(&t);
-	/* The request buffer is libfuse's and lives on: it must not keep plaintext. */
-	explicit_bzero((void *)(uintptr_t)buf, size); // NOLINT(performance-no-int-to-ptr)
 }
 
 static int run_flush(struct task *t)

@@ -17,11 +17,19 @@
 /* Deepest chain of records: data, group, L1, L2, root; one level a round, and two more for drops. */
 #define ROUNDS 8
 
-enum step { STEP_FLUSH, STEP_FLUSH_HINT, STEP_BEGIN, STEP_END };
+enum step { STEP_FLUSH, STEP_FLUSH_HINT, STEP_BEGIN, STEP_END, STEP_END_FAILED };
+
+struct job {
+	struct inode *inode; /* our ref */
+	struct state *state;
+	uint64_t mark;
+	bool begun;
+};
 
 /* One step on one file with its key. */
-static int step(struct fs *fs, struct file *f, enum step what, uint64_t *mark, bool durable)
+static int step(struct fs *fs, struct job *job, enum step what)
 {
+	struct file *f = job->inode->file;
 	struct lease_key *key;
 	int r = keywait_enter_file(fs, f, &key);
 
@@ -35,22 +43,16 @@ static int step(struct fs *fs, struct file *f, enum step what, uint64_t *mark, b
 		r = file_flush(f, &fk, what == STEP_FLUSH_HINT);
 		break;
 	case STEP_BEGIN:
-		r = file_promote_begin(f, &fk, mark);
+		r = file_promote_begin(f, &fk, &job->mark);
 		break;
 	case STEP_END:
-		r = file_promote_end(f, &fk, *mark, durable);
+	case STEP_END_FAILED:
+		r = file_promote_end(f, &fk, job->mark, what == STEP_END);
 		break;
 	}
 	keywait_leave(fs, key);
 	return r;
 }
-
-struct job {
-	struct inode *inode; /* our ref */
-	struct state *state;
-	uint64_t mark;
-	bool closed, begun;
-};
 
 /* Takes queued states for work: all of them, or those dirty for long enough. */
 static size_t take(struct fs *fs, struct job *jobs, size_t max, uint64_t older_than)
@@ -114,7 +116,7 @@ static void flush_old(struct fs *fs)
 		struct file *f = jobs[i].inode->file;
 
 		if (file_dirty(f))
-			(void)step(fs, f, nobody_has_open(jobs[i].inode) ? STEP_FLUSH_HINT : STEP_FLUSH, NULL, false);
+			(void)step(fs, &jobs[i], nobody_has_open(jobs[i].inode) ? STEP_FLUSH_HINT : STEP_FLUSH);
 	}
 	give_back(fs, jobs, n);
 }
@@ -128,7 +130,7 @@ static size_t promote_round(struct fs *fs, struct job *jobs, size_t n)
 	for (size_t i = 0; i < n; i++) {
 		struct file *f = jobs[i].inode->file;
 
-		jobs[i].begun = file_pending(f) && step(fs, f, STEP_BEGIN, &jobs[i].mark, false) == 0;
+		jobs[i].begun = file_pending(f) && step(fs, &jobs[i], STEP_BEGIN) == 0;
 		begun += jobs[i].begun;
 	}
 	if (!begun)
@@ -142,7 +144,7 @@ static size_t promote_round(struct fs *fs, struct job *jobs, size_t n)
 	for (size_t i = 0; i < n; i++) {
 		struct file *f = jobs[i].inode->file;
 
-		if (jobs[i].begun && step(fs, f, STEP_END, &jobs[i].mark, durable) == 0 && durable)
+		if (jobs[i].begun && step(fs, &jobs[i], durable ? STEP_END : STEP_END_FAILED) == 0 && durable)
 			left += file_pending(f);
 	}
 	return left;
@@ -165,7 +167,7 @@ static bool promote(struct fs *fs, size_t *worked)
 	for (size_t i = 0; i < n; i++) {
 		struct file *f = jobs[i].inode->file;
 
-		if (step(fs, f, STEP_FLUSH_HINT, NULL, false) || file_pending(f) || file_dirty(f))
+		if (step(fs, &jobs[i], STEP_FLUSH_HINT) || file_pending(f) || file_dirty(f))
 			clean = false;
 	}
 	give_back(fs, jobs, n);

@@ -495,3 +495,49 @@ def test_unborn_files(mount):
     mount.remount()
     assert get(mount.path("truncated")) == get(mount.path("replaced")) == SMALL
     assert sorted(os.listdir(mount.plain)) == ["replaced", "truncated", "written"]
+
+
+CHECKED = {
+    "cut within page 0": "cut off within its header",
+    "page 0 random": "not a byokfs file, or its header is damaged",
+    "ident, byte 8": "not a byokfs file, or its header is damaged",
+    "ident, byte 16": "belongs to another store",
+    "ident, byte 32": "belongs to another key domain",
+    "both slots zeroed": "no sealed key in its header is intact",
+    "slot, byte 64": "no sealed key in its header is intact",
+    "both states zeroed": "neither state in its header is plausible",
+    "cut by a page": "is shorter",
+    "cut to one page": "is shorter",
+    "zero pages appended": "is longer",
+    "st_size + 1": "is longer",
+    "st_size - 1": "is shorter",
+}
+
+
+@pytest.mark.sanitizer
+def test_check_finds(mount):
+    """What shows without a key, each with its path and a word for it; one finding per file, exit code 7, and JSON that says the same."""
+    backing = lay_out(mount, CHECKED)
+    os.symlink("somewhere", mount.path("a link"))
+    link = backing_of(mount, "a link")
+    put(mount.path("l" * 200), SMALL)
+    long_name = next(os.path.join(mount.cipher, n) for n in os.listdir(mount.cipher) if n.startswith("L.") and not n.endswith(".n"))
+    mount.umount()
+    r = run(CTL, "check", mount.cipher)
+    assert r.code == 0 and "no damage" in r.out, r
+    for name in CHECKED:
+        CASES[name][0](backing[name])
+    relink(link, "/etc/passwd")
+    relink(long_name + ".n", os.readlink(long_name + ".n")[:-4])
+    wanted = {os.path.basename(backing[name]): word for name, word in CHECKED.items()}
+    wanted[os.path.basename(link)] = "a symlink that byokfs did not write"
+    wanted[os.path.basename(long_name)] = "does not belong to it"
+    r = run(CTL, "check", mount.cipher)
+    assert r.code == DAMAGE, r
+    lines = [line for line in r.out.splitlines() if line.startswith("damage: ")]
+    found = {line.split(": ")[1].split("/")[-1]: line for line in lines}
+    assert set(found) == set(wanted) and len(lines) == len(wanted), r
+    for name, word in wanted.items():
+        assert word in found[name], (word, found[name])
+    answer = json.loads(run(CTL, "check", "--json", mount.cipher).out)
+    assert answer["code"] == DAMAGE and answer["damage"] == len(wanted) == len(answer["findings"])

@@ -48,6 +48,9 @@ MUST_CHECK int file_peek(int fd, struct header_ident *, struct header_slot *);
 /* Reads and authenticates page 0. fd (O_RDWR, or O_RDONLY when params say so) is taken over on success. *hint_wrong: the backing's st_size did not
  * imply STATE's size; it has been set right unless readonly. */
 MUST_CHECK int file_open(struct file **out, int fd, const struct file_key *, const struct file_params *, bool *hint_wrong);
+/* A state opened readonly may write from now on: fd (O_RDWR, of the same file; the caller keeps it) takes the place of its own. Anything may be
+ * running on the file meanwhile. */
+MUST_CHECK int file_make_writable(struct file *, int fd);
 /* Frees the state and closes fd. Nothing is written: flush first. NULL is fine. */
 void file_close(struct file *);
 

@@ -23,6 +23,7 @@ struct states;
 struct fs_params {
 	double timeout;      /* seconds the kernel may keep attributes and entries; at most the lease */
 	bool readonly;       /* the mount */
+	bool noatime;        /* reading moves no access time */
 	bool writeback;
 	bool commit_strict;
 	bool multiuser;      /* root: set owners, POSIX ACLs */
@@ -202,5 +203,7 @@ void fs_describe_in(struct fs *);
 void fs_describe(void *inode, char *out, size_t size);
 /* Says in the log, once, that this object is refused and why. Between enter and leave. */
 void fs_damaged(struct inode *, const char *why);
+/* The same for a key that did not come; the lease module has logged why, but knows no names. */
+void fs_key_refused(struct fs *, struct inode *);
 
 #endif

@@ -4,6 +4,7 @@
 #include "file.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -258,6 +259,24 @@ int file_open(struct file **out, int fd, const struct file_key *key, const struc
 	}
 	*out = f;
 	return 0;
+}
+
+int file_make_writable(struct file *f, int fd)
+{
+	uint64_t hint;
+	int rc;
+
+	(void)pthread_rwlock_wrlock(&f->content);
+	rc = dup3(fd, f->fd, O_CLOEXEC) < 0 ? -errno : 0;
+	if (rc == 0 && f->params.readonly) {
+		f->params.readonly = false;
+		hint = layout_hint(f->size, f->inlined);
+		f->want_hint = f->want_hint || f->st_size != hint;
+		f->repair = f->st_size / LAYOUT_PAGE > hint / LAYOUT_PAGE;
+		file_publish(f);
+	}
+	(void)pthread_rwlock_unlock(&f->content);
+	return rc;
 }
 
 void file_close(struct file *f)

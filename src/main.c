@@ -227,6 +227,7 @@ static int open_fs(struct daemon *d)
 	fs->params = (struct fs_params){
 		.timeout = d->config.mount.attr_timeout_ms / 1000.0,
 		.readonly = d->options.readonly,
+		.noatime = d->options.noatime,
 		.writeback = d->config.mount.writeback && !d->options.readonly,
 		.commit_strict = d->config.mount.commit_strict,
 		.multiuser = geteuid() == 0,

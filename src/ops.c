@@ -156,11 +156,27 @@ static void task_finish(struct task *t, int r)
 	task_free(t);
 }
 
+static void key_refused(struct task *t)
+{
+	struct fs *fs = t->fs;
+	/* With a name it is about a file to be made in there. */
+	struct inode *inode = t->name[0] ? NULL : fs_inode(fs, t->ino);
+
+	if (!inode)
+		return;
+	if (!lease_enter(fs->lease, LEASE_WORK)) {
+		fs_key_refused(fs, inode);
+		lease_leave(fs->lease, LEASE_WORK);
+	}
+	inode_put(fs->inodes, inode);
+}
+
 static void task_ready(struct lease_waiter *w)
 {
 	struct task *t = (struct task *)(void *)((char *)w - offsetof(struct task, waiter));
 
 	if (w->result) {
+		key_refused(t);
 		task_finish(t, w->result);
 		return;
 	}

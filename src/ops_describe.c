@@ -1,4 +1,5 @@
-/* Which file is it? Damage is met by inode number; the administrator knows paths. The way back is slow and taken only for a log line. */
+/* Which file is it? Damage is met by inode number, the administrator knows paths. The way back is slow, and taken
+ * only for a log line. */
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
@@ -56,6 +57,16 @@ void fs_describe(void *arg, char *out, size_t size)
 		(void)snprintf(out, size, "a file (in the store '%s')", tail(backing));
 	else
 		(void)snprintf(out, size, "'%s' (in the store '%s')", tail(plain), tail(backing));
+}
+
+/* Only when the key service works, yet not for this file: an outage is no news of each file. */
+void fs_key_refused(struct fs *fs, struct inode *inode)
+{
+	struct lease_status st;
+
+	lease_status(fs->lease, &st);
+	if (st.state == LEASE_OPEN && st.answer == KMS_OK)
+		fs_damaged(inode, "its sealed key could not be opened");
 }
 
 void fs_damaged(struct inode *inode, const char *why)

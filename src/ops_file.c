@@ -59,8 +59,11 @@ static int create_backing(struct task *t, struct birth *b)
 
 	if (!r)
 		r = dir_create(&b->d.dir, t->name, len, b->page, b->b.mode & 07777, &b->b.owner, &b->fd, &b->st);
-	if (!r)
+	if (!r) {
 		r = fs_birth_acl(t->fs, &b->b, b->fd, b->ident.file);
+		if (r && dir_unlink(&b->d.dir, t->name, len))
+			log_warn("cannot remove a file whose ACL could not be stored");
+	}
 	if (!r)
 		r = fs_entry(t->fs, &b->d, entry.entry, &b->st, &b->e, &b->inode);
 	if (r)
@@ -305,7 +308,7 @@ static void touch(const struct fs *fs, struct handle *h, int fd)
 	char c;
 	int flags;
 
-	if (fs->params.readonly || atomic_exchange_explicit(&h->touched, true, memory_order_relaxed))
+	if (fs->params.readonly || fs->params.noatime || atomic_exchange_explicit(&h->touched, true, memory_order_relaxed))
 		return;
 	flags = fcntl(fd, F_GETFL);
 	if (flags < 0 || !(flags & O_NOATIME) || fcntl(fd, F_SETFL, flags & ~O_NOATIME))

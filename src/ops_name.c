@@ -7,6 +7,7 @@
 
 #include "acl.h"
 #include "fs.h"
+#include "log.h"
 #include "newborn.h"
 #include "state.h"
 #include "xattr.h"
@@ -148,8 +149,11 @@ static int mkdir_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *
 		r = dir_mkdir(&d.dir, name, strlen(name), b.mode & 07777, &b.owner, 0, &st);
 	if (!r)
 		r = entry_name(&d, name, entry);
-	if (!r)
+	if (!r) {
 		r = mkdir_acl(fs, &b, &d, entry);
+		if (r && dir_rmdir(&d.dir, name, strlen(name)))
+			log_warn("cannot remove a directory whose ACL could not be stored");
+	}
 	if (!r)
 		r = reply_newborn(fs, req, &d, entry, &st);
 	fs_birth_free(&b);

@@ -92,6 +92,8 @@ static int take_word(struct options *o, struct words *w, char *word)
 		o->readonly = true;
 		return hand_on(w, word);
 	}
+	if (strcmp(word, "noatime") == 0)
+		o->noatime = true;
 	if (listed(word, ignored, sizeof(ignored) / sizeof(*ignored)) || strncmp(word, "x-", 2) == 0 ||
 	    strncmp(word, "comment=", 8) == 0 || *word == '\0')
 		return 0;

@@ -10,7 +10,7 @@ struct options {
 	const char *program;
 	const char *config_path; /* NULL: the usual places */
 	char *store, *mountpoint; /* real paths, malloc'ed */
-	bool foreground, debug, fake, readonly;
+	bool foreground, debug, fake, readonly, noatime;
 	struct fuse_args args; /* for fuse_session_new */
 };
 

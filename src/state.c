@@ -228,19 +228,18 @@ static int load_locked(struct fs *fs, struct inode *inode, int *fd, bool readonl
 	return r;
 }
 
-/* A state that was loaded from a read-only descriptor gives way to one that can write. */
-static struct file *replace_readonly(struct fs *fs, struct inode *inode, bool readonly)
+/* inode->lock is held. A state that was loaded from a read-only descriptor gets a better one. */
+static int make_writable(struct inode *inode, int fd)
 {
-	struct state *st = state_of(inode);
+	int r = file_make_writable(inode->file, fd);
 
-	if (!inode->file || readonly || !st->readonly)
-		return NULL;
-	return detach(fs, inode);
+	if (!r)
+		state_of(inode)->readonly = false;
+	return r;
 }
 
-/* As load_locked, but takes the lock, and the ref that a state holds. *old: a state to close afterwards. */
-static int load_once(struct fs *fs, struct inode *inode, int *fd, bool readonly, const struct file_key *fk,
-    struct file **old, struct file **out)
+/* As load_locked, but takes the lock, and the ref that a state holds. */
+static int load_once(struct fs *fs, struct inode *inode, int *fd, bool readonly, const struct file_key *fk, struct file **out)
 {
 	struct inode *ref = fs_inode(fs, inode->nodeid);
 	int r = 0;
@@ -248,11 +247,12 @@ static int load_once(struct fs *fs, struct inode *inode, int *fd, bool readonly,
 	if (!ref)
 		return -ESTALE;
 	pthread_mutex_lock(&inode->lock);
-	*old = replace_readonly(fs, inode, readonly);
 	if (!inode->file) {
 		r = load_locked(fs, inode, fd, readonly, fk);
 		if (!r)
 			ref = NULL;
+	} else if (state_of(inode)->readonly && !readonly) {
+		r = make_writable(inode, *fd);
 	}
 	if (!r) {
 		inode->opens++;
@@ -287,15 +287,11 @@ static int load(struct task *t, struct inode *inode, bool write, struct file **o
 		return -EIO;
 	}
 	r = task_key_for(t, &ident, &slot, &fk);
+	if (r == -EIO)
+		fs_key_refused(fs, inode);
 	if (r)
 		return r;
-	struct file *old = NULL;
-
-	r = load_once(fs, inode, &fd, readonly, &fk, &old, out);
-	if (old) {
-		file_close(old);
-		inode_put(fs->inodes, inode);
-	}
+	r = load_once(fs, inode, &fd, readonly, &fk, out);
 	if (r == -ESTALE)
 		inode_detach(fs->inodes, inode);
 	return r;

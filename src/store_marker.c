@@ -141,10 +141,12 @@ void store_doubt_done(struct store *s)
 
 /* ---- our own */
 
-/* A full disk must be mounted to be emptied. A marker that says nothing puts every file in doubt, which is always right. */
+/* A full disk must be mounted to be emptied. A marker that says nothing puts every file in doubt: that is never
+ * wrong. */
 static int marker_blank(const struct store *s)
 {
-	log_warn("store '%s': no room for a mount marker: should this mount not end cleanly, the next one checks every size", s->path);
+	log_warn("store '%s': no room for a mount marker: after an unclean end the next mount checks every size",
+	    s->path);
 	return ftruncate(s->marker_fd, 0) || fsync(s->marker_fd) ? -errno : 0;
 }
 

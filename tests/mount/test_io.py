@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from conftest import LIBC, wait_until
+from conftest import LIBC, Mount, wait_until
 from posix_tools import (BIG, BOTH, COLLAPSE_RANGE, INSERT_RANGE, KEEP_SIZE, PUNCH_HOLE, VARIANTS, ZERO_RANGE, check, compile_c, d, fallocate, mounted,
                          raises, read, run, variant_fixture, write)
 
@@ -550,3 +550,40 @@ def test_killed_writers(d):
     data = read(f)
     assert data == b"k" * len(data)
     check(LIBC.truncate(os.fsencode(f), 0))
+
+
+def test_a_backing_that_becomes_writable(shared_devkms, tmp_path):
+    """A file that was opened while its storage was read-only can be written once the storage can, under its readers' hands."""
+    backing = tmp_path / "backing"
+    backing.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", backing)
+    m = Mount(backing, shared_devkms, probe="10s", lease="30s")
+    try:
+        m.mount()
+        f = write(m.path("f"), b"x" * 30_000)
+        m.remount()
+        run("mount", "-o", "remount,ro", backing)
+        r = os.open(f, os.O_RDONLY)
+        assert os.pread(r, 3, 20_000) == b"xxx"
+        raises(errno.EROFS, os.open, f, os.O_RDWR)
+        raises(errno.EROFS, os.open, m.path("new"), os.O_RDWR | os.O_CREAT)
+        run("mount", "-o", "remount,rw", backing)
+
+        def reader():
+            for i in range(3000):
+                assert set(os.pread(r, 5000, i % 25_000)) <= {ord("x"), ord("y")}
+
+        def writer():
+            fd = os.open(f, os.O_RDWR)
+            for i in range(30):
+                os.pwrite(fd, b"y" * 1000, i * 1000)
+                os.fsync(fd)
+            os.close(fd)
+        forked(reader, writer, reader)
+        os.close(r)
+        m.remount()
+        assert read(f) == b"y" * 30_000
+        m.umount()
+    finally:
+        m.close()
+        run("umount", "-l", backing)

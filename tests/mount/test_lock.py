@@ -210,6 +210,7 @@ def test_every_way_in_is_closed(mount, mapper, fds, devkms):
     assert m.ask("p", 5 * PAGE) == "77"  # the process's own copy: nobody can take it back
     # What must go on.
     assert os.statvfs(mount.plain).f_bsize > 0 and os.path.ismount(mount.plain)
+    assert err(os.stat, mount.plain) == err(os.lstat, mount.plain) == 0
     for path in ("open", "d"):
         assert err(os.open, mount.path(path), os.O_RDONLY) == errno.EIO
     assert err(os.close, os.dup(tree.fd)) == 0

@@ -22,24 +22,29 @@ def regions(pid):
                 yield start, end, name
 
 
+CHUNK = 1 << 20
+
+
 def scan(pid, needles):
-    """Which of the needles {name: bytes} are in the process's memory: {name: region}. Also how much was looked at."""
+    """Which of the needles {name: bytes} are in the process's memory: {name: region}. Also how much was looked at and could not be."""
     found, looked, refused = {}, 0, 0
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as f:
         for start, end, name in regions(pid):
             tail = b""
-            for at in range(start, end, 4 << 20):
+            for at in range(start, end, CHUNK):
+                size = min(CHUNK, end - at)
                 try:
-                    chunk = os.pread(f.fileno(), min(4 << 20, end - at), at)
+                    chunk = os.pread(f.fileno(), size, at)
                 except OSError:
-                    refused += min(4 << 20, end - at)
-                    tail = b""
+                    refused, tail = refused + size, b""
                     continue
                 looked += len(chunk)
+                chunk, tail = tail + chunk, chunk[-256:]
+                if chunk.count(0) == len(chunk):
+                    continue
                 for what, needle in needles.items():
-                    if needle in tail + chunk:
+                    if needle in chunk:
                         found.setdefault(what, name or "anonymous")
-                tail = chunk[-128:]
     return found, looked, refused
 
 
@@ -76,7 +81,6 @@ def secrets_of(mount, names):
     return out
 
 
-@pytest.mark.skipif(bool(os.environ.get("ASAN_BUILD")), reason="shadow memory is not ours")
 @pytest.mark.parametrize("seal", ["file", "domain"])
 def test_nothing_is_left_after_a_lock(make_mount, devkms, seal):
     mount = make_mount(seal, devkms, init=(f"--seal={seal}",)).mount()
@@ -109,11 +113,13 @@ def test_nothing_is_left_after_a_lock(make_mount, devkms, seal):
     pid = mount.process.pid
     control = {"store path": mount.cipher.encode()}
     before, looked, refused = scan(pid, {**needles, **control})
-    assert "store path" in before and looked > 1 << 20, "the scan sees nothing at all"
+    # The scan sees what is there: while the domain is open its keys are found.
+    visible = [what for what in needles if what.startswith(("domain names", "domain xattrs")) or " page[" in what]
+    assert len(visible) == 6 + 4 and set(visible) | {"store path"} <= set(before), sorted(before)
     devkms.disable()
     wait_until(lambda: mount.state() == "locked")
     after, looked, refused = scan(pid, {**needles, **control})
-    say(f"scanned {looked >> 20} MiB, {refused >> 10} KiB unreadable; found before: {sorted(before)}, after: {len(after) - 1}")
+    say(f"scanned {looked >> 20} MiB, {refused >> 10} KiB unreadable; secrets found while open: {len(before) - 1}, locked: {len(after) - 1}")
     assert "store path" in after
     del after["store path"]
     assert after == {}

@@ -148,7 +148,7 @@ TRANSIENT = {
 def test_trouble_that_nobody_notices(files, devkms, what):
     mount = files.mount
     devkms.fault(**TRANSIENT[what])
-    end = time.monotonic() + 2 * LEASE
+    end = time.monotonic() + 1.5 * LEASE
     cold = set(os.listdir(mount.plain)) - {"hot"}
     tries = 0
     while time.monotonic() < end:

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from conftest import LIBC
-from posix_tools import (AT_FDCWD, AT_SYMLINK_FOLLOW, BOTH, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, VARIANTS, check, d, mounted,
+from posix_tools import (AT_FDCWD, AT_SYMLINK_FOLLOW, REFERENCE, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, VARIANTS, check, d, mounted,
                          raises, read, renameat2, run, variant_fixture, write)
 
 fs = variant_fixture(list(VARIANTS))
@@ -296,6 +296,34 @@ def test_times(fs, d):
     same()
     os.utime(f, ns=(-1_500_000_000, -2_000_000_001))
     assert os.stat(f).st_mtime_ns == -2_000_000_001
+
+
+@pytest.mark.sanitizer
+@pytest.mark.parametrize("option", ["relatime", "noatime"])
+def test_reading_moves_atime_as_mounted(shared_devkms, option):
+    """A user's read does, by the backing's rules (relatime, unless it is mounted otherwise); our own reads for others never do."""
+    with mounted(kms=shared_devkms, options=["noatime"] if option == "noatime" else []) as m:
+        f = write(m.path("f"), b"x" * 20_000)
+        os.utime(f, ns=(1_000_000_000, 2_000_000_000))
+        m.remount()
+        ctime = os.stat(f).st_ctime_ns
+        fd = os.open(f, os.O_RDWR)
+        os.lseek(fd, 0, os.SEEK_DATA)
+        os.fsync(fd)
+        assert os.fstat(fd).st_atime_ns == 1_000_000_000
+        assert os.pread(fd, 5, 10_000) == b"xxxxx"
+        st = os.fstat(fd)
+        backing = run("findmnt", "-no", "OPTIONS", "-T", m.cipher).stdout if not REFERENCE else ""
+        if option == "noatime" or "noatime" in backing:
+            assert st.st_atime_ns == 1_000_000_000
+        else:
+            assert st.st_atime_ns > 2_000_000_000
+        assert st.st_ctime_ns == ctime and st.st_mtime_ns == 2_000_000_000
+        os.utime(fd, ns=(1_000_000_000, 2_000_000_000))
+        os.pwrite(fd, b"y", 5000)  # a partial page: read, merged, written
+        os.fsync(fd)
+        assert os.fstat(fd).st_atime_ns == 1_000_000_000
+        os.close(fd)
 
 
 def utimensat(path, a, m, flags=0):

@@ -85,7 +85,8 @@ void inode_detach(struct inode_table *, struct inode *);
 
 /* The inode of the object with this stat, with a ref, if the kernel knows it; else NULL. */
 struct inode *inode_find(struct inode_table *, const struct stat *);
-/* We took the object's last name. Whoever has it open may go on: *fd (O_PATH, taken over; -1: none) leads to it until the kernel forgets it. */
+/* We took the object's last name. Whoever has it open may go on: *fd (O_PATH, taken over; -1: none) leads to it until
+ * the kernel forgets it. */
 void inode_removed(struct inode *, int *fd);
 
 /* A new descriptor of the object with these open(2) flags (O_CLOEXEC is added; O_NOFOLLOW semantics kept: the type must be the one looked up, else -EIO).

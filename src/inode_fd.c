@@ -114,6 +114,7 @@ void inode_removed(struct inode *i, int *fd)
 	if (*fd >= 0 && atomic_compare_exchange_strong(&i->held, &none, *fd))
 		*fd = -1;
 	cleanup_fd(fd);
+	*fd = -1;
 }
 
 void identity_drop(struct inode *i)
@@ -155,8 +156,9 @@ static int open_identity(const struct inode_table *t, struct inode *i, int flags
 	return fd < 0 ? -errno : fd;
 }
 
-/* Without root's rights the backing holds a mode against us that the mount's user is not bound by: write-only files must be read, and
- * directories that may be searched but not listed must be opened. The owner's bits are lent for the time of the open. */
+/* Without root's rights the backing holds a mode against us that the mount's user is not bound by: write-only files
+ * must be read, and directories that may be searched but not listed must be opened. The owner's bits are lent for the
+ * time of the open. */
 static int open_lending(const struct inode_table *t, struct inode *i, int flags)
 {
 	CLEANUP_FD int path = open_identity(t, i, O_PATH);

@@ -1,4 +1,4 @@
-/* What a new object inherits from its directory: owner, group, setgid, and the default ACL.        */
+/* What a new object inherits from its directory: owner, group, setgid, and the default ACL. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,7 +63,8 @@ static int birth_acl(struct fs_birth *b, mode_t mode, const uint8_t *acl, size_t
 	return 0;
 }
 
-int fs_birth(struct fs *fs, const struct fs_dir *d, mode_t mode, mode_t umask_, uid_t uid, gid_t gid, struct fs_birth *out)
+int fs_birth(struct fs *fs, const struct fs_dir *d, mode_t mode, mode_t umask_, uid_t uid, gid_t gid,
+    struct fs_birth *out)
 {
 	CLEANUP_FREE uint8_t *acl = NULL;
 	struct stat st;

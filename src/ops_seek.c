@@ -1,7 +1,7 @@
-/* SEEK_DATA and SEEK_HOLE. With the writeback cache the kernel may hold data, and a size, that we have not seen, and it does not write
- * them back before it asks. So when somebody has the file open for writing, the kernel is told to drop its pages, which writes
- * them first, and the question is answered afterwards. That notification waits for WRITE requests, hence for our own workers; a
- * thread of its own does it, started when it is needed first.                                                              */
+/* SEEK_DATA and SEEK_HOLE. With the writeback cache the kernel may hold data, and a size, that we have not seen, and
+ * it does not write them back before it asks. So when somebody has the file open for writing, the kernel is told to
+ * drop its pages, which writes them first, and the question is answered afterwards. That notification waits for WRITE
+ * requests, hence for our own workers; a thread of its own does it, started when it is needed first. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

@@ -407,7 +407,7 @@ def test_postgresql(shared_devkms):
             pg.process.wait()
             bench.wait(60)
             pidfile = os.path.join(inner, "postmaster.pid")
-            wait_until(lambda: not any(f"postgres: " in c and inner in w for c, w in processes()), 30, 0.1)
+            wait_until(lambda: not any("postgres: " in c and inner in w for c, w in processes()), 30, 0.1)
             if os.path.exists(pidfile):
                 os.unlink(pidfile)
             pg.start()

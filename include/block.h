@@ -48,7 +48,7 @@ MUST_CHECK int block_open(struct block_run *, enum unit_type, uint64_t index, co
 
 /* The root of page 0: meta 16 | ct 1504 | tag 16, type R, index = seq, ver = clock. */
 #define BLOCK_ROOT_TEXT 1504u
-#define BLOCK_ROOT (16u + BLOCK_ROOT_TEXT + 16u)
+#define BLOCK_ROOT      (16u + BLOCK_ROOT_TEXT + 16u)
 MUST_CHECK int block_seal_root(struct block_run *, uint64_t seq, uint64_t clock,
     const uint8_t text[static BLOCK_ROOT_TEXT], uint8_t out[static BLOCK_ROOT]);
 /* ver must equal clock. */

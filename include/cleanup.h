@@ -32,14 +32,14 @@ static inline void cleanup_unlock(pthread_mutex_t **m)
 /* Frees with free(3) when the scope ends. */
 #define CLEANUP_FREE __attribute__((cleanup(cleanup_free)))
 /* Closes when the scope ends; -1 is the empty value. */
-#define CLEANUP_FD __attribute__((cleanup(cleanup_fd)))
+#define CLEANUP_FD   __attribute__((cleanup(cleanup_fd)))
 
 /* An array or struct on the stack that is wiped when the scope ends, whatever the path. */
 #define CLEANUP_WIPE(type) __attribute__((cleanup(cleanup_wipe_##type)))
-#define DEFINE_CLEANUP_WIPE(type)                                                                  \
-	static inline void cleanup_wipe_##type(type *p)                                            \
-	{                                                                                          \
-		explicit_bzero(p, sizeof(*p));                                                     \
+#define DEFINE_CLEANUP_WIPE(type)                       \
+	static inline void cleanup_wipe_##type(type *p) \
+	{                                               \
+		explicit_bzero(p, sizeof(*p));          \
 	}
 
 struct wipe_scope {
@@ -53,20 +53,20 @@ static inline void cleanup_wipe_scope(const struct wipe_scope *w)
 }
 
 /* The same for a variable of any type, arrays included, from here to the end of its scope. */
-#define WIPE_SCOPE(var)                                                                            \
-	__attribute__((cleanup(cleanup_wipe_scope), unused))                                       \
+#define WIPE_SCOPE(var)                                      \
+	__attribute__((cleanup(cleanup_wipe_scope), unused)) \
 	const struct wipe_scope wipe_##var##_ = { &(var), sizeof(var) }
 
 /* Holds a mutex until the end of the enclosing scope. */
-#define LOCK_SCOPE(m)                                                                              \
-	__attribute__((cleanup(cleanup_unlock))) pthread_mutex_t *lock_scope_ = (m);               \
+#define LOCK_SCOPE(m)                                                                \
+	__attribute__((cleanup(cleanup_unlock))) pthread_mutex_t *lock_scope_ = (m); \
 	(void)pthread_mutex_lock(lock_scope_)
 
-#define steal_ptr(pp)                                                                              \
-	({                                                                                         \
-		__typeof__(*(pp)) stolen_ = *(pp);                                                 \
-		*(pp) = NULL;                                                                      \
-		stolen_;                                                                           \
+#define steal_ptr(pp)                              \
+	({                                         \
+		__typeof__(*(pp)) stolen_ = *(pp); \
+		*(pp) = NULL;                      \
+		stolen_;                           \
 	})
 
 static inline int steal_fd(int *fd)

@@ -7,10 +7,10 @@
 
 #include "cleanup.h"
 
-#define CONTEXT_ID 16u
-#define CONTEXT_EXTRA_MAX 8u     /* administrator's pairs */
+#define CONTEXT_ID          16u
+#define CONTEXT_EXTRA_MAX   8u /* administrator's pairs */
 #define CONTEXT_EXTRA_BYTES 1024u
-#define CONTEXT_PAIRS_MAX (4u + CONTEXT_EXTRA_MAX)
+#define CONTEXT_PAIRS_MAX   (4u + CONTEXT_EXTRA_MAX)
 #define CONTEXT_ENCODED_MAX 2048u
 
 enum context_use { CONTEXT_FILE, CONTEXT_DOMAIN, CONTEXT_PROBE };

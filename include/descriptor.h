@@ -13,10 +13,10 @@
 #include "kdf.h"
 #include "name.h"
 
-#define DESCRIPTOR_STORE_BYTES (16u << 20)
-#define DESCRIPTOR_DOMAIN_BYTES (256u << 10)
-#define DESCRIPTOR_BLOB_MAX 6144u
-#define DESCRIPTOR_KEY_MAX 2048u
+#define DESCRIPTOR_STORE_BYTES     (16u << 20)
+#define DESCRIPTOR_DOMAIN_BYTES    (256u << 10)
+#define DESCRIPTOR_BLOB_MAX        6144u
+#define DESCRIPTOR_KEY_MAX         2048u
 #define DESCRIPTOR_GENERATIONS_MAX 1024u /* about 9 MiB; no rotation keeps nearly as many */
 
 struct descriptor_domain_line {
@@ -31,7 +31,7 @@ struct descriptor_store {
 	int64_t created;
 	char by[64];
 	uint64_t seq;
-	size_t n; /* domains, ascending, first index 0 */
+	size_t n;                               /* domains, ascending, first index 0 */
 	struct descriptor_domain_line *domains; /* malloc'ed */
 	uint8_t mac[32];
 };
@@ -39,11 +39,11 @@ struct descriptor_store {
 enum descriptor_seal { SEAL_FILE, SEAL_DOMAIN };
 
 struct descriptor_slot {
-	uint64_t seq; /* 0: empty */
+	uint64_t seq;     /* 0: empty */
 	uint8_t provider; /* 1 aws, 2 vault, 3 keyfile, 4 pkcs11 */
 	char key[DESCRIPTOR_KEY_MAX + 1];
 	uint8_t material[32]; /* zero: the provider names none ("-") */
-	uint16_t context; /* generation */
+	uint16_t context;     /* generation */
 	int64_t sealed;
 	uint16_t blob_len, probe_len;
 	uint8_t blob[DESCRIPTOR_BLOB_MAX], probe[DESCRIPTOR_BLOB_MAX];
@@ -65,7 +65,7 @@ struct descriptor_domain {
 	int64_t rotated; /* 0: never ("-") */
 	size_t ngen;
 	struct descriptor_generation *gen; /* malloc'ed, ascending */
-	struct descriptor_slot slot[2]; /* a, b */
+	struct descriptor_slot slot[2];    /* a, b */
 };
 
 struct descriptor_marker {
@@ -80,14 +80,17 @@ struct descriptor_marker {
 MUST_CHECK int descriptor_store_parse(struct descriptor_store *out, const char *text, size_t len);
 MUST_CHECK int descriptor_domain_parse(struct descriptor_domain *out, const char *text, size_t len);
 MUST_CHECK int descriptor_marker_parse(struct descriptor_marker *out, const char *text, size_t len);
-/* Verify the mac of a parsed text under the key: re-prints the authenticated lines and compares. 0, -EBADMSG or -ENOMEM. */
+/* Verify the mac of a parsed text under the key: re-prints the authenticated lines and compares. 0, -EBADMSG or
+ * -ENOMEM. */
 MUST_CHECK int descriptor_store_verify(const struct descriptor_store *, const struct domain_keys *);
 MUST_CHECK int descriptor_domain_verify(const struct descriptor_domain *, const struct domain_keys *);
-/* malloc'ed text; *len without NUL. With keys the mac is computed (and stored in the struct); with NULL keys the struct's own mac is printed.
- * -EINVAL: a value that the grammar cannot express (no domain, no filled slot, two slots of one seq, a slot without blob,
- * probe, key or recorded generation, a time before 1970); -EFBIG: over the limit; -ENOMEM. */
+/* malloc'ed text; *len without NUL. With keys the mac is computed (and stored in the struct); with NULL keys the
+ * struct's own mac is printed. -EINVAL: a value that the grammar cannot express (no domain, no filled slot, two slots
+ * of one seq, a slot without blob, probe, key or recorded generation, a time before 1970); -EFBIG: over the limit;
+ * -ENOMEM. */
 MUST_CHECK int descriptor_store_print(struct descriptor_store *, const struct domain_keys *, char **text, size_t *len);
-MUST_CHECK int descriptor_domain_print(struct descriptor_domain *, const struct domain_keys *, char **text, size_t *len);
+MUST_CHECK int descriptor_domain_print(
+    struct descriptor_domain *, const struct domain_keys *, char **text, size_t *len);
 MUST_CHECK int descriptor_marker_print(const struct descriptor_marker *, char **text, size_t *len);
 /* Ruling slot: higher seq; NULL when none is filled. */
 const struct descriptor_slot *descriptor_ruling_slot(const struct descriptor_domain *);

@@ -1,8 +1,10 @@
-/* dir.h — names of one backing directory: encrypted entries, long names, links, special files, iteration (format.md 7, 7.1).
+/* dir.h — names of one backing directory: encrypted entries, long names, links, special files, iteration (format.md
+ * 7, 7.1).
  *
- * A struct dir is a borrowed view: an open descriptor (O_RDONLY|O_DIRECTORY), the directory id, and the domain's name keys. Nothing is locked; atomicity is the
- * backing's (link, renameat2). Names are plaintext, any bytes but '/' and NUL, len without NUL. All openings are O_NOFOLLOW|O_CLOEXEC and never leave the store.
- * Errors are the backing's -errno; -ENAMETOOLONG over 255 bytes; -EIO when what is there does not authenticate (logged).                                        */
+ * A struct dir is a borrowed view: an open descriptor (O_RDONLY|O_DIRECTORY), the directory id, and the domain's name
+ * keys. Nothing is locked; atomicity is the backing's (link, renameat2). Names are plaintext, any bytes but '/' and
+ * NUL, len without NUL. All openings are O_NOFOLLOW|O_CLOEXEC and never leave the store. Errors are the backing's
+ * -errno; -ENAMETOOLONG over 255 bytes; -EIO when what is there does not authenticate (logged). */
 #ifndef BYOKFS_DIR_H
 #define BYOKFS_DIR_H
 
@@ -19,42 +21,54 @@ struct dir {
 	const struct name_keys *names;
 };
 
-/* Owner of a new object. In a set-group-ID directory the group is the directory's whatever gid says, and a new directory inherits the bit. The process umask
- * must be 0; modes are set exactly. */
+/* Owner of a new object. In a set-group-ID directory the group is the directory's whatever gid says, and a new
+ * directory inherits the bit. The process umask must be 0; modes are set exactly. */
 struct dir_owner {
 	uid_t uid;
 	gid_t gid;
 	bool set; /* false: leave the creator's (unprivileged mount) */
 };
 
-/* Reads and verifies .byokfs.d of an open directory. -EIO when missing or wrong. domain_index must be the parent's or a known root's: caller's check. */
+/* Reads and verifies .byokfs.d of an open directory. -EIO when missing or wrong. domain_index must be the parent's or a
+ * known root's: caller's check. */
 MUST_CHECK int dir_read_id(int fd, const struct name_keys *, uint16_t *domain_index, uint8_t id[static 16]);
 
-/* The entry of a name and its lstat, the backing's own (sizes of files and links are not translated). entry (NAME_ENTRY_MAX+1 bytes, may be NULL) receives the backing name. -ENOENT. A long name's .n must match. */
+/* The entry of a name and its lstat, the backing's own (sizes of files and links are not translated). entry
+ * (NAME_ENTRY_MAX+1 bytes, may be NULL) receives the backing name. -ENOENT. A long name's .n must match. */
 MUST_CHECK int dir_stat(const struct dir *, const char *name, size_t len, struct stat *st, char *entry);
-/* Creates a regular file whose first page is page0 (4096 bytes) atomically under the name: -EEXIST when taken. *fd is O_RDWR. */
-MUST_CHECK int dir_create(const struct dir *, const char *name, size_t len, const uint8_t page0[static LAYOUT_PAGE], mode_t mode,
-    const struct dir_owner *, int *fd, struct stat *st);
+/* Creates a regular file whose first page is page0 (4096 bytes) atomically under the name: -EEXIST when taken. *fd is
+ * O_RDWR. */
+MUST_CHECK int dir_create(const struct dir *, const char *name, size_t len, const uint8_t page0[static LAYOUT_PAGE],
+    mode_t mode, const struct dir_owner *, int *fd, struct stat *st);
 /* A new directory with a fresh id. */
-MUST_CHECK int dir_mkdir(const struct dir *, const char *name, size_t len, mode_t mode, const struct dir_owner *, uint16_t domain_index, struct stat *st);
+MUST_CHECK int dir_mkdir(const struct dir *, const char *name, size_t len, mode_t mode, const struct dir_owner *,
+    uint16_t domain_index, struct stat *st);
 /* FIFOs, sockets, devices. */
-MUST_CHECK int dir_mknod(const struct dir *, const char *name, size_t len, mode_t mode, dev_t rdev, const struct dir_owner *, struct stat *st);
-MUST_CHECK int dir_symlink(const struct dir *, const char *name, size_t len, const char *target, size_t targetlen, const struct dir_owner *, struct stat *st);
-/* Target of the symlink `entry` relative to fd (entry "" with an O_PATH fd of the link itself). out holds NAME_LINK_MAX+1; returns the length. */
+MUST_CHECK int dir_mknod(const struct dir *, const char *name, size_t len, mode_t mode, dev_t rdev,
+    const struct dir_owner *, struct stat *st);
+MUST_CHECK int dir_symlink(const struct dir *, const char *name, size_t len, const char *target, size_t targetlen,
+    const struct dir_owner *, struct stat *st);
+/* Target of the symlink `entry` relative to fd (entry "" with an O_PATH fd of the link itself). out holds
+ * NAME_LINK_MAX+1; returns the length. */
 MUST_CHECK int dir_readlink(int fd, const char *entry, const struct name_keys *, char *out);
 /* Hard link to the inode behind srcfd (any descriptor, O_PATH too). */
 MUST_CHECK int dir_link(const struct dir *, const char *name, size_t len, int srcfd, struct stat *st);
 MUST_CHECK int dir_unlink(const struct dir *, const char *name, size_t len);
-/* -ENOTEMPTY by the plaintext view (entries that are not ours count, with a log line); rename-away, check again, remove (7.1). */
+/* -ENOTEMPTY by the plaintext view (entries that are not ours count, with a log line); rename-away, check again, remove
+ * (7.1). */
 MUST_CHECK int dir_rmdir(const struct dir *, const char *name, size_t len);
-/* flags: 0, RENAME_NOREPLACE, RENAME_EXCHANGE; RENAME_WHITEOUT -EINVAL. Replacing an empty directory as rename(2) does. Same domain only (caller's check). */
-MUST_CHECK int dir_rename(const struct dir *from, const char *name, size_t len, const struct dir *to, const char *newname, size_t newlen, unsigned flags);
+/* flags: 0, RENAME_NOREPLACE, RENAME_EXCHANGE; RENAME_WHITEOUT -EINVAL. Replacing an empty directory as rename(2) does.
+ * Same domain only (caller's check). */
+MUST_CHECK int dir_rename(const struct dir *from, const char *name, size_t len, const struct dir *to,
+    const char *newname, size_t newlen, unsigned flags);
 
-/* Plain path of what lies at this path below the root of a store, for log lines: 0, or -errno when a part of it does not decrypt. */
+/* Plain path of what lies at this path below the root of a store, for log lines: 0, or -errno when a part of it does
+ * not decrypt. */
 MUST_CHECK int dir_plain_path(int root_fd, const struct name_keys *, const char *backing, char *out, size_t size);
 
-/* Iteration over plaintext entries. The stream owns its own descriptor; positions are the backing's d_off, valid across rewinds and for the life of the stream.
- * Names that do not decrypt are skipped with one log line per stream. "." and ".." are not produced. One thread at a time. */
+/* Iteration over plaintext entries. The stream owns its own descriptor; positions are the backing's d_off, valid across
+ * rewinds and for the life of the stream. Names that do not decrypt are skipped with one log line per stream. "." and
+ * ".." are not produced. One thread at a time. */
 struct dir_stream;
 struct dir_item {
 	char name[NAME_MAX_PLAIN + 1];
@@ -65,7 +79,8 @@ struct dir_item {
 	int64_t next;                   /* position after this entry, never 0 */
 };
 MUST_CHECK int dir_stream_open(struct dir_stream **out, const struct dir *);
-/* 1 an item, 0 end, -errno. pos: where to go on (0 start, else a `next`). names are passed anew: after a lock they are other keys. */
+/* 1 an item, 0 end, -errno. pos: where to go on (0 start, else a `next`). names are passed anew: after a lock they are
+ * other keys. */
 MUST_CHECK int dir_stream_next(struct dir_stream *, const struct name_keys *, int64_t pos, struct dir_item *out);
 /* Wipes plaintext it holds (lock). */
 void dir_stream_wipe(struct dir_stream *);

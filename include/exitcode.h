@@ -12,7 +12,7 @@ enum exitcode {
 	EXIT_UNREACHABLE = 6, /* the KMS cannot be reached */
 	EXIT_DAMAGE = 7,
 	EXIT_NO_MOUNT = 8,
-	EXIT_ALREADY = 9,     /* already done, or in progress */
+	EXIT_ALREADY = 9, /* already done, or in progress */
 };
 
 #endif

@@ -1,15 +1,16 @@
 /* file.h — one file's plaintext over its backing file: read, write, truncate, commit (format.md 3 to 6).
  *
- * A struct file is the state of one tenure: clock, page 0, cached nodes, versions known. There is at most one per backing file
- * (the inode owns it). It never asks for a key: every call that needs one takes it, and runs between lease_enter and lease_leave.
+ * A struct file is the state of one tenure: clock, page 0, cached nodes, versions known. There is at most one per
+ * backing file (the inode owns it). It never asks for a key: every call that needs one takes it, and runs between
+ * lease_enter and lease_leave.
  *
- * Principle: permissive before, restrictive after (format.md 5). Locks, inside only: a content rwlock (readers share; writers, truncation
- * and commit are exclusive), then a node-cache mutex. fsync and promotion flush with neither held; only what cannot go on without a flush
- * (dclock + W reached, an inline file becoming paged, repair of the end, growth over a pending drop, more than 2048 nodes with
- * work left, a new slot) flushes inside.
+ * Principle: permissive before, restrictive after (format.md 5). Locks, inside only: a content rwlock (readers share;
+ * writers, truncation and commit are exclusive), then a node-cache mutex. fsync and promotion flush with neither held;
+ * only what cannot go on without a flush (dclock + W reached, an inline file becoming paged, repair of the end, growth
+ * over a pending drop, more than 2048 nodes with work left, a new slot) flushes inside.
  *
- * Sizes and offsets are plaintext bytes. Errors are -errno: -EIO for anything that does not authenticate (logged once, with the unit),
- * -EFBIG beyond LAYOUT_SIZE_MAX, else the backing's own (ENOSPC, EDQUOT, EROFS).                                                    */
+ * Sizes and offsets are plaintext bytes. Errors are -errno: -EIO for anything that does not authenticate (logged once,
+ * with the unit), -EFBIG beyond LAYOUT_SIZE_MAX, else the backing's own (ENOSPC, EDQUOT, EROFS). */
 #ifndef BYOKFS_FILE_H
 #define BYOKFS_FILE_H
 
@@ -32,24 +33,28 @@ struct file_key {
 struct file_params {
 	bool readonly;      /* never writes, not even hints */
 	bool commit_strict; /* format.md 5.3 */
-	/* Names the file in log lines (cipher path, plain path if known); called rarely, on errors only, with this file's locks held: it must not
-	 * call back. May be NULL. */
+	/* Names the file in log lines (cipher path, plain path if known); called rarely, on errors only, with this
+	 * file's locks held: it must not call back. May be NULL. */
 	void (*describe)(void *arg, char *out, size_t size);
 	void *arg;
 };
 
-/* Page 0 of a new, empty file: seq 1, clock 1, dclock 0, inline. The caller writes it (dir_create) before any name shows it. */
-MUST_CHECK int file_new_page(uint8_t page[static LAYOUT_PAGE], const struct header_ident *, const struct header_slot *,
-    const struct file_key *);
+/* Page 0 of a new, empty file: seq 1, clock 1, dclock 0, inline. The caller writes it (dir_create) before any name
+ * shows it. */
+MUST_CHECK int file_new_page(
+    uint8_t page[static LAYOUT_PAGE], const struct header_ident *, const struct header_slot *, const struct file_key *);
 /* State of a file just created with that page; fresh. fd (O_RDWR) is taken over on success. */
-MUST_CHECK int file_new(struct file **out, int fd, const uint8_t page[static LAYOUT_PAGE], const struct file_key *, const struct file_params *);
-/* Page 0 without a key: IDENT and the ruling slot, so that the key can be had. -ENODATA: unborn; -EIO: not a byokfs file, or damaged. */
+MUST_CHECK int file_new(struct file **out, int fd, const uint8_t page[static LAYOUT_PAGE], const struct file_key *,
+    const struct file_params *);
+/* Page 0 without a key: IDENT and the ruling slot, so that the key can be had. -ENODATA: unborn; -EIO: not a byokfs
+ * file, or damaged. */
 MUST_CHECK int file_peek(int fd, struct header_ident *, struct header_slot *);
-/* Reads and authenticates page 0. fd (O_RDWR, or O_RDONLY when params say so) is taken over on success. *hint_wrong: the backing's st_size did not
- * imply STATE's size; it has been set right unless readonly. */
-MUST_CHECK int file_open(struct file **out, int fd, const struct file_key *, const struct file_params *, bool *hint_wrong);
-/* A state opened readonly may write from now on: fd (O_RDWR, of the same file; the caller keeps it) takes the place of its own. Anything may be
- * running on the file meanwhile. */
+/* Reads and authenticates page 0. fd (O_RDWR, or O_RDONLY when params say so) is taken over on success. *hint_wrong:
+ * the backing's st_size did not imply STATE's size; it has been set right unless readonly. */
+MUST_CHECK int file_open(
+    struct file **out, int fd, const struct file_key *, const struct file_params *, bool *hint_wrong);
+/* A state opened readonly may write from now on: fd (O_RDWR, of the same file; the caller keeps it) takes the place of
+ * its own. Anything may be running on the file meanwhile. */
 MUST_CHECK int file_make_writable(struct file *, int fd);
 /* Frees the state and closes fd. Nothing is written: flush first. NULL is fine. */
 void file_close(struct file *);
@@ -60,14 +65,17 @@ const struct header_ident *file_ident(const struct file *);
 uint64_t file_size(const struct file *);
 /* Something is not written, or the hint is not exact: file_flush(hint) wanted. */
 bool file_dirty(const struct file *);
-/* Records, drops or dclock still to be made durable and written (promotion wanted); implies the state must stay in memory. */
+/* Records, drops or dclock still to be made durable and written (promotion wanted); implies the state must stay in
+ * memory. */
 bool file_pending(const struct file *);
-/* Never flushed since it was made. Ends with the first fsync or promotion, which is also how a directory's fsync makes it durable. */
+/* Never flushed since it was made. Ends with the first fsync or promotion, which is also how a directory's fsync makes
+ * it durable. */
 bool file_fresh(const struct file *);
 
 /* Bytes read (short only at end of file) or -errno. Any number of readers at once. buf is wiped on error. */
 MUST_CHECK ssize_t file_read(struct file *, const struct file_key *, void *buf, size_t n, uint64_t off);
-/* Writes all n bytes or returns -errno (earlier bytes of the request may have been written, as POSIX allows; no byte outside it changed). */
+/* Writes all n bytes or returns -errno (earlier bytes of the request may have been written, as POSIX allows; no byte
+ * outside it changed). */
 MUST_CHECK int file_write(struct file *, const struct file_key *, const void *buf, size_t n, uint64_t off);
 /* Sets the size; both directions. */
 MUST_CHECK int file_truncate(struct file *, const struct file_key *, uint64_t size);
@@ -79,22 +87,26 @@ MUST_CHECK int64_t file_seek(struct file *, const struct file_key *, uint64_t of
 /* futimens(2), in order with what the module itself does to the times. Needs no key. */
 MUST_CHECK int file_set_times(struct file *, const struct timespec times[2]);
 
-/* Writes dirty nodes, page 0 and, when `hint`, the exact size hint (format.md 5.3 step 1-2, 6); mtime and atime are put back. No flush of the
- * device. For close, the 5 s timer, lock. Nothing to do: no system call. */
+/* Writes dirty nodes, page 0 and, when `hint`, the exact size hint (format.md 5.3 step 1-2, 6); mtime and atime are put
+ * back. No flush of the device. For close, the 5 s timer, lock. Nothing to do: no system call. */
 MUST_CHECK int file_flush(struct file *, const struct file_key *, bool hint);
-/* fsync as 5.3: one fdatasync (more with drops pending or commit_strict). A failed flush stays failed for the tenure. */
+/* fsync as 5.3: one fdatasync (more with drops pending or commit_strict). A failed flush stays failed for the tenure.
+ */
 MUST_CHECK int file_fsync(struct file *, const struct file_key *);
-/* Promotion in two halves round a syncfs that the caller makes once for many files: begin flushes (1, 2) and returns a mark; end tells whether the syncfs
- * after it succeeded, turns versions into records and pending drops into removals. Repeat while file_pending(), at most 8 rounds, then file_flush(hint). A state that is
- * pending must not be closed unless that may count as a crash. */
+/* Promotion in two halves round a syncfs that the caller makes once for many files: begin flushes (1, 2) and returns a
+ * mark; end tells whether the syncfs after it succeeded, turns versions into records and pending drops into removals.
+ * Repeat while file_pending(), at most 8 rounds, then file_flush(hint). A state that is pending must not be closed
+ * unless that may count as a crash. */
 MUST_CHECK int file_promote_begin(struct file *, const struct file_key *, uint64_t *mark);
 MUST_CHECK int file_promote_end(struct file *, const struct file_key *, uint64_t mark, bool durable);
 
-/* Lock: forgets every plaintext byte (root, spills, inline data) and cached node; versions stay (format.md 11). What was not flushed is lost as in a crash;
- * returns true when something was. The next call with a key loads page 0 again by itself. Nothing else may be running on the file. */
+/* Lock: forgets every plaintext byte (root, spills, inline data) and cached node; versions stay (format.md 11). What
+ * was not flushed is lost as in a crash; returns true when something was. The next call with a key loads page 0 again
+ * by itself. Nothing else may be running on the file. */
 bool file_wipe(struct file *);
 
-/* Re-seal support: replaces a slot in page 0 (inactive slot, full page-0 pwrite, fdatasync); format.md 10. No key needed. */
+/* Re-seal support: replaces a slot in page 0 (inactive slot, full page-0 pwrite, fdatasync); format.md 10. No key
+ * needed. */
 MUST_CHECK int file_put_slot(struct file *, const struct header_slot *);
 
 #endif

@@ -1,11 +1,13 @@
 /* fs.h — the one context every FUSE operation gets, and the task: an operation that may have to wait for a key.
  *
- * An operation is a function run(task) that enters with the domain open and either replies (returns 0), fails (returns -errno, the caller replies), or cannot go on
- * without a key that only the KMS can give. In the last case the task moves to the heap, is parked with the lease module, and runs again from its beginning,
- * on a KMS thread, when the key is there; so nothing before the key may have an effect. No FUSE worker ever waits for the KMS.
+ * An operation is a function run(task) that enters with the domain open and either replies (returns 0), fails (returns
+ * -errno, the caller replies), or cannot go on without a key that only the KMS can give. In the last case the task
+ * moves to the heap, is parked with the lease module, and runs again from its beginning, on a KMS thread, when the key
+ * is there; so nothing before the key may have an effect. No FUSE worker ever waits for the KMS.
  *
- * lease_enter/lease_leave bracket run and reply: when a domain locks, everything that might still tell the kernel a name or a byte has told it before the
- * kernel's caches are purged. After a reply nothing but locals is touched: the kernel may have forgotten the inode.                                       */
+ * lease_enter/lease_leave bracket run and reply: when a domain locks, everything that might still tell the kernel a
+ * name or a byte has told it before the kernel's caches are purged. After a reply nothing but locals is touched: the
+ * kernel may have forgotten the inode.                                       */
 #ifndef BYOKFS_FS_H
 #define BYOKFS_FS_H
 
@@ -21,12 +23,12 @@
 struct states;
 
 struct fs_params {
-	double timeout;      /* seconds the kernel may keep attributes and entries; at most the lease */
-	bool readonly;       /* the mount */
-	bool noatime;        /* reading moves no access time */
+	double timeout; /* seconds the kernel may keep attributes and entries; at most the lease */
+	bool readonly;  /* the mount */
+	bool noatime;   /* reading moves no access time */
 	bool writeback;
 	bool commit_strict;
-	bool multiuser;      /* root: set owners, POSIX ACLs */
+	bool multiuser; /* root: set owners, POSIX ACLs */
 	uint32_t max_background;
 };
 
@@ -37,10 +39,11 @@ struct fs {
 	struct lease *lease; /* domain 0 */
 	struct inode_table *inodes;
 	struct states *states;
-	atomic_bool ready;   /* the store was authenticated (false only after locked_start) */
-	atomic_bool drained; /* this lock's drain invalidated every inode */
+	atomic_bool ready;      /* the store was authenticated (false only after locked_start) */
+	atomic_bool drained;    /* this lock's drain invalidated every inode */
 	atomic_uint stragglers; /* passes over the open files still to be made while locked, see purge_again() */
-	atomic_uint opening; /* counts up each time the domain opens, from 1: inode->flags is the one in which a loss was counted */
+	atomic_uint opening;    /* counts up each time the domain opens, from 1: inode->flags is the one in which a loss
+	                           was counted */
 	pthread_mutex_t dirs_lock;
 	struct dirhandle *dirs; /* open directory handles, for the wipe */
 	struct seeker *seeker;
@@ -60,32 +63,34 @@ struct task {
 	fuse_req_t req;
 	int (*run)(struct task *);
 	enum lease_class class;
-	bool heap, kill;           /* kill: drop setuid and setgid */
-	bool lenient;              /* while locked the answer is success (FLUSH) */
+	bool heap, kill; /* kill: drop setuid and setgid */
+	bool lenient;    /* while locked the answer is success (FLUSH) */
 	struct lease_key *key;
 	fuse_ino_t ino;
-	struct handle *handle;     /* NULL: by nodeid */
+	struct handle *handle; /* NULL: by nodeid */
 	struct fuse_file_info fi;
 	char name[NAME_MAX_PLAIN + 1];
 	size_t size;
 	uint64_t off;
-	int mode;                  /* create, fallocate mode, lseek whence, setattr mask, fsync datasync */
+	int mode; /* create, fallocate mode, lseek whence, setattr mask, fsync datasync */
 	mode_t umask;
 	uid_t uid;
 	gid_t gid;
 	dev_t rdev;
 	struct stat attr;
-	const void *data;          /* WRITE's bytes; a copy once on the heap */
+	const void *data; /* WRITE's bytes; a copy once on the heap */
 };
 
 /* Prepares a task for a request. */
 void task_init(struct task *, struct fs *, fuse_req_t, fuse_ino_t, struct fuse_file_info *, int (*run)(struct task *));
 /* Runs it to its reply, or parks a copy. The task itself may live on the stack. */
 void task_start(struct task *);
-/* Gets the key of a file state into t->key and *fk. 0, -EAGAIN or -EINPROGRESS (return it from run at once), or -EIO. */
+/* Gets the key of a file state into t->key and *fk. 0, -EAGAIN or -EINPROGRESS (return it from run at once), or -EIO.
+ */
 MUST_CHECK int task_key(struct task *, const struct file *, struct file_key *fk);
 /* The same for a file not loaded yet. */
-MUST_CHECK int task_key_for(struct task *, const struct header_ident *, const struct header_slot *, struct file_key *fk);
+MUST_CHECK int task_key_for(
+    struct task *, const struct header_ident *, const struct header_slot *, struct file_key *fk);
 /* The key of a file about to be made. */
 MUST_CHECK int task_key_new(struct task *, struct header_ident *, struct header_slot *, struct file_key *fk);
 
@@ -93,18 +98,18 @@ MUST_CHECK int task_key_new(struct task *, struct header_ident *, struct header_
 MUST_CHECK int fs_enter(struct fs *, enum lease_class);
 void fs_leave(struct fs *, enum lease_class);
 /* For operations that never need a file key: brackets fn(...) with enter and leave and replies its error. */
-#define FS_OP(req, body)                                                                           \
-	do {                                                                                       \
-		struct fs *fs = fuse_req_userdata(req);                                            \
-		int r_ = fs_enter(fs, LEASE_WORK);                                                 \
-		if (r_) {                                                                          \
-			fs_error(fs, req, r_);                                                     \
-			break;                                                                     \
-		}                                                                                  \
-		r_ = (body);                                                                       \
-		if (r_)                                                                            \
-			fs_error(fs, req, r_);                                                     \
-		fs_leave(fs, LEASE_WORK);                                                          \
+#define FS_OP(req, body)                                \
+	do {                                            \
+		struct fs *fs = fuse_req_userdata(req); \
+		int r_ = fs_enter(fs, LEASE_WORK);      \
+		if (r_) {                               \
+			fs_error(fs, req, r_);          \
+			break;                          \
+		}                                       \
+		r_ = (body);                            \
+		if (r_)                                 \
+			fs_error(fs, req, r_);          \
+		fs_leave(fs, LEASE_WORK);               \
 	} while (0)
 /* Replies -errno. */
 void fs_error(struct fs *, fuse_req_t, int err);
@@ -127,44 +132,11 @@ void fs_dir_put(struct fs *, struct fs_dir *);
 /* Turns the backing's lstat of an inode into what users see (size, link count of the root). */
 void fs_attr(struct fs *, struct inode *, int dirfd, const char *entry, struct stat *st);
 /* Fills an entry for an object whose lstat is known; takes one look-up. */
-MUST_CHECK int fs_entry(struct fs *, const struct fs_dir *, const char *entry, const struct stat *, struct fuse_entry_param *out,
-    struct inode **inode);
+MUST_CHECK int fs_entry(struct fs *, const struct fs_dir *, const char *entry, const struct stat *,
+    struct fuse_entry_param *out, struct inode **inode);
 
-/* Operations, by file. */
+/* The operations table (ops.c). */
 extern const struct fuse_lowlevel_ops fs_ops;
-void op_lookup(fuse_req_t, fuse_ino_t, const char *);
-void op_forget(fuse_req_t, fuse_ino_t, uint64_t);
-void op_forget_multi(fuse_req_t, size_t, struct fuse_forget_data *);
-void op_mkdir(fuse_req_t, fuse_ino_t, const char *, mode_t);
-void op_mknod(fuse_req_t, fuse_ino_t, const char *, mode_t, dev_t);
-void op_symlink(fuse_req_t, const char *, fuse_ino_t, const char *);
-void op_readlink(fuse_req_t, fuse_ino_t);
-void op_unlink(fuse_req_t, fuse_ino_t, const char *);
-void op_rmdir(fuse_req_t, fuse_ino_t, const char *);
-void op_rename(fuse_req_t, fuse_ino_t, const char *, fuse_ino_t, const char *, unsigned);
-void op_link(fuse_req_t, fuse_ino_t, fuse_ino_t, const char *);
-void op_create(fuse_req_t, fuse_ino_t, const char *, mode_t, struct fuse_file_info *);
-void op_open(fuse_req_t, fuse_ino_t, struct fuse_file_info *);
-void op_read(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
-void op_write(fuse_req_t, fuse_ino_t, const char *, size_t, off_t, struct fuse_file_info *);
-void op_flush(fuse_req_t, fuse_ino_t, struct fuse_file_info *);
-void op_release(fuse_req_t, fuse_ino_t, struct fuse_file_info *);
-void op_fsync(fuse_req_t, fuse_ino_t, int, struct fuse_file_info *);
-void op_fallocate(fuse_req_t, fuse_ino_t, int, off_t, off_t, struct fuse_file_info *);
-void op_lseek(fuse_req_t, fuse_ino_t, off_t, int, struct fuse_file_info *);
-void op_getattr(fuse_req_t, fuse_ino_t, struct fuse_file_info *);
-void op_setattr(fuse_req_t, fuse_ino_t, struct stat *, int, struct fuse_file_info *);
-void op_getxattr(fuse_req_t, fuse_ino_t, const char *, size_t);
-void op_setxattr(fuse_req_t, fuse_ino_t, const char *, const char *, size_t, int);
-void op_listxattr(fuse_req_t, fuse_ino_t, size_t);
-void op_removexattr(fuse_req_t, fuse_ino_t, const char *);
-void op_opendir(fuse_req_t, fuse_ino_t, struct fuse_file_info *);
-void op_readdir(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
-void op_readdirplus(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
-void op_releasedir(fuse_req_t, fuse_ino_t, struct fuse_file_info *);
-void op_fsyncdir(fuse_req_t, fuse_ino_t, int, struct fuse_file_info *);
-/* Ends the thread that op_lseek may have started. */
-void seeker_stop(struct fs *);
 /* Wipes what open directory handles still hold in the clear. */
 void op_dir_wipe(struct fs *);
 
@@ -175,15 +147,17 @@ struct fs_birth {
 	uint8_t *access_acl, *default_acl; /* malloc'ed, or NULL; to be stored in the new object */
 	size_t access_len, default_len;
 };
-MUST_CHECK int fs_birth(struct fs *, const struct fs_dir *, mode_t mode, mode_t umask, uid_t, gid_t, struct fs_birth *out);
+MUST_CHECK int fs_birth(
+    struct fs *, const struct fs_dir *, mode_t mode, mode_t umask, uid_t, gid_t, struct fs_birth *out);
 /* Stores the inherited ACLs in the new object behind fd and frees them. */
 MUST_CHECK int fs_birth_acl(struct fs *, struct fs_birth *, int fd, const uint8_t id[static 16]);
 void fs_birth_free(struct fs_birth *);
 /* inode->flags: known to have no security.capability. */
 #define FS_NO_CAPABILITY 1u
-/* inode->flags: known to have no extended attribute; may have got one in this inode's life, so that the first must not be set again. */
-#define FS_NO_XATTR 2u
-#define FS_MAYBE_XATTR 4u
+/* inode->flags: known to have no extended attribute; may have got one in this inode's life, so that the first must not
+ * be set again. */
+#define FS_NO_XATTR      2u
+#define FS_MAYBE_XATTR   4u
 bool fs_has_no_xattr(struct inode *);
 /* A listing was empty, or the object is new: remembered, unless somebody sets one meanwhile. */
 void fs_learn_no_xattr(struct inode *);
@@ -191,9 +165,11 @@ void fs_learn_no_xattr(struct inode *);
 MUST_CHECK int fs_drop_capability(struct fs *, struct inode *, int fd);
 /* Object id for xattrs: file_id (IDENT is read once) or directory id. -EOPNOTSUPP for other types. */
 MUST_CHECK int fs_object_id(struct fs *, struct inode *, uint8_t id[static 16]);
-/* Writes that had been acknowledged, though not by fsync, were lost to a lock: logged and counted once per file and lock. No lock held. */
+/* Writes that had been acknowledged, though not by fsync, were lost to a lock: logged and counted once per file and
+ * lock. No lock held. */
 void fs_lost(struct fs *, struct inode *);
-/* Somebody without CAP_FSETID (t->kill) changed the content: setuid and setgid go. security.capability goes whoever it was. */
+/* Somebody without CAP_FSETID (t->kill) changed the content: setuid and setgid go. security.capability goes whoever it
+ * was. */
 MUST_CHECK int fs_drop_privileges(struct task *, struct inode *, struct file *);
 /* The content changed, perhaps in memory only: mtime moves now. With the writeback cache the kernel says when. */
 void fs_modified(struct fs *, struct file *);

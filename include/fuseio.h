@@ -1,7 +1,8 @@
 /* fuseio.h — our own hands on /dev/fuse under libfuse 3.14: INIT flags it forgets, notifications it does not know.
  *
- * fuse_session_custom_io hooks: read sees INIT requests (which flags the kernel offers), writev sees the INIT reply and adds PARALLEL_DIROPS and HANDLE_KILLPRIV_V2
- * where offered (never SETXATTR_EXT: 3.14 parses the short struct). The read hook also keeps, per thread, the raw flags that 3.14 does not pass on.              */
+ * fuse_session_custom_io hooks: read sees INIT requests (which flags the kernel offers), writev sees the INIT reply and
+ * adds PARALLEL_DIROPS and HANDLE_KILLPRIV_V2 where offered (never SETXATTR_EXT: 3.14 parses the short struct). The
+ * read hook also keeps, per thread, the raw flags that 3.14 does not pass on.              */
 #ifndef BYOKFS_FUSEIO_H
 #define BYOKFS_FUSEIO_H
 
@@ -13,18 +14,23 @@
 
 struct fuse_session;
 
-/* After fuse_session_mount. ready (may be NULL) is called once, on a session thread, when the kernel has accepted the INIT answer. 0 or -errno. */
+/* After fuse_session_mount. ready (may be NULL) is called once, on a session thread, when the kernel has accepted the
+ * INIT answer. 0 or -errno. */
 MUST_CHECK int fuseio_attach(struct fuse_session *, void (*ready)(void *arg), void *arg);
 /* What was negotiated; valid after INIT. */
 uint32_t fuseio_init_flags(void);
-/* The request this thread is handling asks to drop setuid/setgid bits (FUSE_WRITE_KILL_SUIDGID, FATTR_KILL_SUIDGID, FUSE_OPEN_KILL_SUIDGID). */
+/* The request this thread is handling asks to drop setuid/setgid bits (FUSE_WRITE_KILL_SUIDGID, FATTR_KILL_SUIDGID,
+ * FUSE_OPEN_KILL_SUIDGID). */
 bool fuseio_kill_suidgid(void);
-/* Raw notifications, 0 or -errno; -ENOENT: the kernel does not know it; -EINVAL: kernel too old. Callers hold no lock. */
+/* Raw notifications, 0 or -errno; -ENOENT: the kernel does not know it; -EINVAL: kernel too old. Callers hold no lock.
+ */
 MUST_CHECK int fuseio_inval_inode(int fd, uint64_t nodeid);
 MUST_CHECK int fuseio_inc_epoch(int fd);
-/* The connection's number: minor of the mount's st_dev. Asks the kernel only, never the daemon, so it may run before the session loop. 0 or -errno. */
+/* The connection's number: minor of the mount's st_dev. Asks the kernel only, never the daemon, so it may run before
+ * the session loop. 0 or -errno. */
 MUST_CHECK int fuseio_connection(const char *mountpoint, unsigned *connection);
-/* Raises the kernel's readahead (capped at 128 KiB by INIT) through /sys/class/bdi. After INIT was answered, which resets it. Best effort: 0 or -errno; needs root. */
+/* Raises the kernel's readahead (capped at 128 KiB by INIT) through /sys/class/bdi. After INIT was answered, which
+ * resets it. Best effort: 0 or -errno; needs root. */
 MUST_CHECK int fuseio_readahead(unsigned connection, unsigned kib);
 
 #endif

@@ -43,18 +43,18 @@ struct header_state {
 
 /* A record: bits 0..46 minimum version, bit 47 H ("may be absent"). */
 typedef uint64_t rec_t;
-#define REC_H (1ull << 47)
+#define REC_H      (1ull << 47)
 #define REC_MIN(r) ((r) & (REC_H - 1))
 
 /* Offsets in a ROOT plaintext (inline = 0) and in node plaintexts. */
-#define HEADER_ROOT_REC_DATA(i) ((size_t)(i) * 38u + 32u)
-#define HEADER_ROOT_SPILL(i) ((size_t)(i) * 38u)
-#define HEADER_ROOT_REC_GROUP(i) (152u + (size_t)(i) * 6u)
-#define HEADER_ROOT_REC_L1(i) (512u + (size_t)(i) * 6u)
-#define HEADER_ROOT_REC_L2(i) (872u + (size_t)(i) * 6u)
-#define HEADER_GROUP_SPILL(i) ((size_t)(i) * 38u)
-#define HEADER_GROUP_REC(i) ((size_t)(i) * 38u + 32u)
-#define HEADER_NODE_REC(i) ((size_t)(i) * 6u)
+#define HEADER_ROOT_REC_DATA(i)  ((size_t)(i)*38u + 32u)
+#define HEADER_ROOT_SPILL(i)     ((size_t)(i)*38u)
+#define HEADER_ROOT_REC_GROUP(i) (152u + (size_t)(i)*6u)
+#define HEADER_ROOT_REC_L1(i)    (512u + (size_t)(i)*6u)
+#define HEADER_ROOT_REC_L2(i)    (872u + (size_t)(i)*6u)
+#define HEADER_GROUP_SPILL(i)    ((size_t)(i)*38u)
+#define HEADER_GROUP_REC(i)      ((size_t)(i)*38u + 32u)
+#define HEADER_NODE_REC(i)       ((size_t)(i)*6u)
 
 /* IDENT without its MAC: magic, version, layout, suite, flags, zero bytes. 0, -ENODATA (page all zero:
  * unborn) or -EBADMSG. */

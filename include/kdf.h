@@ -9,7 +9,7 @@
 
 #include "context.h"
 
-#define KDF_SECRET 32u
+#define KDF_SECRET    32u
 #define KDF_WRAP_BLOB 60u
 
 struct file_keys {
@@ -19,7 +19,7 @@ struct file_keys {
 };
 
 struct domain_keys {
-	uint8_t dek[64]; /* for wrap keys */
+	uint8_t dek[64];    /* for wrap keys */
 	uint8_t commit[32]; /* DKC; public */
 	uint8_t names[64], links[64], xnames[64];
 	uint8_t dirs[32], xattrs[32], desc[32];

@@ -35,7 +35,7 @@ struct kms_err {
 };
 
 #define KMS_BLOB_MAX 6144u
-#define KMS_KEY_MAX 2048u
+#define KMS_KEY_MAX  2048u
 
 struct kms_blob {
 	size_t len;
@@ -82,16 +82,16 @@ struct kms_provider {
 	uint8_t number; /* byokfs-format(5), section 3.1: 1 aws, 2 vault, 3 keyfile, 4 pkcs11 */
 	int (*open)(void **priv, const struct kms_params *, struct kms_err *err);
 	void (*close)(void *priv);
-	enum kms_status (*generate)(void *priv, const struct context *, uint64_t deadline,
-	    uint8_t secret[static 32], struct kms_blob *, struct kms_used *, struct kms_err *err);
-	enum kms_status (*decrypt)(void *priv, const char *key, const struct context *, const uint8_t *blob,
-	    size_t len, uint64_t deadline, uint8_t secret[static 32], struct kms_used *, struct kms_err *err);
+	enum kms_status (*generate)(void *priv, const struct context *, uint64_t deadline, uint8_t secret[static 32],
+	    struct kms_blob *, struct kms_used *, struct kms_err *err);
+	enum kms_status (*decrypt)(void *priv, const char *key, const struct context *, const uint8_t *blob, size_t len,
+	    uint64_t deadline, uint8_t secret[static 32], struct kms_used *, struct kms_err *err);
 	enum kms_status (*encrypt)(void *priv, const struct context *, const uint8_t secret[static 32],
 	    uint64_t deadline, struct kms_blob *, struct kms_used *, struct kms_err *err);
 	/* optional: NULL when the service has no such call */
-	enum kms_status (*reencrypt)(void *priv, const char *from, const struct context *src,
-	    const uint8_t *blob, size_t len, const char *to, const struct context *dst, uint64_t deadline,
-	    struct kms_blob *, struct kms_used *, struct kms_err *err);
+	enum kms_status (*reencrypt)(void *priv, const char *from, const struct context *src, const uint8_t *blob,
+	    size_t len, const char *to, const struct context *dst, uint64_t deadline, struct kms_blob *,
+	    struct kms_used *, struct kms_err *err);
 	enum kms_status (*describe)(
 	    void *priv, const char *key, uint64_t deadline, struct kms_description *, struct kms_err *err);
 	/* optional: forget cached credentials (SIGHUP) */
@@ -123,16 +123,16 @@ const char *kms_provider_to_name(uint8_t number);
 
 /* A fresh 32-byte secret sealed under kms_key(). The answer's KeyId must equal kms_key() (else KMS_CONFIG),
  * secret must be 32 bytes. secret is the caller's, in secret memory; wiped unless KMS_OK. */
-enum kms_status kms_generate(struct kms *, const struct context *, uint64_t deadline,
-    uint8_t secret[static 32], struct kms_blob *, struct kms_used *, struct kms_err *err);
+enum kms_status kms_generate(struct kms *, const struct context *, uint64_t deadline, uint8_t secret[static 32],
+    struct kms_blob *, struct kms_used *, struct kms_err *err);
 /* Unseals under the configured key (never the descriptor's). */
-enum kms_status kms_decrypt(struct kms *, const struct context *, const uint8_t *blob, size_t len,
-    uint64_t deadline, uint8_t secret[static 32], struct kms_used *, struct kms_err *err);
-enum kms_status kms_encrypt(struct kms *, const struct context *, const uint8_t secret[static 32],
-    uint64_t deadline, struct kms_blob *, struct kms_used *, struct kms_err *err);
+enum kms_status kms_decrypt(struct kms *, const struct context *, const uint8_t *blob, size_t len, uint64_t deadline,
+    uint8_t secret[static 32], struct kms_used *, struct kms_err *err);
+enum kms_status kms_encrypt(struct kms *, const struct context *, const uint8_t secret[static 32], uint64_t deadline,
+    struct kms_blob *, struct kms_used *, struct kms_err *err);
 enum kms_status kms_reencrypt(struct kms *, const char *from, const struct context *src, const uint8_t *blob,
-    size_t len, const char *to, const struct context *dst, uint64_t deadline, struct kms_blob *,
-    struct kms_used *, struct kms_err *err);
+    size_t len, const char *to, const struct context *dst, uint64_t deadline, struct kms_blob *, struct kms_used *,
+    struct kms_err *err);
 enum kms_status kms_describe(
     struct kms *, const char *key, uint64_t deadline, struct kms_description *, struct kms_err *err);
 void kms_refresh(struct kms *);

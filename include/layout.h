@@ -8,18 +8,18 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define LAYOUT_PAGE 4096u
-#define LAYOUT_BODY 4064u
-#define LAYOUT_SPILL 32u
-#define LAYOUT_INLINE_MAX 1504u
-#define LAYOUT_ROOT_DATA 4u
+#define LAYOUT_PAGE        4096u
+#define LAYOUT_BODY        4064u
+#define LAYOUT_SPILL       32u
+#define LAYOUT_INLINE_MAX  1504u
+#define LAYOUT_ROOT_DATA   4u
 #define LAYOUT_ROOT_GROUPS 60u
-#define LAYOUT_ROOT_L1 60u
-#define LAYOUT_ROOT_L2 100u
-#define LAYOUT_GROUP_FAN 106u
-#define LAYOUT_NODE_FAN 672u
-#define LAYOUT_DATA_MAX 4791070684ull       /* data pages */
-#define LAYOUT_SIZE_MAX 19624225521664ull   /* bytes of plaintext; beyond is EFBIG */
+#define LAYOUT_ROOT_L1     60u
+#define LAYOUT_ROOT_L2     100u
+#define LAYOUT_GROUP_FAN   106u
+#define LAYOUT_NODE_FAN    672u
+#define LAYOUT_DATA_MAX    4791070684ull     /* data pages */
+#define LAYOUT_SIZE_MAX    19624225521664ull /* bytes of plaintext; beyond is EFBIG */
 
 enum unit_type { UNIT_DATA = 'D', UNIT_GROUP = 'G', UNIT_L1 = 'L', UNIT_L2 = 'M', UNIT_ROOT = 'R' };
 

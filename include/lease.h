@@ -1,22 +1,24 @@
-/* lease.h — short-lived possession of keys: the domain's lease, the cache of file keys, lock and unlock (product.md, Keys, Lease and lock).
+/* lease.h — short-lived possession of keys: the domain's lease, the cache of file keys, lock and unlock (product.md,
+ * Keys, Lease and lock).
  *
- * A domain is OPEN while its lease is valid. A background thread renews it by a canary Decrypt every `probe`. A denial locks at once;
- * anything else merely does not renew, and the domain locks when the lease ends (counted from when the successful call was SENT).
- * Two good answers in a row open it again: the domain secret is unwrapped anew, the commitment compared. Clock: CLOCK_BOOTTIME.
+ * A domain is OPEN while its lease is valid. A background thread renews it by a canary Decrypt every `probe`. A denial
+ * locks at once; anything else merely does not renew, and the domain locks when the lease ends (counted from when the
+ * successful call was SENT). Two good answers in a row open it again: the domain secret is unwrapped anew, the
+ * commitment compared. Clock: CLOCK_BOOTTIME.
  *
  * States, and who may run:
  *   OPEN     everything
- *   LOCKING  new work is refused (-EIO); LEASE_WRITEBACK still enters, so that the kernel's dirty pages reach the disk; at most drain_ms
- *   LOCKED   nothing enters; when the last one in flight has left, keys are wiped
- *   OPENING  nothing enters yet
- * Lock sequence, on the lease thread, no mutex held while a hook runs:
- *   OPEN -> LOCKING; parked waiters fail with -EIO; wait until LEASE_WORK in flight is 0; hooks.drain() on a thread of its own, bounded by
- *   drain_ms in all (work that is still in flight after drain_ms costs the drain its turn); -> LOCKED (a drain still running now meets -EIO and so
- *   ends soon; it gets as long again, then purge no longer waits for it); hooks.purge(); wait until drain has ended and nothing is in flight;
- *   hooks.wipe(); file keys, domain keys, block contexts, name keys wiped; one log line with the reason.
- * File keys: unwrapped by KMS threads, never by the caller. One call per file_id at a time (single flight). Keys are re-unwrapped after
- * max_age, wiped after idle. For seal=domain (wrap 2) the unwrap is local and immediate.
- * New keys come from a pool filled ahead by concurrent GenerateDataKey calls (file_id is drawn first and bound in the context).          */
+ *   LOCKING  new work is refused (-EIO); LEASE_WRITEBACK still enters, so that the kernel's dirty pages reach the disk;
+ * at most drain_ms LOCKED   nothing enters; when the last one in flight has left, keys are wiped OPENING  nothing
+ * enters yet Lock sequence, on the lease thread, no mutex held while a hook runs: OPEN -> LOCKING; parked waiters fail
+ * with -EIO; wait until LEASE_WORK in flight is 0; hooks.drain() on a thread of its own, bounded by drain_ms in all
+ * (work that is still in flight after drain_ms costs the drain its turn); -> LOCKED (a drain still running now meets
+ * -EIO and so ends soon; it gets as long again, then purge no longer waits for it); hooks.purge(); wait until drain has
+ * ended and nothing is in flight; hooks.wipe(); file keys, domain keys, block contexts, name keys wiped; one log line
+ * with the reason. File keys: unwrapped by KMS threads, never by the caller. One call per file_id at a time (single
+ * flight). Keys are re-unwrapped after max_age, wiped after idle. For seal=domain (wrap 2) the unwrap is local and
+ * immediate. New keys come from a pool filled ahead by concurrent GenerateDataKey calls (file_id is drawn first and
+ * bound in the context).          */
 #ifndef BYOKFS_LEASE_H
 #define BYOKFS_LEASE_H
 
@@ -40,33 +42,37 @@ enum lease_state { LEASE_OPEN, LEASE_LOCKING, LEASE_LOCKED, LEASE_OPENING };
 /* Called on lease threads with no lock held. */
 struct lease_hooks {
 	void *arg;
-	void (*drain)(void *arg); /* write back kernel-dirty pages, flush files; operations as LEASE_WRITEBACK still enter */
-	void (*purge)(void *arg); /* invalidate everything the kernel still caches */
-	void (*wipe)(void *arg);  /* drop plaintext the files layer holds; nothing is in flight */
-	void (*opened)(void *arg);/* the domain answers again */
+	void (*drain)(
+	    void *arg); /* write back kernel-dirty pages, flush files; operations as LEASE_WRITEBACK still enter */
+	void (*purge)(void *arg);  /* invalidate everything the kernel still caches */
+	void (*wipe)(void *arg);   /* drop plaintext the files layer holds; nothing is in flight */
+	void (*opened)(void *arg); /* the domain answers again */
 };
 
-struct lease;       /* one key domain at run time */
-struct lease_key;   /* one file's keys, counted */
+struct lease;     /* one key domain at run time */
+struct lease_key; /* one file's keys, counted */
 
 enum lease_class { LEASE_WORK, LEASE_WRITEBACK };
 
-/* Something waiting for a key. Embed it; ready() is called once, on a KMS thread or the lease thread, with no lock held, and may free it.
- * result: 0, then call lease_file_key()/lease_new_key() again with the same waiter (the key is held for it), or lease_waiter_cancel(); or -EIO.
- * Zero the struct before its first use. A parked waiter gets its answer after two request timeouts of the KMS at the latest. */
+/* Something waiting for a key. Embed it; ready() is called once, on a KMS thread or the lease thread, with no lock
+ * held, and may free it. result: 0, then call lease_file_key()/lease_new_key() again with the same waiter (the key is
+ * held for it), or lease_waiter_cancel(); or -EIO. Zero the struct before its first use. A parked waiter gets its
+ * answer after two request timeouts of the KMS at the latest. */
 struct lease_waiter {
 	void (*ready)(struct lease_waiter *);
 	int result;
-	struct lease_key *key;       /* private */
-	uint64_t deadline;           /* private */
-	struct lease_waiter *next;   /* private */
+	struct lease_key *key;     /* private */
+	uint64_t deadline;         /* private */
+	struct lease_waiter *next; /* private */
 };
 
-/* Unwraps the domain secret now, on the caller's thread (mount time, byokfsctl): verifies the commitment and the descriptor's MAC. On KMS_OK the lease
- * is OPEN. start_locked: an error of class D, T or C gives a LOCKED lease and KMS_OK instead of a failure (locked_start); err still tells why.
- * desc and kms are borrowed for the life of the lease. KMS_BAD_BLOB also stands for a commitment or MAC mismatch (err says which). */
-enum kms_status lease_open(struct lease **out, const struct lease_params *, struct kms *, const struct descriptor_domain *desc,
-    const struct context_ids *, enum name_mode, bool start_locked, struct kms_err *err);
+/* Unwraps the domain secret now, on the caller's thread (mount time, byokfsctl): verifies the commitment and the
+ * descriptor's MAC. On KMS_OK the lease is OPEN. start_locked: an error of class D, T or C gives a LOCKED lease and
+ * KMS_OK instead of a failure (locked_start); err still tells why. desc and kms are borrowed for the life of the lease.
+ * KMS_BAD_BLOB also stands for a commitment or MAC mismatch (err says which). */
+enum kms_status lease_open(struct lease **out, const struct lease_params *, struct kms *,
+    const struct descriptor_domain *desc, const struct context_ids *, enum name_mode, bool start_locked,
+    struct kms_err *err);
 /* Starts probe and KMS threads. After every fork. */
 MUST_CHECK int lease_start(struct lease *, const struct lease_hooks *);
 /* Stops threads, fails waiters, wipes everything, frees. No operation may be in flight. */
@@ -83,17 +89,21 @@ const struct name_keys *lease_names(const struct lease *);
 const struct context_ids *lease_ids(const struct lease *);
 enum descriptor_seal lease_seal(const struct lease *);
 
-/* The keys of an existing file. 0: *out is yours, lease_key_put() it. -EINPROGRESS: w is parked, ready() will come (never when w is NULL: then
- * -EAGAIN, and the key is fetched all the same: key read-ahead). slot NULL: looks only, w is not used. -EIO: denied, damaged blob or commitment
- * mismatch (logged). Called between enter and leave; a parked operation must leave. */
-MUST_CHECK int lease_file_key(struct lease *, const struct header_ident *, const struct header_slot *, struct lease_waiter *w,
-    struct lease_key **out);
+/* The keys of an existing file. 0: *out is yours, lease_key_put() it. -EINPROGRESS: w is parked, ready() will come
+ * (never when w is NULL: then -EAGAIN, and the key is fetched all the same: key read-ahead). slot NULL: looks only, w
+ * is not used. -EIO: denied, damaged blob or commitment mismatch (logged). Called between enter and leave; a parked
+ * operation must leave. */
+MUST_CHECK int lease_file_key(struct lease *, const struct header_ident *, const struct header_slot *,
+    struct lease_waiter *w, struct lease_key **out);
 /* The keys of a new file with its IDENT (complete) and slot (seq 1). Same results. */
-MUST_CHECK int lease_new_key(struct lease *, struct lease_waiter *w, struct lease_key **out, struct header_ident *, struct header_slot *);
+MUST_CHECK int lease_new_key(
+    struct lease *, struct lease_waiter *w, struct lease_key **out, struct header_ident *, struct header_slot *);
 void lease_key_put(struct lease_key *);
-/* Gives back what is held for a waiter that was told 0 but will not ask again (its operation met a lock). Safe on any waiter that is not parked. */
+/* Gives back what is held for a waiter that was told 0 but will not ask again (its operation met a lock). Safe on any
+ * waiter that is not parked. */
 void lease_waiter_cancel(struct lease_waiter *);
-/* Valid while held and between enter and leave. Take it and put it back within one operation; NULL once a lock has wiped it. */
+/* Valid while held and between enter and leave. Take it and put it back within one operation; NULL once a lock has
+ * wiped it. */
 const struct file_keys *lease_key_file(const struct lease_key *);
 const struct block_file *lease_key_block(const struct lease_key *);
 
@@ -105,8 +115,8 @@ MUST_CHECK int lease_wait(struct lease *, enum lease_state, uint64_t deadline);
 
 struct lease_status {
 	enum lease_state state;
-	char reason[320];      /* why it is not open, "" when open */
-	int64_t since;         /* Unix seconds of the last change of state */
+	char reason[320]; /* why it is not open, "" when open */
+	int64_t since;    /* Unix seconds of the last change of state */
 	bool by_admin;
 	enum kms_status answer; /* the last one to a probe */
 	uint64_t lease_left_ms;

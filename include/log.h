@@ -16,9 +16,9 @@ void log_at(enum log_level, const char *fmt, ...) __attribute__((format(printf, 
 /* An error, but not the same line again within the hour: what is damaged is read over and over. */
 void log_err_once(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-#define log_err(...) log_at(LOG_LEVEL_ERR, __VA_ARGS__)
-#define log_warn(...) log_at(LOG_LEVEL_WARN, __VA_ARGS__)
-#define log_info(...) log_at(LOG_LEVEL_INFO, __VA_ARGS__)
+#define log_err(...)   log_at(LOG_LEVEL_ERR, __VA_ARGS__)
+#define log_warn(...)  log_at(LOG_LEVEL_WARN, __VA_ARGS__)
+#define log_info(...)  log_at(LOG_LEVEL_INFO, __VA_ARGS__)
 #define log_debug(...) log_at(LOG_LEVEL_DEBUG, __VA_ARGS__)
 
 #endif

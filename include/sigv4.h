@@ -24,9 +24,9 @@ struct sigv4_header {
 
 struct sigv4_request {
 	const char *method;
-	const char *path; /* absolute, as sent (percent-encoded) */
-	bool exact_path; /* keep dot segments and doubled slashes, as S3 wants; every other service normalises
-	                  */
+	const char *path;  /* absolute, as sent (percent-encoded) */
+	bool exact_path;   /* keep dot segments and doubled slashes, as S3 wants; every other service normalises
+	                    */
 	const char *query; /* without '?', as sent; "" for none */
 	const struct sigv4_header
 	    *header; /* what will be sent and signed, Host included; x-amz-date and token are added here */
@@ -44,8 +44,7 @@ struct sigv4_signature {
 
 /* 0; -EINVAL when a part is malformed or too long; -ENOMEM; -EIO when the library fails. Signs x-amz-date,
  * and x-amz-security-token when there is a token: send both headers with exactly these values. */
-MUST_CHECK int sigv4_sign(
-    struct sigv4_signature *out, const struct sigv4_request *, const struct sigv4_credentials *);
+MUST_CHECK int sigv4_sign(struct sigv4_signature *out, const struct sigv4_request *, const struct sigv4_credentials *);
 /* The canonical request, an empty line, the string to sign; for tests and debugging; malloc'ed. */
 MUST_CHECK int sigv4_canonical(char **out, const struct sigv4_request *, const struct sigv4_credentials *);
 

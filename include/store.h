@@ -1,8 +1,9 @@
-/* store.h — the ciphertext directory as a whole: descriptors and their copies, exclusive lock, mount markers, sizes in doubt
- * (format.md 1, 6, 8, 12). Knows no KMS: whoever has the domain's keys calls store_authenticate().
+/* store.h — the ciphertext directory as a whole: descriptors and their copies, exclusive lock, mount markers, sizes in
+ * doubt (format.md 1, 6, 8, 12). Knows no KMS: whoever has the domain's keys calls store_authenticate().
  *
- * Functions that an administrator watches return 0 or -errno and write one line for people into why (STORE_WHY bytes), in the voice
- * "cannot open store '/x': ...". errno to exit code: -ENOENT/-EINVAL/-EPROTONOSUPPORT/-EBADMSG 4, -EBUSY 9, others 1.                      */
+ * Functions that an administrator watches return 0 or -errno and write one line for people into why (STORE_WHY bytes),
+ * in the voice "cannot open store '/x': ...". errno to exit code: -ENOENT/-EINVAL/-EPROTONOSUPPORT/-EBADMSG 4, -EBUSY
+ * 9, others 1.                      */
 #ifndef BYOKFS_STORE_H
 #define BYOKFS_STORE_H
 
@@ -37,14 +38,17 @@ struct store_options {
 	bool torn_ok; /* accept a backing with blocks under 4096 bytes */
 };
 
-/* Reads and checks descriptors (unauthenticated yet), takes the exclusive lock (read-write), refuses unsuitable backings. */
+/* Reads and checks descriptors (unauthenticated yet), takes the exclusive lock (read-write), refuses unsuitable
+ * backings. */
 MUST_CHECK int store_open(struct store *out, const char *path, const struct store_options *, char *why);
-/* The domain descriptor read was refused by whoever holds the key: takes its other copy instead. 0, or -ENOENT when there is no other. */
+/* The domain descriptor read was refused by whoever holds the key: takes its other copy instead. 0, or -ENOENT when
+ * there is no other. */
 MUST_CHECK int store_other_domain(struct store *);
 /* Descriptor MACs, commitment, the root's .byokfs.d; restores a lost copy when read-write. -EBADMSG: tampered. */
 MUST_CHECK int store_authenticate(struct store *, const struct domain_keys *, const struct name_keys *, char *why);
-/* Determines what is in doubt. Read-write mounts: writes the marker, before the first change. -EBUSY: another mount's marker is locked.
- * The locks are OFD locks: a process forked after store_open() keeps the store locked until it closes lock_fd and marker_fd, or ends. */
+/* Determines what is in doubt. Read-write mounts: writes the marker, before the first change. -EBUSY: another mount's
+ * marker is locked. The locks are OFD locks: a process forked after store_open() keeps the store locked until it closes
+ * lock_fd and marker_fd, or ends. */
 MUST_CHECK int store_mark(struct store *, char *why);
 /* Orderly end: everything was flushed and hints are set: syncfs, remove marker. clean = false leaves it. Then frees. */
 void store_close(struct store *, bool clean);
@@ -54,8 +58,9 @@ bool store_in_doubt(const struct store *, const struct stat *);
 /* After every file was visited: forgets stale markers. */
 void store_doubt_done(struct store *);
 
-/* Makes an empty directory a store: new ids, descriptors for domain 0 with the given sealed secrets, root .byokfs.d. The directory must be empty
- * (lost+found is tolerated); -ENOTEMPTY, -EEXIST (already a store). What was written is removed again on failure. */
+/* Makes an empty directory a store: new ids, descriptors for domain 0 with the given sealed secrets, root .byokfs.d.
+ * The directory must be empty (lost+found is tolerated); -ENOTEMPTY, -EEXIST (already a store). What was written is
+ * removed again on failure. */
 struct store_create {
 	struct context_ids ids;
 	uint8_t dirid[16];
@@ -70,7 +75,8 @@ struct store_create {
 MUST_CHECK int store_create(const char *path, const struct store_create *, char *why);
 /* Is the directory fit to become one? Called before the KMS is asked for anything. */
 MUST_CHECK int store_creatable(const char *path, bool torn_ok, char *why);
-/* Writes the domain descriptor, both copies, seq raised (rotation). Without keys (NULL) the MAC stays as it is: it does not cover the slots. */
+/* Writes the domain descriptor, both copies, seq raised (rotation). Without keys (NULL) the MAC stays as it is: it does
+ * not cover the slots. */
 MUST_CHECK int store_write_domain(struct store *, const struct domain_keys *, char *why);
 
 #endif

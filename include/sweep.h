@@ -1,6 +1,7 @@
-/* sweep.h — after an unclean end: visits every file whose size hint is in doubt, sets wrong hints right, then forgets the stale markers (format.md 6).
+/* sweep.h — after an unclean end: visits every file whose size hint is in doubt, sets wrong hints right, then forgets
+ * the stale markers (format.md 6).
  *
- * One background thread over the ciphertext; names are not needed. Only files whose hint really is wrong cost a key.                              */
+ * One background thread over the ciphertext; names are not needed. Only files whose hint really is wrong cost a key. */
 #ifndef BYOKFS_SWEEP_H
 #define BYOKFS_SWEEP_H
 

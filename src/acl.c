@@ -1,5 +1,5 @@
-/* The kernel hands ACLs over as xattr values: le32 version, then entries of le16 tag, le16 permissions, le32 id, ordered by
- * tag. Only the three base classes and the mask matter here; named entries are carried along untouched.                   */
+/* The kernel hands ACLs over as xattr values: le32 version, then entries of le16 tag, le16 permissions, le32 id,
+ * ordered by tag. Only the three base classes and the mask matter here; named entries are carried along untouched. */
 #include "acl.h"
 
 #include <errno.h>
@@ -8,8 +8,8 @@
 #include "bytes.h"
 
 #define VERSION 2u
-#define HEAD 4u
-#define ENTRY 8u
+#define HEAD    4u
+#define ENTRY   8u
 
 enum tag { USER_OBJ = 1, USER = 2, GROUP_OBJ = 4, GROUP = 8, MASK = 16, OTHER = 32 };
 
@@ -61,7 +61,7 @@ static int base_find(struct base *b, void *acl, size_t n)
 {
 	uint8_t *p = acl;
 
-	*b = (struct base){0};
+	*b = (struct base){ 0 };
 	if (n < HEAD || n > ACL_BYTES_MAX || (n - HEAD) % ENTRY || le32_get(p) != VERSION)
 		return -EINVAL;
 	for (size_t at = HEAD; at < n; at += ENTRY)

@@ -20,7 +20,7 @@
 #include "log.h"
 #include "secret.h"
 
-#define FILE_MAX 1048576
+#define FILE_MAX  1048576
 #define PATH_SIZE 4096u
 
 /* What tells one state of a file from another. */
@@ -217,8 +217,7 @@ static int load(struct awscred *a, char *why)
 
 /* ---- credentials ---- */
 
-static int make(
-    struct sigv4_credentials **out, const char *access, const char *secret, const char *token, char *why)
+static int make(struct sigv4_credentials **out, const char *access, const char *secret, const char *token, char *why)
 {
 	size_t ntoken = token && *token ? strlen(token) + 1 : 0;
 	struct sigv4_credentials *c;
@@ -275,8 +274,7 @@ static int from_files(struct awscred *a, struct sigv4_credentials **out, char *w
 		    "profile '%.60s' has only one of aws_access_key_id and aws_secret_access_key", name);
 		return -EINVAL;
 	}
-	snprintf(why, AWSCRED_WHY,
-	    "no AWS credentials: %sprofile '%.60s' %s in the shared files of the AWS tools",
+	snprintf(why, AWSCRED_WHY, "no AWS credentials: %sprofile '%.60s' %s in the shared files of the AWS tools",
 	    a->profile ? "" : "AWS_ACCESS_KEY_ID is not set and ", name, p->found ? "has no keys" : "is not");
 	return -ENOENT;
 }

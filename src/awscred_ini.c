@@ -210,8 +210,8 @@ static int take_profile(void *arg, const struct reader *r, const struct entry *e
 	return 0;
 }
 
-int awscred_ini_profile(struct awscred_profile *out, enum awscred_file file, char *text, const char *profile,
-    const char *where, char *why)
+int awscred_ini_profile(
+    struct awscred_profile *out, enum awscred_file file, char *text, const char *profile, const char *where, char *why)
 {
 	struct wanted w = { .out = out, .file = file, .profile = profile };
 	struct reader r = { .where = where, .why = why, .take = take_profile, .arg = &w };
@@ -232,8 +232,7 @@ static int take_service(void *arg, const struct reader *r, const struct entry *e
 	return store(w->out->service_endpoint, sizeof(w->out->service_endpoint), r, e);
 }
 
-int awscred_ini_service(
-    struct awscred_profile *out, char *text, const char *service, const char *where, char *why)
+int awscred_ini_service(struct awscred_profile *out, char *text, const char *service, const char *where, char *why)
 {
 	struct wanted w = { .out = out, .service = service };
 	struct reader r = { .where = where, .why = why, .take = take_service, .arg = &w };

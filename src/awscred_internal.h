@@ -8,7 +8,7 @@
 
 #include "cleanup.h"
 
-#define AWSCRED_WHY 200u
+#define AWSCRED_WHY       200u
 #define AWSCRED_TOKEN_MAX 8192u
 
 /* Lives in secret memory. Empty text: not given. */
@@ -25,8 +25,8 @@ struct awscred_profile {
 enum awscred_file { AWSCRED_CREDENTIALS, AWSCRED_CONFIG };
 
 /* Text of a file, cut up in place. `where` is its path, for messages. 0 or -EINVAL with why. */
-MUST_CHECK int awscred_ini_profile(struct awscred_profile *out, enum awscred_file, char *text,
-    const char *profile, const char *where, char *why);
+MUST_CHECK int awscred_ini_profile(
+    struct awscred_profile *out, enum awscred_file, char *text, const char *profile, const char *where, char *why);
 /* The endpoint_url of `service` in [services out->services]. */
 MUST_CHECK int awscred_ini_service(
     struct awscred_profile *out, char *text, const char *service, const char *where, char *why);

@@ -16,8 +16,8 @@
 #include "secret.h"
 
 #define LAYOUT_VERSION 1u
-#define META 16u /* version and rnd, in front of the ciphertext */
-#define AAD 64u
+#define META           16u /* version and rnd, in front of the ciphertext */
+#define AAD            64u
 
 enum { SUITE_XAES = 1, SUITE_XCHACHA = 2 };
 

@@ -41,7 +41,7 @@ int aead_xaes_subkey(uint8_t out[static 32], const uint8_t key[static 32], const
 
 	(void)pthread_once(&once, fetch_ciphers);
 	ok = ctx && ecb && EVP_EncryptInit_ex2(ctx, ecb, key, NULL, NULL) == 1 &&
-	     EVP_CIPHER_CTX_set_padding(ctx, 0) == 1 && EVP_EncryptUpdate(ctx, k1, &n, k1, 16) == 1;
+	    EVP_CIPHER_CTX_set_padding(ctx, 0) == 1 && EVP_EncryptUpdate(ctx, k1, &n, k1, 16) == 1;
 	cmac_double(k1);
 	/* SP 800-108, counter mode: two whole blocks, each CMACed alone, so CMAC is one AES call */
 	for (uint8_t c = 1; c <= 2; c++) {
@@ -98,22 +98,22 @@ int aead_gcm_open(EVP_CIPHER_CTX *ctx, const uint8_t iv[static GCM_IV], const st
 	return 0;
 }
 
-int aead_chacha_seal(const uint8_t key[static 32], const uint8_t nonce[static 24], const struct aead_text *t,
-    uint8_t *tag)
+int aead_chacha_seal(
+    const uint8_t key[static 32], const uint8_t nonce[static 24], const struct aead_text *t, uint8_t *tag)
 {
 	unsigned long long taglen;
 
-	if (crypto_aead_xchacha20poly1305_ietf_encrypt_detached(t->out, tag, &taglen, t->in, t->n, t->aad, t->aadlen,
-	        NULL, nonce, key) != 0)
+	if (crypto_aead_xchacha20poly1305_ietf_encrypt_detached(
+	        t->out, tag, &taglen, t->in, t->n, t->aad, t->aadlen, NULL, nonce, key) != 0)
 		return -EIO;
 	return 0;
 }
 
-int aead_chacha_open(const uint8_t key[static 32], const uint8_t nonce[static 24], const struct aead_text *t,
-    const uint8_t *tag)
+int aead_chacha_open(
+    const uint8_t key[static 32], const uint8_t nonce[static 24], const struct aead_text *t, const uint8_t *tag)
 {
-	if (crypto_aead_xchacha20poly1305_ietf_decrypt_detached(t->out, NULL, t->in, t->n, tag, t->aad, t->aadlen,
-	        nonce, key) != 0) {
+	if (crypto_aead_xchacha20poly1305_ietf_decrypt_detached(
+	        t->out, NULL, t->in, t->n, tag, t->aad, t->aadlen, nonce, key) != 0) {
 		explicit_bzero(t->out, t->n);
 		return -EBADMSG;
 	}

@@ -12,7 +12,7 @@
 #include "block.h"
 
 #define IDLE_MAX 256u
-#define BUCKETS 512u
+#define BUCKETS  512u
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* Guarded by lock. */
@@ -90,8 +90,8 @@ static struct block_ctx *take_idle(uint64_t serial, const uint8_t selector[stati
 	return ctx;
 }
 
-struct block_ctx *block_pool_take(uint64_t serial, const uint8_t key[static 32],
-    const uint8_t selector[static XAES_SELECTOR])
+struct block_ctx *block_pool_take(
+    uint64_t serial, const uint8_t key[static 32], const uint8_t selector[static XAES_SELECTOR])
 {
 	struct block_ctx *ctx = take_idle(serial, selector);
 	uint8_t subkey[32];

@@ -17,8 +17,8 @@ void bytes_hex(char *out, const uint8_t *in, size_t n)
 /* Value of a lower-case hex digit; bit 8 set for anything else. No branch and no table depends on c. */
 static unsigned hex_digit(unsigned c)
 {
-	unsigned num = c ^ '0';         /* 0..9 for digits, when c's high nibble is 3 */
-	unsigned let = c - 'a';         /* 0..5 for letters, wraps below 'a' */
+	unsigned num = c ^ '0'; /* 0..9 for digits, when c's high nibble is 3 */
+	unsigned let = c - 'a'; /* 0..5 for letters, wraps below 'a' */
 	unsigned is_num = (num - 10) >> 8 & 0xff;
 	unsigned is_let = (let - 6) >> 8 & 0xff & ~(let >> 8);
 
@@ -152,8 +152,22 @@ uint32_t bytes_crc32c(const uint8_t *in, size_t n)
 {
 	/* one entry per nibble of the reflected polynomial 0x82f63b78; slots are small, so this is enough */
 	static const uint32_t table[16] = {
-		0x00000000, 0x105ec76f, 0x20bd8ede, 0x30e349b1, 0x417b1dbc, 0x5125dad3, 0x61c69362, 0x7198540d,
-		0x82f63b78, 0x92a8fc17, 0xa24bb5a6, 0xb21572c9, 0xc38d26c4, 0xd3d3e1ab, 0xe330a81a, 0xf36e6f75,
+		0x00000000,
+		0x105ec76f,
+		0x20bd8ede,
+		0x30e349b1,
+		0x417b1dbc,
+		0x5125dad3,
+		0x61c69362,
+		0x7198540d,
+		0x82f63b78,
+		0x92a8fc17,
+		0xa24bb5a6,
+		0xb21572c9,
+		0xc38d26c4,
+		0xd3d3e1ab,
+		0xe330a81a,
+		0xf36e6f75,
 	};
 	uint32_t crc = UINT32_MAX;
 

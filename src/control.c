@@ -1,4 +1,4 @@
-/* Answers are flat where people read them and grouped where machines do; codes are the programs' exit codes.           */
+/* Answers are flat where people read them and grouped where machines do; codes are the programs' exit codes. */
 #include "control.h"
 
 #include <errno.h>
@@ -39,11 +39,11 @@ static json_t *counters(struct fs *fs, const struct lease_status *ls)
 	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
 	    "operations", (json_int_t)fs->ops, "errors", (json_int_t)fs->op_errors, "parked", (json_int_t)fs->parked,
 	    "reads", (json_int_t)fs->reads, "read_bytes", (json_int_t)fs->read_bytes, "writes", (json_int_t)fs->writes,
-	    "write_bytes", (json_int_t)fs->write_bytes, "lost_files", (json_int_t)fs->lost,
-	    "inodes", (json_int_t)inode_count(fs->inodes), "unflushed", (json_int_t)states_queued(fs),
-	    "file_keys", (json_int_t)ls->file_keys, "pool", (json_int_t)ls->pool_ready, "waiting", (json_int_t)ls->parked,
-	    "probes", (json_int_t)ls->probes, "probe_failures", (json_int_t)ls->probe_failures,
-	    "unwraps", (json_int_t)ls->unwraps, "locks", (json_int_t)ls->locks);
+	    "write_bytes", (json_int_t)fs->write_bytes, "lost_files", (json_int_t)fs->lost, "inodes",
+	    (json_int_t)inode_count(fs->inodes), "unflushed", (json_int_t)states_queued(fs), "file_keys",
+	    (json_int_t)ls->file_keys, "pool", (json_int_t)ls->pool_ready, "waiting", (json_int_t)ls->parked, "probes",
+	    (json_int_t)ls->probes, "probe_failures", (json_int_t)ls->probe_failures, "unwraps",
+	    (json_int_t)ls->unwraps, "locks", (json_int_t)ls->locks);
 }
 
 static json_t *kms_part(struct kms *kms)
@@ -51,11 +51,11 @@ static json_t *kms_part(struct kms *kms)
 	struct kms_stats st;
 
 	kms_stats(kms, &st);
-	return json_pack("{s:s, s:o, s:I, s:I, s:I, s:I, s:I, s:f, s:I}", "provider", kms_provider_name(kms), "key", text(kms_key(kms)),
-	    "calls", (json_int_t)st.calls, "errors", (json_int_t)st.errors, "denied", (json_int_t)st.denied,
-	    "throttled", (json_int_t)st.busy, "unreachable", (json_int_t)st.down,
-	    "latency_ms_mean", st.calls ? (double)st.latency_ms_sum / (double)st.calls : 0.0,
-	    "latency_ms_max", (json_int_t)st.latency_ms_max);
+	return json_pack("{s:s, s:o, s:I, s:I, s:I, s:I, s:I, s:f, s:I}", "provider", kms_provider_name(kms), "key",
+	    text(kms_key(kms)), "calls", (json_int_t)st.calls, "errors", (json_int_t)st.errors, "denied",
+	    (json_int_t)st.denied, "throttled", (json_int_t)st.busy, "unreachable", (json_int_t)st.down,
+	    "latency_ms_mean", st.calls ? (double)st.latency_ms_sum / (double)st.calls : 0.0, "latency_ms_max",
+	    (json_int_t)st.latency_ms_max);
 }
 
 static json_t *status(struct service *s)
@@ -67,11 +67,12 @@ static json_t *status(struct service *s)
 	bytes_hex(id, s->fs->store->desc.store, 16);
 	io_utc(since, ls.since);
 	io_utc(started, s->started);
-	return json_pack("{s:i, s:s, s:o, s:o, s:s, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:s, s:i, s:o*, s:o*}", "code", EXIT_OK, "message", "ok",
-	    "mountpoint", text(s->mountpoint), "cipherdir", text(s->fs->store->path), "store", id, "state", lease_state_name(ls.state),
-	    "reason", text(ls.reason), "since", since, "since_unix", (json_int_t)ls.since, "lease_left_ms", (json_int_t)ls.lease_left_ms,
-	    "by_admin", ls.by_admin, "watchdog", !s->watchdog_dead, "started", started, "pid", (int)getpid(),
-	    "kms", kms_part(s->kms), "counters", counters(s->fs, &ls));
+	return json_pack("{s:i, s:s, s:o, s:o, s:s, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:s, s:i, s:o*, s:o*}", "code",
+	    EXIT_OK, "message", "ok", "mountpoint", text(s->mountpoint), "cipherdir", text(s->fs->store->path), "store",
+	    id, "state", lease_state_name(ls.state), "reason", text(ls.reason), "since", since, "since_unix",
+	    (json_int_t)ls.since, "lease_left_ms", (json_int_t)ls.lease_left_ms, "by_admin", ls.by_admin, "watchdog",
+	    !s->watchdog_dead, "started", started, "pid", (int)getpid(), "kms", kms_part(s->kms), "counters",
+	    counters(s->fs, &ls));
 }
 
 static json_t *lock(struct service *s)

@@ -8,20 +8,22 @@
 #include "bytes.h"
 #include "descriptor_text.h"
 
-#define LAYOUT_1 1u
-#define DOMAINS_MAX 65536u
+#define LAYOUT_1     1u
+#define DOMAINS_MAX  65536u
 #define MARKER_BYTES 4096u
-#define STORE_TITLE "byokfs-store"
+#define STORE_TITLE  "byokfs-store"
 #define MARKER_TITLE "byokfs-mount"
 
-static const char *const names_words[] = {[NAME_SIV64] = "siv64", [NAME_SIV32] = "siv32", [NAME_PLAIN] = "plain", NULL};
-static const char *const mode_words[] = {"rw", "shared", NULL};
+static const char *const names_words[] = {
+	[NAME_SIV64] = "siv64", [NAME_SIV32] = "siv32", [NAME_PLAIN] = "plain", NULL
+};
+static const char *const mode_words[] = { "rw", "shared", NULL };
 
 /* Cuts the next blank-separated word off a value. */
 static struct descriptor_value cut_word(struct descriptor_value *v)
 {
 	const char *blank = memchr(v->text, ' ', v->len);
-	struct descriptor_value word = {.text = v->text, .len = blank ? (size_t)(blank - v->text) : v->len};
+	struct descriptor_value word = { .text = v->text, .len = blank ? (size_t)(blank - v->text) : v->len };
 	size_t used = word.len + (blank ? 1 : 0);
 
 	v->text += used;
@@ -69,7 +71,7 @@ static void read_domains(struct descriptor_reader *r, struct descriptor_store *s
 	size_t room = 0;
 
 	while (descriptor_next_is(r, "domain=")) {
-		struct descriptor_domain_line d = {0};
+		struct descriptor_domain_line d = { 0 };
 
 		if (!parse_domain(descriptor_line(r, "domain"), &d) || s->n == DOMAINS_MAX ||
 		    (s->n == 0 ? d.index != 0 : d.index <= s->domains[s->n - 1].index)) {
@@ -146,7 +148,7 @@ static void put_store(struct descriptor_writer *w, const struct descriptor_store
 
 int descriptor_store_verify(const struct descriptor_store *s, const struct domain_keys *keys)
 {
-	CLEANUP_WRITER struct descriptor_writer w = {0};
+	CLEANUP_WRITER struct descriptor_writer w = { 0 };
 	uint8_t mac[32];
 
 	if (descriptor_writer_begin(&w) != 0)
@@ -158,7 +160,7 @@ int descriptor_store_verify(const struct descriptor_store *s, const struct domai
 
 int descriptor_store_print(struct descriptor_store *s, const struct domain_keys *keys, char **text, size_t *len)
 {
-	CLEANUP_WRITER struct descriptor_writer w = {0};
+	CLEANUP_WRITER struct descriptor_writer w = { 0 };
 
 	if (descriptor_writer_begin(&w) != 0)
 		return -ENOMEM;
@@ -211,7 +213,7 @@ int descriptor_marker_parse(struct descriptor_marker *out, const char *text, siz
 
 int descriptor_marker_print(const struct descriptor_marker *m, char **text, size_t *len)
 {
-	CLEANUP_WRITER struct descriptor_writer w = {0};
+	CLEANUP_WRITER struct descriptor_writer w = { 0 };
 
 	if (m->start_sec < 0 || m->start_nsec < 0 || m->start_nsec > 999999999)
 		return -EINVAL;

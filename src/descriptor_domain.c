@@ -7,12 +7,12 @@
 #include "descriptor.h"
 #include "descriptor_text.h"
 
-#define TITLE "byokfs-domain"
+#define TITLE           "byokfs-domain"
 #define GENERATION_NAME 16u /* "context.65535" */
 
-static const char *const seal_words[] = {[SEAL_FILE] = "file", [SEAL_DOMAIN] = "domain", NULL};
+static const char *const seal_words[] = { [SEAL_FILE] = "file", [SEAL_DOMAIN] = "domain", NULL };
 /* Index + 1 is the provider's number. */
-static const char *const provider_words[] = {"aws", "vault", "keyfile", "pkcs11", NULL};
+static const char *const provider_words[] = { "aws", "vault", "keyfile", "pkcs11", NULL };
 #define PROVIDERS 4u
 
 static bool is_literal(char c)
@@ -144,8 +144,8 @@ struct slot_names {
 };
 
 static const struct slot_names slot_names[2] = {
-	{"a.seq", "a.provider", "a.key", "a.material", "a.context", "a.sealed", "a.blob", "a.probe"},
-	{"b.seq", "b.provider", "b.key", "b.material", "b.context", "b.sealed", "b.blob", "b.probe"},
+	{ "a.seq", "a.provider", "a.key", "a.material", "a.context", "a.sealed", "a.blob", "a.probe" },
+	{ "b.seq", "b.provider", "b.key", "b.material", "b.context", "b.sealed", "b.blob", "b.probe" },
 };
 
 static void read_slot(struct descriptor_reader *r, const struct slot_names *names, const struct descriptor_domain *d,
@@ -291,7 +291,7 @@ static void put_slot(struct descriptor_writer *w, const struct slot_names *names
 
 int descriptor_domain_verify(const struct descriptor_domain *d, const struct domain_keys *keys)
 {
-	CLEANUP_WRITER struct descriptor_writer w = {0};
+	CLEANUP_WRITER struct descriptor_writer w = { 0 };
 	uint8_t mac[32];
 
 	if (descriptor_writer_begin(&w) != 0)
@@ -320,7 +320,7 @@ static void put_rest(struct descriptor_writer *w, const struct descriptor_domain
 
 int descriptor_domain_print(struct descriptor_domain *d, const struct domain_keys *keys, char **text, size_t *len)
 {
-	CLEANUP_WRITER struct descriptor_writer w = {0};
+	CLEANUP_WRITER struct descriptor_writer w = { 0 };
 
 	if (descriptor_writer_begin(&w) != 0)
 		return -ENOMEM;

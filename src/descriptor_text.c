@@ -38,11 +38,11 @@ void descriptor_fail(struct descriptor_reader *r, int err)
 static struct descriptor_value next_line(struct descriptor_reader *r)
 {
 	const char *nl = memchr(r->at, '\n', (size_t)(r->end - r->at));
-	struct descriptor_value line = {.text = r->at};
+	struct descriptor_value line = { .text = r->at };
 
 	if (!nl || !descriptor_is_clean(r->at, (size_t)(nl - r->at))) {
 		descriptor_fail(r, -EINVAL);
-		return (struct descriptor_value){.text = "", .len = 0};
+		return (struct descriptor_value){ .text = "", .len = 0 };
 	}
 	line.len = (size_t)(nl - r->at);
 	r->at = nl + 1;
@@ -81,7 +81,7 @@ int descriptor_begin(struct descriptor_reader *r, const char *title, const char 
 {
 	int rc;
 
-	*r = (struct descriptor_reader){.at = text, .end = text};
+	*r = (struct descriptor_reader){ .at = text, .end = text };
 	if (len <= SUM_LINE || len > max)
 		return -EINVAL;
 	r->end = text + len - SUM_LINE;
@@ -114,7 +114,7 @@ struct descriptor_value descriptor_line(struct descriptor_reader *r, const char 
 
 	if (line.len < n + 2 || strncmp(line.text, name, n) != 0 || line.text[n] != '=' || line.text[n + 1] == ' ') {
 		descriptor_fail(r, -EINVAL);
-		return (struct descriptor_value){.text = "", .len = 0};
+		return (struct descriptor_value){ .text = "", .len = 0 };
 	}
 	line.text += n + 1;
 	line.len -= n + 1;
@@ -165,7 +165,7 @@ bool descriptor_parse_time(const char *text, size_t len, int64_t *out)
 {
 	static const char shape[] = "dddd-dd-ddTdd:dd:ddZ";
 	char again[TIME_LEN + 1];
-	struct tm tm = {0};
+	struct tm tm = { 0 };
 
 	if (len != TIME_LEN)
 		return false;
@@ -224,7 +224,7 @@ void descriptor_string(struct descriptor_reader *r, const char *name, char *out,
 
 int descriptor_writer_begin(struct descriptor_writer *w)
 {
-	*w = (struct descriptor_writer){0};
+	*w = (struct descriptor_writer){ 0 };
 	w->f = open_memstream(&w->text, &w->len);
 	return w->f ? 0 : -ENOMEM;
 }
@@ -266,7 +266,7 @@ void descriptor_writer_mac(struct descriptor_writer *w, const uint8_t key[static
 
 int descriptor_writer_end(struct descriptor_writer *w, size_t max, char **text, size_t *len)
 {
-	uint8_t sum[crypto_hash_sha256_BYTES] = {0};
+	uint8_t sum[crypto_hash_sha256_BYTES] = { 0 };
 	int rc;
 
 	if (fflush(w->f) != 0)

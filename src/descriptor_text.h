@@ -24,8 +24,8 @@ struct descriptor_value {
 };
 
 /* Checks size, characters, the first line ("<title> 1") and the sum. 0, -EINVAL or -EPROTONOSUPPORT. */
-MUST_CHECK int descriptor_begin(struct descriptor_reader *, const char *title, const char *text, size_t len,
-    size_t max);
+MUST_CHECK int descriptor_begin(
+    struct descriptor_reader *, const char *title, const char *text, size_t len, size_t max);
 /* 0 when every line was read and none was wrong. */
 MUST_CHECK int descriptor_end(const struct descriptor_reader *);
 void descriptor_fail(struct descriptor_reader *, int err);

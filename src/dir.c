@@ -108,8 +108,7 @@ static bool long_matches(const struct dir_place *p)
 	char have[NAME_LONG_TARGET_MAX + 1];
 	int n = long_read(p->fd, p->name.entry, have);
 
-	return n >= 0 && (size_t)n == strlen(p->name.long_target) &&
-	    bytes_equal(have, p->name.long_target, (size_t)n);
+	return n >= 0 && (size_t)n == strlen(p->name.long_target) && bytes_equal(have, p->name.long_target, (size_t)n);
 }
 
 int dir_long_make(const struct dir_place *p)
@@ -339,8 +338,8 @@ static int create_named(const struct create *c, int *fd)
 	return r;
 }
 
-int dir_create(const struct dir *d, const char *name, size_t len, const uint8_t page0[static LAYOUT_PAGE],
-    mode_t mode, const struct dir_owner *owner, int *fd, struct stat *st)
+int dir_create(const struct dir *d, const char *name, size_t len, const uint8_t page0[static LAYOUT_PAGE], mode_t mode,
+    const struct dir_owner *owner, int *fd, struct stat *st)
 {
 	struct dir_place place;
 	struct stat parent;
@@ -402,8 +401,8 @@ static int finish_entry(
 	return r;
 }
 
-int dir_mknod(const struct dir *d, const char *name, size_t len, mode_t mode, dev_t rdev,
-    const struct dir_owner *owner, struct stat *st)
+int dir_mknod(const struct dir *d, const char *name, size_t len, mode_t mode, dev_t rdev, const struct dir_owner *owner,
+    struct stat *st)
 {
 	struct dir_place place;
 	mode_t bits = mode & 07777;

@@ -17,8 +17,8 @@
 
 /* ---- mkdir */
 
-static int mkdir_fill(const struct dir *d, int fd, mode_t mode, const struct dir_owner *owner,
-    uint16_t domain_index, const uint8_t id[static 16])
+static int mkdir_fill(const struct dir *d, int fd, mode_t mode, const struct dir_owner *owner, uint16_t domain_index,
+    const uint8_t id[static 16])
 {
 	char text[NAME_DIR_ID_TEXT + 1];
 	struct stat parent;

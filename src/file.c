@@ -70,8 +70,8 @@ int file_peek(int fd, struct header_ident *ident, struct header_slot *slot)
 static bool same_ident(const struct header_ident *a, const struct header_ident *b)
 {
 	return a->suite == b->suite && bytes_equal(a->store, b->store, CONTEXT_ID) &&
-	       bytes_equal(a->domain, b->domain, CONTEXT_ID) && bytes_equal(a->file, b->file, CONTEXT_ID) &&
-	       bytes_equal(a->commit, b->commit, sizeof(a->commit));
+	    bytes_equal(a->domain, b->domain, CONTEXT_ID) && bytes_equal(a->file, b->file, CONTEXT_ID) &&
+	    bytes_equal(a->commit, b->commit, sizeof(a->commit));
 }
 
 /* IDENT is this file's, and the key is its key. */
@@ -389,11 +389,13 @@ static void forget_text(struct file *f)
 {
 	struct file_node *n;
 
-	TAILQ_FOREACH(n, &f->clean, link) {
+	TAILQ_FOREACH(n, &f->clean, link)
+	{
 		explicit_bzero(n->text, LAYOUT_BODY);
 		n->loaded = false;
 	}
-	TAILQ_FOREACH(n, &f->busy, link) {
+	TAILQ_FOREACH(n, &f->busy, link)
+	{
 		explicit_bzero(n->text, LAYOUT_BODY);
 		n->loaded = false;
 	}

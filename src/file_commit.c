@@ -119,8 +119,8 @@ bool file_uncommitted(const struct file *f)
 	if (f->sealed || f->root->dirty || f->size != f->disk.size || f->inlined != f->disk.inlined)
 		return true;
 	TAILQ_FOREACH(n, &f->busy, link)
-		if (n->dirty)
-			return true;
+	if (n->dirty)
+		return true;
 	return false;
 }
 
@@ -295,5 +295,5 @@ void file_publish(struct file *f)
 	f->pub_fresh = f->fresh;
 	f->pub_dirty = !f->params.readonly && (dirty || hint_wanted(f));
 	f->pub_pending = !f->params.readonly && !f->fresh && !f->failed &&
-	                 (dirty || work || (behind && f->begun) || f->drop != DROP_NONE || f->repair);
+	    (dirty || work || (behind && f->begun) || f->drop != DROP_NONE || f->repair);
 }

@@ -22,12 +22,12 @@
 #define FILE_B (1ull << 18) /* section 5.1 */
 #define FILE_W (1ull << 19)
 
-#define FILE_CHUNK 256u               /* pages handled per round of a long read or write */
-#define FILE_BUFFER (FILE_CHUNK + 16u) /* pages of a buffer: those and the nodes between */
-#define FILE_CLEAN_MAX 128u           /* nodes kept without need */
-#define FILE_BUSY_MAX 2048u           /* nodes dirty or with entries to record, before a writer must flush */
-#define FILE_BUCKETS 256u
-#define FILE_MARGIN 64u               /* versions a writer leaves for nodes it may have to write */
+#define FILE_CHUNK     256u               /* pages handled per round of a long read or write */
+#define FILE_BUFFER    (FILE_CHUNK + 16u) /* pages of a buffer: those and the nodes between */
+#define FILE_CLEAN_MAX 128u               /* nodes kept without need */
+#define FILE_BUSY_MAX  2048u              /* nodes dirty or with entries to record, before a writer must flush */
+#define FILE_BUCKETS   256u
+#define FILE_MARGIN    64u /* versions a writer leaves for nodes it may have to write */
 
 /* The system calls on the backing; the tests put a simulated disk here. Results are -errno. */
 struct file_io {
@@ -46,9 +46,9 @@ extern const struct file_io *file_io;
 
 /* What memory knows of an entry's unit: the version last issued or accepted (0: nothing) and flags. */
 #define ENT_VER(e) ((e) & (REC_H - 1))
-#define ENT_PEND (1ull << 61) /* issued, to be recorded once durable */
-#define ENT_TOMB (1ull << 62) /* the version is only a floor: the unit may be absent */
-#define ENT_GONE (1ull << 63) /* dropped: absent, whatever the disk says; the version is its tombstone */
+#define ENT_PEND   (1ull << 61) /* issued, to be recorded once durable */
+#define ENT_TOMB   (1ull << 62) /* the version is only a floor: the unit may be absent */
+#define ENT_GONE   (1ull << 63) /* dropped: absent, whatever the disk says; the version is its tombstone */
 
 TAILQ_HEAD(file_nodes, file_node);
 
@@ -86,28 +86,28 @@ struct file {
 	pthread_rwlock_t content; /* guards all below; readers share */
 	pthread_mutex_t cache;    /* besides, while readers share: nodes, entries, clock */
 
-	bool loaded;              /* root and nodes are valid; false after a wipe */
+	bool loaded;                /* root and nodes are valid; false after a wipe */
 	uint8_t page0[LAYOUT_PAGE]; /* as on disk */
 	struct header_state disk;   /* its STATE */
 	uint64_t size, csize;
-	uint64_t low, low_no;     /* smallest size since flush low_no began */
+	uint64_t low, low_no; /* smallest size since flush low_no began */
 	bool inlined, fresh;
 	uint64_t clock, loaded_clock;
-	bool begun;               /* clock rule 1 was applied */
-	uint64_t durable;         /* clock of a page 0 known durable */
+	bool begun;                          /* clock rule 1 was applied */
+	uint64_t durable;                    /* clock of a page 0 known durable */
 	uint64_t full_written, full_durable; /* the same for a page 0 written with all its nodes */
-	uint64_t flush_no;        /* flushes begun */
-	bool sealed;              /* a unit was sealed since page 0 was written */
-	int failed;               /* a flush failed: for the tenure */
+	uint64_t flush_no;                   /* flushes begun */
+	bool sealed;                         /* a unit was sealed since page 0 was written */
+	int failed;                          /* a flush failed: for the tenure */
 	struct file_mark promotion;
 
 	enum file_drop drop;
 	uint64_t drop_clock, drop_flush;
-	bool checked;             /* section 5.6 was done */
-	bool repair;              /* the backing is longer than it should be: 5.6 is wanted soon */
+	bool checked; /* section 5.6 was done */
+	bool repair;  /* the backing is longer than it should be: 5.6 is wanted soon */
 
-	uint64_t st_size;         /* of the backing */
-	bool want_hint;           /* exact, as soon as drops allow */
+	uint64_t st_size; /* of the backing */
+	bool want_hint;   /* exact, as soon as drops allow */
 	bool keep_times, times_saved;
 	struct timespec mtime;
 
@@ -162,10 +162,10 @@ MUST_CHECK struct file_node *file_root_new(void);
 void file_node_free(struct file_node *);
 /* The node that records a unit, and the entry; read from disk or made as needed. Valid until
  * file_trim() or the lock is let go. Readers hold the cache mutex. */
-MUST_CHECK int file_parent(struct file *, const struct file_key *, enum unit_type, uint64_t index,
-    struct file_node **, uint32_t *e);
-MUST_CHECK int file_node_get(struct file *, const struct file_key *, enum unit_type, uint64_t index,
-    struct file_node **);
+MUST_CHECK int file_parent(
+    struct file *, const struct file_key *, enum unit_type, uint64_t index, struct file_node **, uint32_t *e);
+MUST_CHECK int file_node_get(
+    struct file *, const struct file_key *, enum unit_type, uint64_t index, struct file_node **);
 /* Looks only in memory. */
 struct file_node *file_node_find(const struct file *, enum unit_type, uint64_t index);
 /* Flags changed: puts the node on the list it belongs to. */
@@ -255,8 +255,8 @@ MUST_CHECK int file_cut_hint(struct file *);
 /* Bytes of a paged file, lock held; buf NULL: zeros, where there is something to zero. Within size,
  * or size grows. */
 MUST_CHECK int file_put(struct file *, const struct file_key *, const uint8_t *buf, size_t n, uint64_t off);
-MUST_CHECK int file_put_inline(struct file *, const struct file_key *, const uint8_t *buf, size_t n, uint64_t off,
-    uint64_t size);
+MUST_CHECK int file_put_inline(
+    struct file *, const struct file_key *, const uint8_t *buf, size_t n, uint64_t off, uint64_t size);
 
 /* ---- file_drop.c ---- */
 /* Section 5.6, once per tenure. */

@@ -171,8 +171,8 @@ int file_punch_backing(struct file *f, uint64_t page, uint64_t pages)
 	int rc = keep_mtime(f);
 
 	if (rc == 0)
-		rc = file_io->allocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, page * LAYOUT_PAGE,
-		    pages * LAYOUT_PAGE);
+		rc = file_io->allocate(
+		    f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, page * LAYOUT_PAGE, pages * LAYOUT_PAGE);
 	return rc == -EOPNOTSUPP ? zero_backing(f, page, pages) : rc;
 }
 

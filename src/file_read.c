@@ -67,8 +67,8 @@ static void span_accept(struct file *f, const struct span *s)
 }
 
 /* One page of the span into the request's buffer; straight, when all of it is wanted. */
-static int span_open(struct file *f, struct block_run *run, struct span *s, uint32_t i, const uint8_t *page,
-    const struct request *r)
+static int span_open(
+    struct file *f, struct block_run *run, struct span *s, uint32_t i, const uint8_t *page, const struct request *r)
 {
 	uint64_t k = s->k + i, at = k * LAYOUT_PAGE;
 	uint64_t from = r->off > at ? r->off - at : 0;
@@ -94,8 +94,8 @@ static int span_open(struct file *f, struct block_run *run, struct span *s, uint
 }
 
 /* Pages k0..k1 from their physical range in buf. */
-static int open_pages(struct file *f, const struct file_key *key, const struct request *r, uint64_t k0, uint64_t k1,
-    const uint8_t *buf)
+static int open_pages(
+    struct file *f, const struct file_key *key, const struct request *r, uint64_t k0, uint64_t k1, const uint8_t *buf)
 {
 	uint64_t phys0 = layout_phys(UNIT_DATA, k0);
 	struct block_run run;

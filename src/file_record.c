@@ -19,8 +19,8 @@ bool file_unrecorded(const struct file *f)
 	if (f->root->stale)
 		return true;
 	TAILQ_FOREACH(n, &f->busy, link)
-		if (n->stale)
-			return true;
+	if (n->stale)
+		return true;
 	return false;
 }
 

@@ -11,12 +11,12 @@
 #include "file_internal.h"
 
 #define ROOT_ENTRIES (LAYOUT_ROOT_DATA + LAYOUT_ROOT_GROUPS + LAYOUT_ROOT_L1 + LAYOUT_ROOT_L2)
-#define FIRST_GROUP LAYOUT_ROOT_DATA
-#define FIRST_L1 (FIRST_GROUP + LAYOUT_ROOT_GROUPS)
-#define FIRST_L2 (FIRST_L1 + LAYOUT_ROOT_L1)
+#define FIRST_GROUP  LAYOUT_ROOT_DATA
+#define FIRST_L1     (FIRST_GROUP + LAYOUT_ROOT_GROUPS)
+#define FIRST_L2     (FIRST_L1 + LAYOUT_ROOT_L1)
 
-_Static_assert(HEADER_ROOT_REC_L2(0) == HEADER_ROOT_REC_GROUP(FIRST_L2 - FIRST_GROUP),
-    "records of the root lie in one row");
+_Static_assert(
+    HEADER_ROOT_REC_L2(0) == HEADER_ROOT_REC_GROUP(FIRST_L2 - FIRST_GROUP), "records of the root lie in one row");
 
 size_t file_rec_at(const struct file_node *n, uint32_t e)
 {
@@ -283,8 +283,8 @@ static int node_load(struct file *f, const struct file_key *key, struct file_nod
 	return 0;
 }
 
-static int node_add(struct file *f, const struct file_key *key, struct file_node *up, uint32_t slot,
-    struct file_node **out)
+static int node_add(
+    struct file *f, const struct file_key *key, struct file_node *up, uint32_t slot, struct file_node **out)
 {
 	struct file_node *n;
 	enum unit_type type;
@@ -312,8 +312,8 @@ static int node_add(struct file *f, const struct file_key *key, struct file_node
 	return 0;
 }
 
-int file_parent(struct file *f, const struct file_key *key, enum unit_type type, uint64_t index, struct file_node **n,
-    uint32_t *e)
+int file_parent(
+    struct file *f, const struct file_key *key, enum unit_type type, uint64_t index, struct file_node **n, uint32_t *e)
 {
 	struct layout_parent p = layout_parent(type, index);
 
@@ -321,8 +321,8 @@ int file_parent(struct file *f, const struct file_key *key, enum unit_type type,
 	return file_node_get(f, key, p.type, p.index, n);
 }
 
-int file_node_get(struct file *f, const struct file_key *key, enum unit_type type, uint64_t index,
-    struct file_node **out)
+int file_node_get(
+    struct file *f, const struct file_key *key, enum unit_type type, uint64_t index, struct file_node **out)
 {
 	struct file_node *n = file_node_find(f, type, index), *up;
 	uint32_t slot;

@@ -326,8 +326,8 @@ int file_cut_hint(struct file *f)
 	return rest ? file_set_length(f, f->st_size - rest) : 0;
 }
 
-int file_put_inline(struct file *f, const struct file_key *key, const uint8_t *buf, size_t n, uint64_t off,
-    uint64_t size)
+int file_put_inline(
+    struct file *f, const struct file_key *key, const uint8_t *buf, size_t n, uint64_t off, uint64_t size)
 {
 	uint8_t *text = f->root->text, old[BLOCK_ROOT_TEXT];
 	uint64_t old_size = f->size;

@@ -1,9 +1,9 @@
 /* Reads and writes /dev/fuse for libfuse, and speaks the few words of the protocol libfuse 3.14 does not know.
  *
- * The kernel offers flags in the INIT request; libfuse answers with those it wants but forgets PARALLEL_DIROPS and has never
- * heard of HANDLE_KILLPRIV_V2. The first costs a mutex per directory round every look-up, the second a GETXATTR per
- * write(2). Both are only one bit in the answer, so the answer is patched on its way out. SETXATTR_EXT is never added: it
- * changes the layout of a request that libfuse parses itself.                                                             */
+ * The kernel offers flags in the INIT request; libfuse answers with those it wants but forgets PARALLEL_DIROPS and has
+ * never heard of HANDLE_KILLPRIV_V2. The first costs a mutex per directory round every look-up, the second a GETXATTR
+ * per write(2). Both are only one bit in the answer, so the answer is patched on its way out. SETXATTR_EXT is never
+ * added: it changes the layout of a request that libfuse parses itself. */
 #include "fuseio.h"
 
 #include <errno.h>
@@ -19,7 +19,7 @@
 
 /* Protocol 7.44; the kernel's header may be older than the kernel. */
 #define NOTIFY_INC_EPOCH 8
-#define WANTED ((uint32_t)FUSE_PARALLEL_DIROPS | (uint32_t)FUSE_HANDLE_KILLPRIV_V2)
+#define WANTED           ((uint32_t)FUSE_PARALLEL_DIROPS | (uint32_t)FUSE_HANDLE_KILLPRIV_V2)
 
 /* One session per process. The offer is written by the thread that reads INIT and used by the one that answers it. */
 static _Atomic uint64_t offered_unique;
@@ -40,7 +40,8 @@ bool fuseio_parse_init(const void *request, size_t n, struct fuseio_offer *out)
 	memcpy(&in, request, sizeof(in));
 	if (in.opcode != FUSE_INIT)
 		return false;
-	memcpy(&out->flags, (const char *)request + sizeof(in) + offsetof(struct fuse_init_in, flags), sizeof(out->flags));
+	memcpy(
+	    &out->flags, (const char *)request + sizeof(in) + offsetof(struct fuse_init_in, flags), sizeof(out->flags));
 	out->unique = in.unique;
 	return true;
 }
@@ -94,7 +95,8 @@ static ssize_t hook_read(int fd, void *buf, size_t size, void *userdata)
 	ssize_t n;
 
 	(void)userdata;
-	/* libfuse gives each thread one buffer for good: names and data of the last request must not wait in it for the next. */
+	/* libfuse gives each thread one buffer for good: names and data of the last request must not wait in it for the
+	 * next. */
 	explicit_bzero(buf, last < size ? last : size);
 	n = read(fd, buf, size);
 	last = n > 0 ? (size_t)n : 0;
@@ -117,7 +119,7 @@ static struct {
 /* Is this the answer to the INIT that was read? Then its body is patched in a copy. */
 static bool patch_reply(const struct iovec *iov, int count, struct fuse_init_out *out)
 {
-	struct fuseio_offer offer = {.unique = atomic_load(&offered_unique), .flags = atomic_load(&offered_flags)};
+	struct fuseio_offer offer = { .unique = atomic_load(&offered_unique), .flags = atomic_load(&offered_flags) };
 	struct fuse_out_header head;
 
 	if (!offer.unique || count != 2 || iov[0].iov_len != sizeof(head) || iov[1].iov_len > sizeof(*out))
@@ -141,7 +143,7 @@ static ssize_t hook_writev(int fd, struct iovec *iov, int count, void *userdata)
 	atomic_store(&offered_unique, 0);
 	atomic_store(&negotiated_flags, out.flags);
 	patched[0] = iov[0];
-	patched[1] = (struct iovec){.iov_base = &out, .iov_len = iov[1].iov_len};
+	patched[1] = (struct iovec){ .iov_base = &out, .iov_len = iov[1].iov_len };
 	ssize_t n = writev(fd, patched, 2);
 
 	if (n > 0 && answered.fn)
@@ -151,7 +153,7 @@ static ssize_t hook_writev(int fd, struct iovec *iov, int count, void *userdata)
 
 int fuseio_attach(struct fuse_session *se, void (*ready)(void *arg), void *arg)
 {
-	static const struct fuse_custom_io hooks = {.read = hook_read, .writev = hook_writev};
+	static const struct fuse_custom_io hooks = { .read = hook_read, .writev = hook_writev };
 	int r;
 
 	answered.fn = ready;
@@ -176,8 +178,8 @@ bool fuseio_kill_suidgid(void)
 /* A notification is a reply to nobody: unique 0, the code where the error would be. */
 static int notify(int fd, int code, void *body, size_t n)
 {
-	struct fuse_out_header head = {.len = (uint32_t)(sizeof(head) + n), .error = code};
-	struct iovec iov[2] = {{.iov_base = &head, .iov_len = sizeof(head)}, {.iov_base = body, .iov_len = n}};
+	struct fuse_out_header head = { .len = (uint32_t)(sizeof(head) + n), .error = code };
+	struct iovec iov[2] = { { .iov_base = &head, .iov_len = sizeof(head) }, { .iov_base = body, .iov_len = n } };
 
 	return writev(fd, iov, n ? 2 : 1) < 0 ? -errno : 0;
 }
@@ -185,7 +187,7 @@ static int notify(int fd, int code, void *body, size_t n)
 int fuseio_inval_inode(int fd, uint64_t nodeid)
 {
 	/* From 0 on, to the end (len 0): a negative offset would spare the pages. */
-	struct fuse_notify_inval_inode_out out = {.ino = nodeid, .off = 0, .len = 0};
+	struct fuse_notify_inval_inode_out out = { .ino = nodeid, .off = 0, .len = 0 };
 
 	return notify(fd, FUSE_NOTIFY_INVAL_INODE, &out, sizeof(out));
 }

@@ -1,4 +1,4 @@
-/* fuseio_internal.h — the pure halves of the hooks, for tests: bytes in, numbers and bytes out.                            */
+/* fuseio_internal.h — the pure halves of the hooks, for tests: bytes in, numbers and bytes out. */
 #ifndef BYOKFS_FUSEIO_INTERNAL_H
 #define BYOKFS_FUSEIO_INTERNAL_H
 

@@ -7,22 +7,22 @@
 #include <sodium.h>
 
 #define MAGIC_BYTES 8u
-#define SECTION 512u
-#define MAC 32u
-#define MAC_AT (SECTION - MAC)
+#define SECTION     512u
+#define MAC         32u
+#define MAC_AT      (SECTION - MAC)
 
 #define IDENT_ZERO_AT 96u
 
 #define SLOT_AT(which) (SECTION * (1u + (unsigned)(which)))
-#define SLOT_BLOB_AT 64u
-#define SLOT_ZERO_AT 504u
-#define SLOT_CRC_AT 508u
-#define SLOT_VALID 1u
-#define PROVIDER_LAST 4u
+#define SLOT_BLOB_AT   64u
+#define SLOT_ZERO_AT   504u
+#define SLOT_CRC_AT    508u
+#define SLOT_VALID     1u
+#define PROVIDER_LAST  4u
 
 #define STATE_AT(which) (SECTION * (3u + (unsigned)(which)))
 #define STATE_INLINE_AT 40u
-#define STATE_ZERO_AT 41u
+#define STATE_ZERO_AT   41u
 
 _Static_assert(HEADER_ROOT_AT == SECTION * 5 && HEADER_ROOT_AT + BLOCK_ROOT == LAYOUT_PAGE, "section 3.1");
 _Static_assert(SLOT_BLOB_AT + HEADER_BLOB_MAX == SLOT_ZERO_AT, "section 3.1");
@@ -34,8 +34,8 @@ _Static_assert(HEADER_ROOT_REC_L2(100) == 1472 && BLOCK_ROOT_TEXT == LAYOUT_INLI
 static const uint8_t magic[MAGIC_BYTES] = { 0x89, 'B', 'Y', 'O', 'K', 'F', 'S', '\n' };
 
 /* HMAC-SHA-256(K_hdr, tag | id | bytes before the MAC); id may be NULL. */
-static void section_mac(uint8_t out[static MAC], const uint8_t *section, char tag, const uint8_t *id,
-    const uint8_t hdr[static 32])
+static void section_mac(
+    uint8_t out[static MAC], const uint8_t *section, char tag, const uint8_t *id, const uint8_t hdr[static 32])
 {
 	crypto_auth_hmacsha256_state state;
 	WIPE_SCOPE(state);
@@ -102,7 +102,7 @@ static bool slot_wrap_valid(const struct header_slot *slot)
 	if (slot->wrap == HEADER_WRAP_KMS)
 		return slot->provider >= 1 && slot->provider <= PROVIDER_LAST;
 	return slot->wrap == HEADER_WRAP_DOMAIN && slot->provider == 0 && slot->generation == 0 &&
-	       slot->len == KDF_WRAP_BLOB;
+	    slot->len == KDF_WRAP_BLOB;
 }
 
 int header_slot(const uint8_t page[static LAYOUT_PAGE], int which, struct header_slot *out)

@@ -41,8 +41,7 @@ static CURLcode global_result;
 
 static void global_init(void)
 {
-	global_result =
-	    curl_global_init_mem(CURL_GLOBAL_ALL, malloc, wiping_free, wiping_realloc, strdup, calloc);
+	global_result = curl_global_init_mem(CURL_GLOBAL_ALL, malloc, wiping_free, wiping_realloc, strdup, calloc);
 }
 
 static int global_ready(void)
@@ -215,8 +214,8 @@ static void give_handle(struct http *h, CURL *easy)
 /* Loopback, and the fixed addresses of the metadata services of AWS. */
 static bool plain_allowed(const char *host)
 {
-	static const char *const metadata[] = { "169.254.169.254", "169.254.170.2", "169.254.170.23",
-		"fd00:ec2::254", "fd00:ec2::23" };
+	static const char *const metadata[] = { "169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254",
+		"fd00:ec2::23" };
 	char bare[64], text[INET6_ADDRSTRLEN];
 	struct in6_addr address;
 	size_t n = strlen(host);
@@ -276,8 +275,8 @@ static int check_url(CURLU *url, const char *text, bool *tls, char *why)
 		return -EINVAL;
 	}
 	if (!*tls && !plain_allowed(host)) {
-		snprintf(why, HTTP_WHY,
-		    "plain http to '%.80s' is refused: only loopback may be spoken to without TLS", host);
+		snprintf(why, HTTP_WHY, "plain http to '%.80s' is refused: only loopback may be spoken to without TLS",
+		    host);
 		return -EINVAL;
 	}
 	return 0;
@@ -332,8 +331,7 @@ int http_do(struct http *h, const struct http_request *req, struct http_response
 	call.headers = headers;
 	r = take_handle(h, req->deadline, &easy);
 	if (r) {
-		snprintf(why, HTTP_WHY, "%s",
-		    r == -ETIMEDOUT ? "no connection became free in time" : "out of memory");
+		snprintf(why, HTTP_WHY, "%s", r == -ETIMEDOUT ? "no connection became free in time" : "out of memory");
 		return r;
 	}
 	r = http_transfer(h, easy, &call, out, why);

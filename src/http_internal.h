@@ -32,7 +32,6 @@ struct http_call {
 uint64_t http_remaining_ms(uint64_t deadline);
 /* Results as http_do's. The handle is left without pointers into the caller's memory; *out may hold a partial
  * body. */
-MUST_CHECK int http_transfer(
-    struct http *, CURL *easy, const struct http_call *, struct http_response *out, char *why);
+MUST_CHECK int http_transfer(struct http *, CURL *easy, const struct http_call *, struct http_response *out, char *why);
 
 #endif

@@ -13,8 +13,8 @@
 #include "io.h"
 #include "secret.h"
 
-#define BODY_FIRST 4096u
-#define HEADERS_MAX 65536u
+#define BODY_FIRST   4096u
+#define HEADERS_MAX  65536u
 #define IDLE_SECONDS 60L
 
 /* One attempt. */
@@ -116,28 +116,37 @@ static int error_of(CURLcode code, CURL *easy, const struct transfer *t)
 	if (t->no_memory)
 		return -ENOMEM;
 	switch (code) {
-	case CURLE_OPERATION_TIMEDOUT: return -ETIMEDOUT;
-	case CURLE_COULDNT_CONNECT: return connect_error(easy);
+	case CURLE_OPERATION_TIMEDOUT:
+		return -ETIMEDOUT;
+	case CURLE_COULDNT_CONNECT:
+		return connect_error(easy);
 	case CURLE_COULDNT_RESOLVE_HOST:
-	case CURLE_COULDNT_RESOLVE_PROXY: return -EHOSTUNREACH;
-	case CURLE_FILESIZE_EXCEEDED: return -EFBIG;
+	case CURLE_COULDNT_RESOLVE_PROXY:
+		return -EHOSTUNREACH;
+	case CURLE_FILESIZE_EXCEEDED:
+		return -EFBIG;
 	case CURLE_PEER_FAILED_VERIFICATION:
-	case CURLE_SSL_ISSUER_ERROR: return -EKEYREJECTED;
+	case CURLE_SSL_ISSUER_ERROR:
+		return -EKEYREJECTED;
 	case CURLE_SSL_CACERT_BADFILE:
 	case CURLE_URL_MALFORMAT:
-	case CURLE_UNSUPPORTED_PROTOCOL: return -EINVAL;
+	case CURLE_UNSUPPORTED_PROTOCOL:
+		return -EINVAL;
 	case CURLE_SSL_CONNECT_ERROR:
 	case CURLE_SSL_CIPHER:
-	case CURLE_WEIRD_SERVER_REPLY: return -EPROTO;
-	case CURLE_OUT_OF_MEMORY: return -ENOMEM;
-	default: return -EIO;
+	case CURLE_WEIRD_SERVER_REPLY:
+		return -EPROTO;
+	case CURLE_OUT_OF_MEMORY:
+		return -ENOMEM;
+	default:
+		return -EIO;
 	}
 }
 
-#define SET(option, value)                                                                                   \
-	do {                                                                                                 \
-		if (!rc)                                                                                     \
-			rc = curl_easy_setopt(easy, option, value);                                          \
+#define SET(option, value)                                          \
+	do {                                                        \
+		if (!rc)                                            \
+			rc = curl_easy_setopt(easy, option, value); \
 	} while (0)
 
 static CURLcode set_connection(CURL *easy, const struct http *h, bool tls)
@@ -207,8 +216,7 @@ static CURLcode set_answer(CURL *easy, struct transfer *t, const struct http *h,
 	return rc;
 }
 
-int http_transfer(
-    struct http *h, CURL *easy, const struct http_call *call, struct http_response *out, char *why)
+int http_transfer(struct http *h, CURL *easy, const struct http_call *call, struct http_response *out, char *why)
 {
 	uint64_t ms = http_remaining_ms(call->req->deadline), begun = io_boot_ms();
 	struct transfer t = { .out = out };

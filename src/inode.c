@@ -98,8 +98,7 @@ static int chains_add(struct inode_table *t, struct inode_chains *c, struct inod
 	return 0;
 }
 
-static void chains_remove(
-    struct inode_table *t, struct inode_chains *c, struct inode *i, hash_fn hash, next_fn next)
+static void chains_remove(struct inode_table *t, struct inode_chains *c, struct inode *i, hash_fn hash, next_fn next)
 {
 	uint32_t *at = &c->head[hash(i) & (c->size - 1)];
 
@@ -253,8 +252,7 @@ void inode_forget(struct inode_table *t, uint64_t nodeid, uint64_t n)
 	(void)pthread_mutex_lock(&t->lock);
 	last = i->nlookup && n >= i->nlookup;
 	if (n > i->nlookup)
-		log_warn(
-		    "the kernel forgot inode %llu more often than it looked it up", (unsigned long long)nodeid);
+		log_warn("the kernel forgot inode %llu more often than it looked it up", (unsigned long long)nodeid);
 	i->nlookup -= n < i->nlookup ? n : i->nlookup;
 	(void)pthread_mutex_unlock(&t->lock);
 	if (last)

@@ -9,7 +9,7 @@
 #include "log.h"
 
 _Static_assert(offsetof(struct inode_identity, handle.f_handle) - offsetof(struct inode_identity, handle) ==
-	sizeof(struct file_handle),
+        sizeof(struct file_handle),
     "struct file_handle has another layout here");
 
 /* ---- identities */
@@ -300,8 +300,8 @@ static int pin_identify(struct inode_table *t, struct inode *i, int fd, const st
 	if (r)
 		return r;
 	if (domain) {
-		log_err_once("directory inode %llu claims key domain %u: refused", (unsigned long long)i->ino,
-		    (unsigned)domain);
+		log_err_once(
+		    "directory inode %llu claims key domain %u: refused", (unsigned long long)i->ino, (unsigned)domain);
 		return -EIO;
 	}
 	(void)pthread_mutex_lock(&t->lock);

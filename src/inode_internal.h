@@ -9,7 +9,7 @@
 
 #include "inode.h"
 
-#define INODE_CHUNK 512u     /* inodes allocated together; never moved, never freed before the table */
+#define INODE_CHUNK  512u    /* inodes allocated together; never moved, never freed before the table */
 #define INODE_CHUNKS 131072u /* so at most 67 million */
 
 enum inode_state { INODE_FREE, INODE_LIVE, INODE_STALE };

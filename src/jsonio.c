@@ -11,8 +11,8 @@
 #include "bytes.h"
 #include "secret.h"
 
-#define DEPTH_MAX 16
-#define PRINT_FLAGS (JSON_COMPACT | JSON_ENCODE_ANY)
+#define DEPTH_MAX       16
+#define PRINT_FLAGS     (JSON_COMPACT | JSON_ENCODE_ANY)
 #define SECRET_TEXT_MAX 65535u
 
 /* Brackets outside strings; whether they match is the parser's business. */

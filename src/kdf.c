@@ -11,9 +11,9 @@
 #include "bytes.h"
 #include "secret.h"
 
-#define IV 12u
-#define TAG 16u
-#define DEK 64u
+#define IV       12u
+#define TAG      16u
+#define DEK      64u
 #define INFO_MAX 96u
 
 _Static_assert(KDF_WRAP_BLOB == IV + KDF_SECRET + TAG, "section 2.2, wrap 2");
@@ -52,8 +52,8 @@ struct owner {
 };
 
 /* K(label, L, id). */
-static void derive_key(uint8_t *out, size_t n, const uint8_t dek[static DEK], const char *label,
-    const struct owner *owner)
+static void derive_key(
+    uint8_t *out, size_t n, const uint8_t dek[static DEK], const char *label, const struct owner *owner)
 {
 	uint8_t info[INFO_MAX], block[64];
 	WIPE_SCOPE(block);

@@ -1,4 +1,4 @@
-/* A waiter with a condition variable: parks like any operation, but sleeps instead of returning to a request loop.      */
+/* A waiter with a condition variable: parks like any operation, but sleeps instead of returning to a request loop. */
 #include "keywait.h"
 
 #include <errno.h>
@@ -29,9 +29,12 @@ static void sleep_until_ready(struct key_wait *k)
 	pthread_mutex_unlock(&k->lock);
 }
 
-int keywait_enter(struct fs *fs, const struct header_ident *ident, const struct header_slot *slot, struct lease_key **key)
+int keywait_enter(
+    struct fs *fs, const struct header_ident *ident, const struct header_slot *slot, struct lease_key **key)
 {
-	struct key_wait k = {.waiter.ready = key_ready, .lock = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
+	struct key_wait k = {
+		.waiter.ready = key_ready, .lock = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER
+	};
 	int r = fs_enter(fs, LEASE_WORK);
 
 	*key = NULL;

@@ -19,9 +19,9 @@
 #include "secret.h"
 
 #define REQUEST_TIMEOUT_MS 4000u
-#define BACKOFF_FIRST_MS 50u
-#define BACKOFF_MAX_MS 2000u
-#define ATTEMPT_MIN_MS 50u /* with less left, a retry could only replace the real error by a timeout */
+#define BACKOFF_FIRST_MS   50u
+#define BACKOFF_MAX_MS     2000u
+#define ATTEMPT_MIN_MS     50u /* with less left, a retry could only replace the real error by a timeout */
 
 struct kms {
 	const struct kms_provider *provider;
@@ -78,8 +78,7 @@ enum kms_status kms_fail(struct kms_err *err, enum kms_status status, const char
 
 const char *kms_status_name(enum kms_status status)
 {
-	static const char *const name[] = { "ok", "denied", "bad blob", "throttled", "unreachable",
-		"misconfigured" };
+	static const char *const name[] = { "ok", "denied", "bad blob", "throttled", "unreachable", "misconfigured" };
 
 	return (size_t)status < sizeof(name) / sizeof(name[0]) ? name[status] : "unknown";
 }
@@ -91,14 +90,11 @@ void kms_err_text(char *out, size_t size, const struct kms_err *err)
 	if (err->status == KMS_OK)
 		snprintf(out, size, "no error");
 	else if (*err->request_id)
-		snprintf(out, size, "KMS said %s (request %s)%s%s", err->code, err->request_id, colon,
-		    err->message);
+		snprintf(out, size, "KMS said %s (request %s)%s%s", err->code, err->request_id, colon, err->message);
 	else if (err->http)
-		snprintf(out, size, "KMS said %s (HTTP status %ld)%s%s", err->code, err->http, colon,
-		    err->message);
+		snprintf(out, size, "KMS said %s (HTTP status %ld)%s%s", err->code, err->http, colon, err->message);
 	else
-		snprintf(out, size, "KMS %s (%s)%s%s", kms_status_name(err->status), err->code, colon,
-		    err->message);
+		snprintf(out, size, "KMS %s (%s)%s%s", kms_status_name(err->status), err->code, colon, err->message);
 }
 
 /* ---- one call ---- */
@@ -135,20 +131,21 @@ struct call {
 	struct kms_description *description;
 };
 
-static enum kms_status dispatch(
-    const struct kms *k, const struct call *c, uint64_t deadline, struct kms_err *err)
+static enum kms_status dispatch(const struct kms *k, const struct call *c, uint64_t deadline, struct kms_err *err)
 {
 	const struct kms_provider *p = k->provider;
 
 	switch (c->op) {
-	case GENERATE: return p->generate(k->priv, c->ctx, deadline, c->secret, c->blob, c->used, err);
+	case GENERATE:
+		return p->generate(k->priv, c->ctx, deadline, c->secret, c->blob, c->used, err);
 	case DECRYPT:
 		return p->decrypt(k->priv, c->key, c->ctx, c->in, c->len, deadline, c->secret, c->used, err);
-	case ENCRYPT: return p->encrypt(k->priv, c->ctx, c->in, deadline, c->blob, c->used, err);
+	case ENCRYPT:
+		return p->encrypt(k->priv, c->ctx, c->in, deadline, c->blob, c->used, err);
 	case REENCRYPT:
 		if (p->reencrypt)
-			return p->reencrypt(k->priv, c->key, c->ctx, c->in, c->len, c->to, c->dst, deadline,
-			    c->blob, c->used, err);
+			return p->reencrypt(
+			    k->priv, c->key, c->ctx, c->in, c->len, c->to, c->dst, deadline, c->blob, c->used, err);
 		break;
 	case DESCRIBE:
 		if (p->describe)
@@ -162,11 +159,11 @@ static enum kms_status dispatch(
 static enum kms_status check_answer(const struct call *c, struct kms_err *err)
 {
 	if (c->used && strcmp(c->used->key, c->to))
-		return kms_fail(err, KMS_CONFIG, "UnexpectedKey", "key '%.90s' answered instead of '%.90s'",
-		    c->used->key, c->to);
+		return kms_fail(
+		    err, KMS_CONFIG, "UnexpectedKey", "key '%.90s' answered instead of '%.90s'", c->used->key, c->to);
 	if (c->blob && (!c->blob->len || c->blob->len > KMS_BLOB_MAX))
-		return kms_fail(err, KMS_CONFIG, "UnexpectedBlob",
-		    "a sealed key of %zu bytes is not possible", c->blob->len);
+		return kms_fail(
+		    err, KMS_CONFIG, "UnexpectedBlob", "a sealed key of %zu bytes is not possible", c->blob->len);
 	if (c->description && !*c->description->arn)
 		return kms_fail(err, KMS_CONFIG, "UnexpectedKey", "the answer names no key");
 	return KMS_OK;
@@ -186,8 +183,8 @@ static enum kms_status attempt(struct kms *k, const struct call *c, uint64_t dea
 		memset(c->description, 0, sizeof(*c->description));
 	status = dispatch(k, c, own_end < deadline ? own_end : deadline, err);
 	if ((unsigned)status > KMS_CONFIG)
-		status = kms_fail(
-		    err, KMS_CONFIG, "BadProvider", "provider '%s' broke its contract", k->provider->name);
+		status =
+		    kms_fail(err, KMS_CONFIG, "BadProvider", "provider '%s' broke its contract", k->provider->name);
 	if (status == KMS_OK)
 		status = check_answer(c, err);
 	err->status = status;
@@ -235,8 +232,8 @@ static enum kms_status run(struct kms *k, const struct call *c, uint64_t deadlin
 
 /* ---- open ---- */
 
-static int make(struct kms **out, const struct kms_provider *provider, void *priv, const char *key,
-    uint32_t request_timeout_ms)
+static int make(
+    struct kms **out, const struct kms_provider *provider, void *priv, const char *key, uint32_t request_timeout_ms)
 {
 	struct kms *k;
 
@@ -253,8 +250,8 @@ static int make(struct kms **out, const struct kms_provider *provider, void *pri
 	return 0;
 }
 
-int kms_open_with(struct kms **out, const struct kms_provider *provider, void *priv, const char *key,
-    uint32_t request_timeout_ms)
+int kms_open_with(
+    struct kms **out, const struct kms_provider *provider, void *priv, const char *key, uint32_t request_timeout_ms)
 {
 	return make(out, provider, priv, key, request_timeout_ms);
 }
@@ -279,8 +276,8 @@ static int open_provider(
 	}
 	r = make(out, p, priv, p->key ? p->key(priv) : params->key, params->request_timeout_ms);
 	if (r) {
-		(void)kms_fail(err, KMS_CONFIG, "BadParameters",
-		    r == -EINVAL ? "no key is configured" : "out of memory");
+		(void)kms_fail(
+		    err, KMS_CONFIG, "BadParameters", r == -EINVAL ? "no key is configured" : "out of memory");
 		p->close(priv);
 	}
 	return r;
@@ -289,17 +286,20 @@ static int open_provider(
 static int errno_of(enum kms_status status)
 {
 	switch (status) {
-	case KMS_OK: return 0;
-	case KMS_DENIED: return -EACCES;
+	case KMS_OK:
+		return 0;
+	case KMS_DENIED:
+		return -EACCES;
 	case KMS_BUSY:
-	case KMS_DOWN: return -ETIMEDOUT;
-	default: return -EINVAL;
+	case KMS_DOWN:
+		return -ETIMEDOUT;
+	default:
+		return -EINVAL;
 	}
 }
 
 /* An alias can be pointed elsewhere later: the key is pinned by the name it has now. */
-static int pin(
-    struct kms **k, const struct kms_provider *p, const struct kms_params *params, struct kms_err *err)
+static int pin(struct kms **k, const struct kms_provider *p, const struct kms_params *params, struct kms_err *err)
 {
 	CLEANUP_FREE struct kms_description *d = calloc(1, sizeof(*d));
 	struct kms_params pinned = *params;
@@ -346,8 +346,8 @@ int kms_open(struct kms **out, const struct kms_params *params, bool resolve, st
 
 /* ---- the calls ---- */
 
-enum kms_status kms_generate(struct kms *k, const struct context *ctx, uint64_t deadline,
-    uint8_t secret[static 32], struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
+enum kms_status kms_generate(struct kms *k, const struct context *ctx, uint64_t deadline, uint8_t secret[static 32],
+    struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
 {
 	const struct call c = {
 		.op = GENERATE, .to = k->key, .ctx = ctx, .secret = secret, .blob = blob, .used = used
@@ -373,8 +373,7 @@ enum kms_status kms_decrypt(struct kms *k, const struct context *ctx, const uint
 	enum kms_status status;
 
 	if (!len || len > KMS_BLOB_MAX)
-		status = kms_fail(
-		    err, KMS_BAD_BLOB, "InvalidBlob", "a sealed key of %zu bytes is not possible", len);
+		status = kms_fail(err, KMS_BAD_BLOB, "InvalidBlob", "a sealed key of %zu bytes is not possible", len);
 	else
 		status = run(k, &c, deadline, err);
 	if (status != KMS_OK)
@@ -385,9 +384,7 @@ enum kms_status kms_decrypt(struct kms *k, const struct context *ctx, const uint
 enum kms_status kms_encrypt(struct kms *k, const struct context *ctx, const uint8_t secret[static 32],
     uint64_t deadline, struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
 {
-	const struct call c = {
-		.op = ENCRYPT, .to = k->key, .ctx = ctx, .in = secret, .blob = blob, .used = used
-	};
+	const struct call c = { .op = ENCRYPT, .to = k->key, .ctx = ctx, .in = secret, .blob = blob, .used = used };
 
 	return run(k, &c, deadline, err);
 }
@@ -407,8 +404,7 @@ enum kms_status kms_reencrypt(struct kms *k, const char *from, const struct cont
 		.used = used };
 
 	if (!len || len > KMS_BLOB_MAX)
-		return kms_fail(
-		    err, KMS_BAD_BLOB, "InvalidBlob", "a sealed key of %zu bytes is not possible", len);
+		return kms_fail(err, KMS_BAD_BLOB, "InvalidBlob", "a sealed key of %zu bytes is not possible", len);
 	return run(k, &c, deadline, err);
 }
 

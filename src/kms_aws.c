@@ -63,8 +63,7 @@ static enum kms_status no_request(struct kms_err *err)
 
 /* ---- answers ---- */
 
-static void read_used(
-    struct kms_used *used, const json_t *answer, const char *material, const char *request_id)
+static void read_used(struct kms_used *used, const json_t *answer, const char *material, const char *request_id)
 {
 	const char *hex = jsonio_str(answer, material);
 
@@ -102,14 +101,12 @@ static enum kms_status describe(
 
 /* External key stores report every trouble of theirs as a state of the key. Where the words are unknown, the
  * key's own state decides: an enabled key is in passing trouble. */
-static enum kms_status settle(
-    struct aws *a, const struct aws_call *call, enum kms_status status, struct kms_err *err)
+static enum kms_status settle(struct aws *a, const struct aws_call *call, enum kms_status status, struct kms_err *err)
 {
 	CLEANUP_FREE struct kms_description *d = NULL;
 	struct kms_err ignored;
 
-	if (status != KMS_DENIED || strcmp(err->code, "KMSInvalidStateException") ||
-	    kms_aws_state_known(err->message))
+	if (status != KMS_DENIED || strcmp(err->code, "KMSInvalidStateException") || kms_aws_state_known(err->message))
 		return status;
 	d = calloc(1, sizeof(*d));
 	if (d && describe(a, a->key, call->deadline, d, &ignored) == KMS_OK && !strcmp(d->state, "Enabled"))
@@ -125,8 +122,8 @@ static enum kms_status ask(
 
 /* ---- the operations ---- */
 
-static enum kms_status aws_generate(void *priv, const struct context *ctx, uint64_t deadline,
-    uint8_t secret[static 32], struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
+static enum kms_status aws_generate(void *priv, const struct context *ctx, uint64_t deadline, uint8_t secret[static 32],
+    struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
 {
 	struct aws *a = priv;
 	CLEANUP_JSON json_t *request = json_pack("{s:s, s:i}", "KeyId", a->key, "NumberOfBytes", 32);
@@ -145,9 +142,8 @@ static enum kms_status aws_generate(void *priv, const struct context *ctx, uint6
 	return status == KMS_OK ? read_secret(secret, answer, KMS_CONFIG, err) : status;
 }
 
-static enum kms_status aws_decrypt(void *priv, const char *key, const struct context *ctx,
-    const uint8_t *blob, size_t len, uint64_t deadline, uint8_t secret[static 32], struct kms_used *used,
-    struct kms_err *err)
+static enum kms_status aws_decrypt(void *priv, const char *key, const struct context *ctx, const uint8_t *blob,
+    size_t len, uint64_t deadline, uint8_t secret[static 32], struct kms_used *used, struct kms_err *err)
 {
 	struct aws *a = priv;
 	CLEANUP_JSON json_t *request = json_pack("{s:s}", "KeyId", key);
@@ -176,8 +172,7 @@ static enum kms_status aws_encrypt(void *priv, const struct context *ctx, const 
 	char request_id[128];
 	enum kms_status status;
 
-	if (!request || !set_blob(request, "Plaintext", secret, 32) ||
-	    !set_context(request, "EncryptionContext", ctx))
+	if (!request || !set_blob(request, "Plaintext", secret, 32) || !set_context(request, "EncryptionContext", ctx))
 		return no_request(err);
 	status = ask(a, &call, &answer, request_id, err);
 	if (status != KMS_OK)
@@ -186,9 +181,9 @@ static enum kms_status aws_encrypt(void *priv, const struct context *ctx, const 
 	return read_blob(blob, answer, err);
 }
 
-static enum kms_status aws_reencrypt(void *priv, const char *from, const struct context *src,
-    const uint8_t *blob, size_t len, const char *to, const struct context *dst, uint64_t deadline,
-    struct kms_blob *out, struct kms_used *used, struct kms_err *err)
+static enum kms_status aws_reencrypt(void *priv, const char *from, const struct context *src, const uint8_t *blob,
+    size_t len, const char *to, const struct context *dst, uint64_t deadline, struct kms_blob *out,
+    struct kms_used *used, struct kms_err *err)
 {
 	struct aws *a = priv;
 	CLEANUP_JSON json_t *request = json_pack("{s:s, s:s}", "SourceKeyId", from, "DestinationKeyId", to);
@@ -207,8 +202,8 @@ static enum kms_status aws_reencrypt(void *priv, const char *from, const struct 
 		return status;
 	source = jsonio_str(answer, "SourceKeyId");
 	if (!source || strcmp(source, from))
-		return kms_fail(err, KMS_CONFIG, "UnexpectedKey",
-		    "the sealed key was opened with another key than '%.120s'", from);
+		return kms_fail(
+		    err, KMS_CONFIG, "UnexpectedKey", "the sealed key was opened with another key than '%.120s'", from);
 	read_used(used, answer, "DestinationKeyMaterialId", request_id);
 	return read_blob(out, answer, err);
 }
@@ -269,8 +264,7 @@ static int aws_fill(struct aws *a, const struct kms_params *params, struct kms_e
 	const struct awscred_params cred = { .profile = params->profile };
 	const struct http_params http = { .connect_timeout_ms = params->connect_timeout_ms,
 		.max_handles = params->max_connections ? params->max_connections : MAX_CONNECTIONS,
-		.ca_bundle =
-		    params->ca_bundle && *params->ca_bundle ? params->ca_bundle : getenv("AWS_CA_BUNDLE"),
+		.ca_bundle = params->ca_bundle && *params->ca_bundle ? params->ca_bundle : getenv("AWS_CA_BUNDLE"),
 		.proxy = params->proxy,
 		.user_agent = params->user_agent ? params->user_agent : "byokfs" };
 	int r = awscred_open(&a->cred, &cred);
@@ -279,8 +273,7 @@ static int aws_fill(struct aws *a, const struct kms_params *params, struct kms_e
 		r = http_open(&a->http, &http);
 	if (!r)
 		return aws_endpoint_find(&a->endpoint, params, a->cred, err);
-	(void)kms_fail(
-	    err, KMS_CONFIG, "BadParameters", "cannot set up the connection: %s", strerrordesc_np(-r));
+	(void)kms_fail(err, KMS_CONFIG, "BadParameters", "cannot set up the connection: %s", strerrordesc_np(-r));
 	return r;
 }
 

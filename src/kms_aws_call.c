@@ -14,9 +14,9 @@
 #include "secret.h"
 
 #define CONTENT_TYPE "application/x-amz-json-1.1"
-#define SKEW_MIN 240   /* seconds; below, the service still accepts the signature */
-#define SKEW_MAX 86400 /* no honest clock is further off */
-#define WHY 200u
+#define SKEW_MIN     240   /* seconds; below, the service still accepts the signature */
+#define SKEW_MAX     86400 /* no honest clock is further off */
+#define WHY          200u
 
 /* ---- sending ---- */
 
@@ -33,8 +33,8 @@ static void free_lines(struct lines *l)
 	explicit_bzero(l->authorization, sizeof(l->authorization));
 }
 
-static int make_lines(struct lines *l, const struct aws *a, const char *target,
-    const struct sigv4_signature *sig, const char *token)
+static int make_lines(
+    struct lines *l, const struct aws *a, const char *target, const struct sigv4_signature *sig, const char *token)
 {
 	size_t n = 0;
 
@@ -107,8 +107,8 @@ static enum kms_status network_failed(struct kms_err *err, int r, const char *wh
 }
 
 /* KMS_OK when any HTTP answer came. */
-static enum kms_status send_request(struct aws *a, const struct aws_call *call, const char *body,
-    struct http_response *resp, struct kms_err *err)
+static enum kms_status send_request(
+    struct aws *a, const struct aws_call *call, const char *body, struct http_response *resp, struct kms_err *err)
 {
 	__attribute__((cleanup(put_credentials))) struct sigv4_credentials *cred = NULL;
 	__attribute__((cleanup(free_lines))) struct lines lines = { .token = NULL };
@@ -161,8 +161,8 @@ static void copy_code(char *out, size_t size, const char *type)
 		memmove(out, hash + 1, strlen(hash));
 }
 
-static enum kms_status read_error(const struct aws *a, const struct aws_call *call,
-    const struct http_response *resp, const json_t *body, struct kms_err *err)
+static enum kms_status read_error(const struct aws *a, const struct aws_call *call, const struct http_response *resp,
+    const json_t *body, struct kms_err *err)
 {
 	const char *type = jsonio_str(body, "__type"), *message = jsonio_str(body, "message");
 	bool worked = call->known_key && atomic_load(&a->worked);
@@ -179,8 +179,8 @@ static enum kms_status read_error(const struct aws *a, const struct aws_call *ca
 	return err->status;
 }
 
-static enum kms_status read_response(struct aws *a, const struct aws_call *call,
-    const struct http_response *resp, json_t **answer, struct kms_err *err)
+static enum kms_status read_response(
+    struct aws *a, const struct aws_call *call, const struct http_response *resp, json_t **answer, struct kms_err *err)
 {
 	json_t *body = jsonio_parse((const char *)resp->body, resp->len, HTTP_RESPONSE_MAX);
 	enum kms_status status = KMS_OK;
@@ -221,8 +221,7 @@ static bool correct_clock(struct aws *a, const struct http_response *resp)
 	if (skew > SKEW_MAX || skew < -SKEW_MAX || (skew - old < SKEW_MIN && old - skew < SKEW_MIN))
 		return false;
 	atomic_store(&a->skew, skew);
-	log_warn("this host's clock is %" PRId64 " s off the KMS's; requests are signed with corrected time",
-	    -skew);
+	log_warn("this host's clock is %" PRId64 " s off the KMS's; requests are signed with corrected time", -skew);
 	return true;
 }
 
@@ -232,8 +231,8 @@ static bool repair(struct aws *a, const struct kms_err *err, const struct http_r
 	static const char *const credentials[] = { "ExpiredTokenException", "ExpiredToken",
 		"UnrecognizedClientException", "InvalidClientTokenId", "MissingAuthenticationToken",
 		"MissingAuthenticationTokenException", NULL };
-	static const char *const clock[] = { "InvalidSignatureException", "SignatureDoesNotMatch",
-		"RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed", "AuthFailure", NULL };
+	static const char *const clock[] = { "InvalidSignatureException", "SignatureDoesNotMatch", "RequestExpired",
+		"RequestInTheFuture", "RequestTimeTooSkewed", "AuthFailure", NULL };
 
 	if (one_of(err->code, credentials)) {
 		awscred_refresh(a->cred);

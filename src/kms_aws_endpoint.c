@@ -53,8 +53,7 @@ static bool region_ok(const char *region)
 	return true;
 }
 
-static int find_region(
-    char out[static 64], const struct kms_params *params, struct awscred *cred, struct kms_err *err)
+static int find_region(char out[static 64], const struct kms_params *params, struct awscred *cred, struct kms_err *err)
 {
 	const char *given = params->region && *params->region ? params->region : NULL;
 
@@ -68,15 +67,13 @@ static int find_region(
 	if (*out || given)
 		(void)kms_fail(err, KMS_CONFIG, "BadRegion", "'%.60s' is not a Region", given ? given : out);
 	else
-		(void)kms_fail(
-		    err, KMS_CONFIG, "NoRegion", "no Region: give kms.region, or the key as an ARN");
+		(void)kms_fail(err, KMS_CONFIG, "NoRegion", "no Region: give kms.region, or the key as an ARN");
 	return -EINVAL;
 }
 
 static void default_url(char out[static AWS_URL_MAX], const char *region)
 {
-	snprintf(out, AWS_URL_MAX, "https://kms.%s.amazonaws.com%s/", region,
-	    strncmp(region, "cn-", 3) ? "" : ".cn");
+	snprintf(out, AWS_URL_MAX, "https://kms.%s.amazonaws.com%s/", region, strncmp(region, "cn-", 3) ? "" : ".cn");
 }
 
 /* host[:port] without the scheme's own port: what HTTP clients send. */
@@ -130,7 +127,6 @@ int aws_endpoint_find(
 		default_url(e->url, e->region);
 	if (!cut_url(e))
 		return 0;
-	(void)kms_fail(
-	    err, KMS_CONFIG, "BadEndpoint", "'%.120s' is not an endpoint URL", given ? given : e->url);
+	(void)kms_fail(err, KMS_CONFIG, "BadEndpoint", "'%.120s' is not an endpoint URL", given ? given : e->url);
 	return -EINVAL;
 }

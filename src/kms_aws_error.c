@@ -94,8 +94,8 @@ static bool says(const char *message, const char *const *words)
 	return false;
 }
 
-static const char *const passing[] = { "is creating", "is updating", "did not respond in time",
-	"cannot communicate", "can't communicate", NULL };
+static const char *const passing[] = { "is creating", "is updating", "did not respond in time", "cannot communicate",
+	"can't communicate", NULL };
 static const char *const final[] = { "pending deletion", "pending replica deletion", "pendingdeletion",
 	"pending import", "pendingimport", "is unavailable", "is disabled", NULL };
 

@@ -10,7 +10,7 @@
 #include "kms_provider.h"
 
 #define AWS_HOST_MAX 300u
-#define AWS_URL_MAX 512u
+#define AWS_URL_MAX  512u
 
 /* Where requests go and what they are signed for. */
 struct aws_endpoint {
@@ -47,7 +47,6 @@ struct aws_call {
 
 /* One signed request, and once more after a repair (credentials read again, clock corrected). KMS_OK: *answer
  * is an object to json_decref(), and request_id (128 bytes) that of the answer. */
-enum kms_status aws_call(
-    struct aws *, const struct aws_call *, json_t **answer, char *request_id, struct kms_err *err);
+enum kms_status aws_call(struct aws *, const struct aws_call *, json_t **answer, char *request_id, struct kms_err *err);
 
 #endif

@@ -17,11 +17,11 @@
 #include "kms_provider.h"
 #include "secret.h"
 
-#define KEY 32u
-#define IV 12u
-#define TAG 16u
+#define KEY  32u
+#define IV   12u
+#define TAG  16u
 #define BLOB (IV + KEY + TAG)
-#define ID 8u
+#define ID   8u
 #define NAME (sizeof("keyfile:") + 2 * ID)
 
 struct keyfile {
@@ -107,18 +107,19 @@ static enum kms_status unusable(struct kms_err *err, const char *path, int r)
 {
 	switch (r) {
 	case -ENOENT:
-	case -ENOTDIR: return kms_fail(err, KMS_DENIED, "NotFound", "the key file '%.120s' is gone", path);
+	case -ENOTDIR:
+		return kms_fail(err, KMS_DENIED, "NotFound", "the key file '%.120s' is gone", path);
 	case -EINVAL:
-		return kms_fail(err, KMS_DENIED, "NotFound",
-		    "the key file '%.120s' is not a regular file of 32 bytes", path);
+		return kms_fail(
+		    err, KMS_DENIED, "NotFound", "the key file '%.120s' is not a regular file of 32 bytes", path);
 	case -EPERM:
 		return kms_fail(err, KMS_CONFIG, "BadPermissions",
 		    "the key file '%.120s' is open to others: run 'chmod 600' on it", path);
 	case -ENOMEM:
 		return kms_fail(err, KMS_DOWN, "OutOfMemory", "no locked memory left for the key file's key");
 	default:
-		return kms_fail(err, KMS_DOWN, "Unreadable", "cannot read the key file '%.120s': %s", path,
-		    strerrordesc_np(-r));
+		return kms_fail(
+		    err, KMS_DOWN, "Unreadable", "cannot read the key file '%.120s': %s", path, strerrordesc_np(-r));
 	}
 }
 
@@ -129,8 +130,8 @@ static enum kms_status load_same(struct material **out, const struct keyfile *k,
 	if (r)
 		return unusable(err, k->path, r);
 	if (strcmp((*out)->name, k->name))
-		return kms_fail(err, KMS_DENIED, "NotFound",
-		    "the key file '%.120s' now holds another key, %s", k->path, (*out)->name);
+		return kms_fail(err, KMS_DENIED, "NotFound", "the key file '%.120s' now holds another key, %s", k->path,
+		    (*out)->name);
 	return KMS_OK;
 }
 
@@ -143,8 +144,7 @@ static void free_cipher(EVP_CIPHER_CTX **c)
 
 #define CLEANUP_CIPHER __attribute__((cleanup(free_cipher)))
 
-static bool start(
-    EVP_CIPHER_CTX *c, const uint8_t *key, const uint8_t *iv, const struct context *ctx, int sealing)
+static bool start(EVP_CIPHER_CTX *c, const uint8_t *key, const uint8_t *iv, const struct context *ctx, int sealing)
 {
 	uint8_t aad[CONTEXT_ENCODED_MAX];
 	size_t n = context_encode(aad, ctx);
@@ -154,23 +154,23 @@ static bool start(
 	    EVP_CipherUpdate(c, NULL, &len, aad, (int)n);
 }
 
-static int seal(uint8_t blob[static BLOB], const uint8_t secret[static KEY], const struct material *m,
-    const struct context *ctx)
+static int seal(
+    uint8_t blob[static BLOB], const uint8_t secret[static KEY], const struct material *m, const struct context *ctx)
 {
 	CLEANUP_CIPHER EVP_CIPHER_CTX *c = EVP_CIPHER_CTX_new();
 	int len;
 
 	secret_random(blob, IV);
-	if (!start(c, m->seal, blob, ctx, 1) || !EVP_CipherUpdate(c, blob + IV, &len, secret, KEY) ||
-	    len != KEY || !EVP_CipherFinal_ex(c, blob + IV + KEY, &len) ||
+	if (!start(c, m->seal, blob, ctx, 1) || !EVP_CipherUpdate(c, blob + IV, &len, secret, KEY) || len != KEY ||
+	    !EVP_CipherFinal_ex(c, blob + IV + KEY, &len) ||
 	    !EVP_CIPHER_CTX_ctrl(c, EVP_CTRL_GCM_GET_TAG, TAG, blob + IV + KEY))
 		return -EIO;
 	return 0;
 }
 
 /* -EBADMSG: not sealed by this key for this context. */
-static int unseal(uint8_t secret[static KEY], const uint8_t blob[static BLOB], const struct material *m,
-    const struct context *ctx)
+static int unseal(
+    uint8_t secret[static KEY], const uint8_t blob[static BLOB], const struct material *m, const struct context *ctx)
 {
 	CLEANUP_CIPHER EVP_CIPHER_CTX *c = EVP_CIPHER_CTX_new();
 	uint8_t tag[TAG];
@@ -214,9 +214,8 @@ static enum kms_status keyfile_generate(void *priv, const struct context *ctx, u
 	return keyfile_encrypt(priv, ctx, secret, deadline, blob, used, err);
 }
 
-static enum kms_status keyfile_decrypt(void *priv, const char *key, const struct context *ctx,
-    const uint8_t *blob, size_t len, uint64_t deadline, uint8_t secret[static 32], struct kms_used *used,
-    struct kms_err *err)
+static enum kms_status keyfile_decrypt(void *priv, const char *key, const struct context *ctx, const uint8_t *blob,
+    size_t len, uint64_t deadline, uint8_t secret[static 32], struct kms_used *used, struct kms_err *err)
 {
 	const struct keyfile *k = priv;
 	CLEANUP_MATERIAL struct material *m = NULL;
@@ -227,11 +226,10 @@ static enum kms_status keyfile_decrypt(void *priv, const char *key, const struct
 	if (status != KMS_OK)
 		return status;
 	if (strcmp(key, k->name))
-		return kms_fail(
-		    err, KMS_BAD_BLOB, "IncorrectKey", "the key file holds %s, not '%.120s'", k->name, key);
+		return kms_fail(err, KMS_BAD_BLOB, "IncorrectKey", "the key file holds %s, not '%.120s'", k->name, key);
 	if (len != BLOB)
-		return kms_fail(err, KMS_BAD_BLOB, "InvalidCiphertext",
-		    "a sealed key of %zu bytes is not of this provider", len);
+		return kms_fail(
+		    err, KMS_BAD_BLOB, "InvalidCiphertext", "a sealed key of %zu bytes is not of this provider", len);
 	r = unseal(secret, blob, m, ctx);
 	if (r)
 		explicit_bzero(secret, KEY);
@@ -255,8 +253,7 @@ static enum kms_status keyfile_describe(
 	if (status != KMS_OK)
 		return status;
 	if (strcmp(key, k->name))
-		return kms_fail(
-		    err, KMS_CONFIG, "NotFound", "the key file holds %s, not '%.120s'", k->name, key);
+		return kms_fail(err, KMS_CONFIG, "NotFound", "the key file holds %s, not '%.120s'", k->name, key);
 	strcpy(d->arn, k->name);
 	strcpy(d->state, "Enabled");
 	strcpy(d->usage, "ENCRYPT_DECRYPT");

@@ -6,12 +6,12 @@
 #include "layout.h"
 
 #define GROUP_SPAN (1u + LAYOUT_GROUP_FAN)
-#define L1_SPAN (1u + LAYOUT_NODE_FAN * GROUP_SPAN)
-#define L2_SPAN (1ull + (uint64_t)LAYOUT_NODE_FAN * L1_SPAN)
+#define L1_SPAN    (1u + LAYOUT_NODE_FAN * GROUP_SPAN)
+#define L2_SPAN    (1ull + (uint64_t)LAYOUT_NODE_FAN * L1_SPAN)
 
 #define GROUPS_AT (1u + LAYOUT_ROOT_DATA)
-#define L1_AT (GROUPS_AT + LAYOUT_ROOT_GROUPS * GROUP_SPAN)
-#define L2_AT (L1_AT + LAYOUT_ROOT_L1 * L1_SPAN)
+#define L1_AT     (GROUPS_AT + LAYOUT_ROOT_GROUPS * GROUP_SPAN)
+#define L2_AT     (L1_AT + LAYOUT_ROOT_L1 * L1_SPAN)
 #define PAGES_END (L2_AT + LAYOUT_ROOT_L2 * L2_SPAN)
 
 _Static_assert(L1_AT == 6425 && L1_SPAN == 71905, "the map of section 3.3");

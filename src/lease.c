@@ -1,9 +1,9 @@
 /* The gate every operation passes, the life of a lease, and the administrator's hand on it.
  *
- * The gate is one 64-bit word: state in the top two bits, then 31 bits each of operations in flight for WRITEBACK and for
- * WORK. An operation adds itself and looks at the state it got back in the same instruction, so a lock that changes the
- * state afterwards is sure to see it, and waits for it. Deadlines stand beside the word: if the lease thread is stalled,
- * operations are refused on time all the same.                                                                           */
+ * The gate is one 64-bit word: state in the top two bits, then 31 bits each of operations in flight for WRITEBACK and
+ * for WORK. An operation adds itself and looks at the state it got back in the same instruction, so a lock that changes
+ * the state afterwards is sure to see it, and waits for it. Deadlines stand beside the word: if the lease thread is
+ * stalled, operations are refused on time all the same. */
 #include <errno.h>
 #include <stdio.h>
 #include <time.h>
@@ -13,11 +13,11 @@
 #include "log.h"
 #include "secret.h"
 
-#define GATE_STATE 62
-#define GATE_WORK 1ull
+#define GATE_STATE     62
+#define GATE_WORK      1ull
 #define GATE_WRITEBACK (1ull << 31)
-#define GATE_COUNT (GATE_WRITEBACK - 1)
-#define SLEEP_MAX_MS 1000u
+#define GATE_COUNT     (GATE_WRITEBACK - 1)
+#define SLEEP_MAX_MS   1000u
 
 uint64_t (*lease_clock)(void) = io_boot_ms;
 
@@ -372,7 +372,7 @@ void lease_status(struct lease *l, struct lease_status *out)
 
 const char *lease_state_name(enum lease_state state)
 {
-	static const char *const name[] = {"open", "locking", "locked", "opening"};
+	static const char *const name[] = { "open", "locking", "locked", "opening" };
 
 	return name[state];
 }

@@ -1,8 +1,8 @@
-/* lease_internal.h — what the parts of the lease module share: lease.c (gate, life, administrator), lease_lock.c (lease and
- * drain threads), lease_probe.c (canary, domain secret), lease_key.c (keys of existing files),
- * lease_key_life.c (one key, the table), lease_pool.c (KMS threads, keys of new files).
+/* lease_internal.h — what the parts of the lease module share: lease.c (gate, life, administrator), lease_lock.c (lease
+ * and drain threads), lease_probe.c (canary, domain secret), lease_key.c (keys of existing files), lease_key_life.c
+ * (one key, the table), lease_pool.c (KMS threads, keys of new files).
  *
- * Locks: lease.lock, then keys.lock; neither is held across a call of the KMS, a hook or ready().                          */
+ * Locks: lease.lock, then keys.lock; neither is held across a call of the KMS, a hook or ready(). */
 #ifndef BYOKFS_LEASE_INTERNAL_H
 #define BYOKFS_LEASE_INTERNAL_H
 
@@ -28,14 +28,14 @@ struct lease_key {
 	struct lease_key *queued; /* job queue */
 	struct lease_keys *owner;
 	uint8_t file[CONTEXT_ID], commit[32];
-	unsigned refs;            /* holders, waiters that were told, a job */
-	bool listed;              /* in the table */
-	bool loaded;              /* keys are there */
-	bool busy;                /* queued for, or in the hands of, a KMS thread; blob does not change then */
-	uint64_t epoch;           /* of the table when it was queued */
+	unsigned refs;  /* holders, waiters that were told, a job */
+	bool listed;    /* in the table */
+	bool loaded;    /* keys are there */
+	bool busy;      /* queued for, or in the hands of, a KMS thread; blob does not change then */
+	uint64_t epoch; /* of the table when it was queued */
 	uint64_t unwrapped, used, refresh;
 	struct lease_waiter *waiters;
-	struct file_keys *keys;   /* secret memory */
+	struct file_keys *keys; /* secret memory */
 	struct block_file block;
 	struct lease_blob *blob;
 	struct header_slot *made; /* a new key's slot, until it is handed out */
@@ -46,7 +46,7 @@ struct lease_keys {
 	pthread_cond_t work;
 	struct lease *lease;
 	bool stop, accepting;
-	uint64_t epoch;       /* raised by a lock: answers to older calls are discarded */
+	uint64_t epoch; /* raised by a lock: answers to older calls are discarded */
 	uint8_t seed[16];
 	struct lease_key **bucket;
 	size_t buckets, count;
@@ -57,8 +57,8 @@ struct lease_keys {
 	struct lease_waiter *wanting, **wanting_tail;
 	uint32_t ready, wanted, making, target;
 	uint64_t demand, retry;
-	bool turn;            /* whose turn it is when unwraps and new keys are both waited for */
-	uint32_t background;  /* threads at work nobody waits for */
+	bool turn;           /* whose turn it is when unwraps and new keys are both waited for */
+	uint32_t background; /* threads at work nobody waits for */
 	uint64_t sweep;
 	uint64_t parked, unwraps, generates, hits;
 	uint64_t log_since;
@@ -88,11 +88,11 @@ struct lease {
 	pthread_mutex_t lock; /* guards what follows; state changes of the gate happen under it */
 	pthread_cond_t changed;
 	bool started, stop;
-	bool busy;         /* the lock sequence is under way */
+	bool busy; /* the lock sequence is under way */
 	bool by_admin, lock_wanted, hurry, opened_pending;
 	enum { DRAIN_IDLE, DRAIN_WANTED, DRAIN_RUNNING } drain;
 	enum kms_status answer; /* the last one to a probe */
-	unsigned good;     /* canaries answered well in a row since the lock */
+	unsigned good;          /* canaries answered well in a row since the lock */
 	uint64_t next_probe, last_probe;
 	char reason[320], trouble[320]; /* why locked; why the lease is not being renewed */
 	int64_t since;
@@ -133,7 +133,8 @@ MUST_CHECK int lease_keys_init(struct lease_keys *, struct lease *);
 void lease_keys_destroy(struct lease_keys *);
 /* The domain opened: the KMS may be asked for keys. */
 void lease_keys_accept(struct lease_keys *);
-/* No more calls of the KMS: parked waiters fail with -EIO, answers under way are discarded. Keys in hand go on serving. */
+/* No more calls of the KMS: parked waiters fail with -EIO, answers under way are discarded. Keys in hand go on serving.
+ */
 void lease_keys_refuse(struct lease_keys *);
 /* Wipes every key. Nothing is in flight. */
 void lease_keys_wipe(struct lease_keys *);
@@ -146,8 +147,8 @@ void lease_key_free(struct lease_key *);
 /* Frees a list linked by next. */
 void lease_key_free_all(struct lease_key *);
 /* Derives the file's keys into secret memory; NULL when it cannot be done. */
-struct file_keys *lease_key_derive(struct lease_keys *, const uint8_t file[static CONTEXT_ID],
-    const uint8_t secret[static KDF_SECRET]);
+struct file_keys *lease_key_derive(
+    struct lease_keys *, const uint8_t file[static CONTEXT_ID], const uint8_t secret[static KDF_SECRET]);
 /* locked: the keys become the key's; sent is when the KMS was asked for them. */
 void lease_key_load(struct lease_key *, struct file_keys *, uint64_t sent);
 /* locked: takes a ref away; when true the caller frees the key after unlocking. */
@@ -171,6 +172,8 @@ void lease_complain(struct lease_keys *, const uint8_t *file, const char *what);
 MUST_CHECK int lease_pool_start(struct lease_keys *);
 void lease_pool_stop(struct lease_keys *);
 /* locked: waiters for new keys that are past their deadline, or all of them, onto the list *late. */
+/* locked. Who has waited longest for a new key, or NULL. */
+struct lease_waiter *lease_pop_wanting(struct lease_keys *);
 void lease_pool_expire(struct lease_keys *, uint64_t now, bool all, struct lease_waiter **late);
 /* locked: keys too old or unwanted, or all of them, onto the list *dead. */
 void lease_pool_drain(struct lease_keys *, uint64_t now, bool all, struct lease_key **dead);

@@ -1,8 +1,8 @@
 /* The keys of existing files: who may have one now, who waits, and who goes.
  *
  * A key is found in the table, or is derived on the spot (sealed by the domain key), or is asked for: then a KMS thread
- * makes one call for it, however many wait. Keys near max_age that are still in use are renewed in the background, so a hot
- * file never stalls; once past it, users wait for the KMS like the first one did.                                        */
+ * makes one call for it, however many wait. Keys near max_age that are still in use are renewed in the background, so a
+ * hot file never stalls; once past it, users wait for the KMS like the first one did. */
 #include <errno.h>
 
 #include "bytes.h"
@@ -15,15 +15,16 @@ static int refuse(struct lease_keys *k, const uint8_t *file, const char *why)
 	return -EIO;
 }
 
-/* Only files of this domain may be asked for: everything the derivation takes from the domain must be the file's own. */
+/* Only files of this domain may be asked for: everything the derivation takes from the domain must be the file's own.
+ */
 static bool same_ids(const struct context_ids *ids, const struct header_ident *ident)
 {
 	return ident->suite == ids->suite && memcmp(ident->store, ids->store, CONTEXT_ID) == 0 &&
 	    memcmp(ident->domain, ids->domain, CONTEXT_ID) == 0;
 }
 
-/* locked. May a key in the table serve without a new call? While the domain is locking nobody can be asked any more, and
- * what was written must still reach the disk. */
+/* locked. May a key in the table serve without a new call? While the domain is locking nobody can be asked any more,
+ * and what was written must still reach the disk. */
 static bool key_serves(const struct lease_keys *k, const struct lease_key *key)
 {
 	if (!key->loaded)
@@ -114,7 +115,8 @@ static int request(struct lease_keys *k, struct lease_key *key, const struct hea
 	return -EINPROGRESS;
 }
 
-/* From the table: 0, -EIO (another file's commitment), -EAGAIN (not there, and slot is NULL), or what request() says. */
+/* From the table: 0, -EIO (another file's commitment), -EAGAIN (not there, and slot is NULL), or what request() says.
+ */
 static int look_up(struct lease_keys *k, const struct header_ident *ident, const struct header_slot *slot,
     struct lease_waiter *w, struct lease_key **out)
 {
@@ -132,8 +134,8 @@ static int look_up(struct lease_keys *k, const struct header_ident *ident, const
 }
 
 /* Sealed by the domain key: derived here and now. */
-static int unwrap_local(struct lease *l, const struct header_ident *ident, const struct header_slot *slot,
-    struct lease_key **out)
+static int unwrap_local(
+    struct lease *l, const struct header_ident *ident, const struct header_slot *slot, struct lease_key **out)
 {
 	struct lease_keys *k = &l->keys;
 	struct lease_key *key, *mine;
@@ -208,6 +210,32 @@ void lease_keys_accept(struct lease_keys *k)
 	k->demand = lease_clock();
 	k->retry = 0;
 	(void)pthread_cond_broadcast(&k->work);
+}
+
+struct lease_waiter *lease_pop_wanting(struct lease_keys *k)
+{
+	struct lease_waiter *w = k->wanting;
+
+	if (!w)
+		return NULL;
+	k->wanting = w->next;
+	if (!k->wanting)
+		k->wanting_tail = &k->wanting;
+	w->next = NULL;
+	k->wanted--;
+	k->parked--;
+	return w;
+}
+
+void lease_pool_expire(struct lease_keys *k, uint64_t now, bool all, struct lease_waiter **late)
+{
+	struct lease_waiter *w;
+
+	while ((w = k->wanting) && (all || now >= w->deadline)) {
+		(void)lease_pop_wanting(k);
+		w->next = *late;
+		*late = w;
+	}
 }
 
 /* locked. Waiters past their deadline, or all, onto *late. */

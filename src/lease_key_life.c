@@ -1,7 +1,7 @@
 /* One file's keys from derivation to wipe, and the hash table they are found in.
  *
  * file_ids come from the disk, so whoever owns the disk chooses them: the table's hash is keyed (SipHash). It needs no
- * bound of its own; idle keys leave it.                                                                                   */
+ * bound of its own; idle keys leave it. */
 #include <errno.h>
 #include <sodium.h>
 
@@ -9,9 +9,9 @@
 #include "log.h"
 #include "secret.h"
 
-#define BUCKETS_MIN 256u
+#define BUCKETS_MIN   256u
 #define LOG_WINDOW_MS 10000u
-#define LOG_LINES 20u
+#define LOG_LINES     20u
 
 struct lease_key *lease_key_new(struct lease_keys *k, const uint8_t file[static CONTEXT_ID])
 {
@@ -46,8 +46,8 @@ void lease_key_free_all(struct lease_key *list)
 	}
 }
 
-struct file_keys *lease_key_derive(struct lease_keys *k, const uint8_t file[static CONTEXT_ID],
-    const uint8_t secret[static KDF_SECRET])
+struct file_keys *lease_key_derive(
+    struct lease_keys *k, const uint8_t file[static CONTEXT_ID], const uint8_t secret[static KDF_SECRET])
 {
 	struct file_keys *keys = secret_alloc(sizeof(*keys));
 

@@ -1,8 +1,8 @@
-/* The lease thread: it watches one deadline and carries out the lock sequence. It never calls the KMS, so a KMS that hangs
- * cannot make a lock late; and it never holds a mutex while a hook runs, because hooks make the kernel call back.
+/* The lease thread: it watches one deadline and carries out the lock sequence. It never calls the KMS, so a KMS that
+ * hangs cannot make a lock late; and it never holds a mutex while a hook runs, because hooks make the kernel call back.
  *
  * The drain has a thread of its own because the file system below may hang: the lock goes on without it, and the gate
- * refuses what it still tries to write.                                                                                   */
+ * refuses what it still tries to write. */
 #include <stdio.h>
 
 #include "lease_internal.h"
@@ -53,12 +53,14 @@ static bool wait_drain(struct lease *l, uint64_t deadline)
 static void drain(struct lease *l, uint64_t deadline)
 {
 	if (!wait_quiet(l, false, deadline)) {
-		log_warn("operations are still running %u ms after the lock: nothing could be written back", l->params.drain_ms);
+		log_warn("operations are still running %u ms after the lock: nothing could be written back",
+		    l->params.drain_ms);
 	} else {
 		l->drain = DRAIN_WANTED;
 		(void)pthread_cond_broadcast(&l->changed);
 		if (!wait_drain(l, deadline))
-			log_warn("writing back took longer than %u ms: what was not written yet is lost", l->params.drain_ms);
+			log_warn("writing back took longer than %u ms: what was not written yet is lost",
+			    l->params.drain_ms);
 	}
 	lease_set_state(l, LEASE_LOCKED);
 	/* It now meets -EIO everywhere; give it the time to notice. */
@@ -106,8 +108,8 @@ static bool lock_due(struct lease *l)
 	if (lease_state_of(l) != LEASE_OPEN)
 		return false;
 	if (!l->lock_wanted && lease_clock() >= atomic_load(&l->work_until))
-		(void)snprintf(l->reason, sizeof(l->reason), "the lease ended without an answer from the KMS: %.*s", 260,
-		    l->trouble[0] ? l->trouble : "the last call is still waiting");
+		(void)snprintf(l->reason, sizeof(l->reason), "the lease ended without an answer from the KMS: %.*s",
+		    260, l->trouble[0] ? l->trouble : "the last call is still waiting");
 	else if (!l->lock_wanted)
 		return false;
 	return true;

@@ -1,9 +1,9 @@
 /* The threads that wait for the KMS, so that nobody else has to; and the pool of new keys they fill ahead.
  *
- * What people wait for comes first, unwraps and new keys in turn. Work nobody waits for (renewals, filling the pool) leaves
- * one thread free. The pool follows demand: full when the domain opens, empty after idle_ms without a new file, then twice
- * as large with every new file up to its full size; so a lone file costs two calls and unpacking an archive finds keys
- * ready. An answer that comes after a lock is thrown away.                                                                */
+ * What people wait for comes first, unwraps and new keys in turn. Work nobody waits for (renewals, filling the pool)
+ * leaves one thread free. The pool follows demand: full when the domain opens, empty after idle_ms without a new file,
+ * then twice as large with every new file up to its full size; so a lone file costs two calls and unpacking an archive
+ * finds keys ready. An answer that comes after a lock is thrown away. */
 #include <errno.h>
 #include <stdio.h>
 
@@ -23,7 +23,8 @@ struct call {
 
 /* ---- unwrap ---- */
 
-static enum kms_status call_decrypt(struct lease *l, const struct lease_key *key, struct call *c, struct file_keys **out)
+static enum kms_status call_decrypt(
+    struct lease *l, const struct lease_key *key, struct call *c, struct file_keys **out)
 {
 	const struct lease_blob *blob = key->blob;
 	const struct context_extra *extra = descriptor_generation(l->desc, blob->generation);
@@ -32,12 +33,14 @@ static enum kms_status call_decrypt(struct lease *l, const struct lease_key *key
 
 	memset(&c->err, 0, sizeof(c->err));
 	if (!secret || !extra) {
-		(void)snprintf(c->text, sizeof(c->text), "%s", extra ? "out of memory" : "its context generation is not recorded");
+		(void)snprintf(
+		    c->text, sizeof(c->text), "%s", extra ? "out of memory" : "its context generation is not recorded");
 		secret_free(secret);
 		return extra ? KMS_BUSY : KMS_BAD_BLOB;
 	}
 	context_build(&c->context, CONTEXT_FILE, &l->ids, key->file, extra);
-	status = kms_decrypt(l->kms, &c->context, blob->bytes, blob->len, kms_deadline(l->kms), secret, &c->used, &c->err);
+	status =
+	    kms_decrypt(l->kms, &c->context, blob->bytes, blob->len, kms_deadline(l->kms), secret, &c->used, &c->err);
 	if (status != KMS_OK)
 		kms_err_text(c->text, sizeof(c->text), &c->err);
 	else if (!(*out = lease_key_derive(&l->keys, key->file, secret))) {
@@ -54,7 +57,8 @@ static enum kms_status call_decrypt(struct lease *l, const struct lease_key *key
 }
 
 /* locked. The key serves: everyone who waited holds it now. */
-static struct lease_waiter *unwrapped(struct lease_keys *k, struct lease_key *key, struct file_keys **keys, uint64_t sent)
+static struct lease_waiter *unwrapped(
+    struct lease_keys *k, struct lease_key *key, struct file_keys **keys, uint64_t sent)
 {
 	struct lease_waiter *told = steal_ptr(&key->waiters);
 
@@ -74,8 +78,8 @@ static struct lease_waiter *unwrapped(struct lease_keys *k, struct lease_key *ke
 }
 
 /* locked. A key that was refused must not serve again; one whose KMS is silent may, until max_age. */
-static struct lease_waiter *not_unwrapped(struct lease_keys *k, struct lease_key *key, enum kms_status status,
-    struct lease_key **dead)
+static struct lease_waiter *not_unwrapped(
+    struct lease_keys *k, struct lease_key *key, enum kms_status status, struct lease_key **dead)
 {
 	struct lease_waiter *told = steal_ptr(&key->waiters);
 
@@ -143,7 +147,8 @@ static struct header_slot *slot_new(const struct lease *l, const struct descript
 }
 
 /* Keys and slot of a new key from its secret. */
-static int key_from(struct lease *l, struct lease_key *key, const uint8_t *secret, struct header_slot **slot, uint64_t sent)
+static int key_from(
+    struct lease *l, struct lease_key *key, const uint8_t *secret, struct header_slot **slot, uint64_t sent)
 {
 	struct file_keys *keys;
 
@@ -180,34 +185,19 @@ static enum kms_status call_generate(struct lease *l, struct lease_key *key, str
 		return status;
 	}
 	if (c->blob.len == 0 || c->blob.len > HEADER_BLOB_MAX) {
-		(void)snprintf(c->text, sizeof(c->text), "this provider's blobs are too large for seal=file (%zu bytes, at most %u)",
-		    c->blob.len, HEADER_BLOB_MAX);
+		(void)snprintf(c->text, sizeof(c->text),
+		    "this provider's blobs are too large for seal=file (%zu bytes, at most %u)", c->blob.len,
+		    HEADER_BLOB_MAX);
 		return KMS_CONFIG;
 	}
 	slot = slot_new(l, rules, c);
 	return key_from(l, key, secret, &slot, sent) ? KMS_BUSY : KMS_OK;
 }
 
-/* locked. The one who has waited longest, or NULL. */
-static struct lease_waiter *pop_wanting(struct lease_keys *k)
-{
-	struct lease_waiter *w = k->wanting;
-
-	if (!w)
-		return NULL;
-	k->wanting = w->next;
-	if (!k->wanting)
-		k->wanting_tail = &k->wanting;
-	w->next = NULL;
-	k->wanted--;
-	k->parked--;
-	return w;
-}
-
 /* locked. To a waiter, else into the pool. */
 static struct lease_waiter *made(struct lease_keys *k, struct lease_key *key)
 {
-	struct lease_waiter *w = pop_wanting(k);
+	struct lease_waiter *w = lease_pop_wanting(k);
 
 	k->retry = 0;
 	if (w) {
@@ -222,15 +212,15 @@ static struct lease_waiter *made(struct lease_keys *k, struct lease_key *key)
 	return w;
 }
 
-/* locked. A throttled or timed-out call fails the one who waited longest; the others have calls of their own coming. Any
- * other failure would be everybody's. */
+/* locked. A throttled or timed-out call fails the one who waited longest; the others have calls of their own coming.
+ * Any other failure would be everybody's. */
 static struct lease_waiter *not_made(struct lease_keys *k, enum kms_status status)
 {
 	struct lease_waiter *told = NULL;
 
 	k->retry = lease_clock() + k->lease->params.probe_ms;
 	if (status == KMS_BUSY || status == KMS_DOWN)
-		return pop_wanting(k);
+		return lease_pop_wanting(k);
 	lease_pool_expire(k, 0, true, &told);
 	return told;
 }
@@ -266,17 +256,6 @@ static void run_make(struct lease_keys *k, struct call *c)
 		lease_suspect(l);
 	lease_tell(told, status == KMS_OK ? 0 : -EIO);
 	(void)pthread_mutex_lock(&k->lock);
-}
-
-void lease_pool_expire(struct lease_keys *k, uint64_t now, bool all, struct lease_waiter **late)
-{
-	struct lease_waiter *w;
-
-	while ((w = k->wanting) && (all || now >= w->deadline)) {
-		(void)pop_wanting(k);
-		w->next = *late;
-		*late = w;
-	}
 }
 
 /* locked. The oldest key of the pool, or NULL. */

@@ -1,8 +1,8 @@
 /* Whether the key still works: the canary, and the domain secret itself when the domain opens (again).
  *
- * One thread makes these calls and may hang in them; the lease thread does not wait for it. A lease is counted from when a
- * call was sent, because the key may have been disabled while the answer travelled. Only a denial locks; whatever else
- * goes wrong merely does not renew.                                                                                       */
+ * One thread makes these calls and may hang in them; the lease thread does not wait for it. A lease is counted from
+ * when a call was sent, because the key may have been disabled while the answer travelled. Only a denial locks;
+ * whatever else goes wrong merely does not renew. */
 #include <stdio.h>
 
 #include "bytes.h"
@@ -46,8 +46,8 @@ static enum kms_status derive(struct lease *l, const uint8_t *secret, struct lea
 }
 
 /* One call for one slot. out: NULL asks with the probe blob, whose plaintext nobody wants. */
-static enum kms_status ask_slot(struct lease *l, const struct descriptor_slot *slot, struct lease_domain *out,
-    struct kms_err *err)
+static enum kms_status ask_slot(
+    struct lease *l, const struct descriptor_slot *slot, struct lease_domain *out, struct kms_err *err)
 {
 	const struct context_extra *extra = descriptor_generation(l->desc, slot->context);
 	uint8_t *secret = secret_alloc(KDF_SECRET);
@@ -56,7 +56,8 @@ static enum kms_status ask_slot(struct lease *l, const struct descriptor_slot *s
 
 	if (!secret || !extra) {
 		secret_free(secret);
-		return fail(err, "Descriptor", extra ? "out of memory" : "the slot's context generation is not recorded");
+		return fail(
+		    err, "Descriptor", extra ? "out of memory" : "the slot's context generation is not recorded");
 	}
 	context_build(l->context, out ? CONTEXT_DOMAIN : CONTEXT_PROBE, &l->ids, NULL, extra);
 	status = kms_decrypt(l->kms, l->context, out ? slot->blob : slot->probe, out ? slot->blob_len : slot->probe_len,
@@ -76,7 +77,7 @@ static enum kms_status ask(struct lease *l, struct lease_domain *out, uint64_t *
 	const struct descriptor_slot *rules = descriptor_ruling_slot(l->desc);
 	const struct descriptor_slot *other = rules == &l->desc->slot[0] ? &l->desc->slot[1] : &l->desc->slot[0];
 	enum kms_status status, second;
-	struct kms_err err2 = {0};
+	struct kms_err err2 = { 0 };
 
 	*sent = lease_clock();
 	if (!rules)
@@ -111,9 +112,9 @@ void lease_suspect(struct lease *l)
 /* lock held; given up during the calls. Two good answers came: unwrap the domain secret anew. */
 static void reopen(struct lease *l)
 {
-	struct lease_domain domain = {0};
+	struct lease_domain domain = { 0 };
 	uint64_t sent;
-	struct kms_err err = {0};
+	struct kms_err err = { 0 };
 	enum kms_status status;
 
 	lease_set_state(l, LEASE_OPENING);
@@ -173,8 +174,8 @@ static void answered_badly(struct lease *l, enum kms_status status, const struct
 	}
 	/* Once per reason, not once per probe. */
 	if (strcmp(l->trouble, text) != 0)
-		log_at(status == KMS_BUSY || status == KMS_DOWN ? LOG_LEVEL_WARN : LOG_LEVEL_ERR, "the lease was not renewed: %s",
-		    text);
+		log_at(status == KMS_BUSY || status == KMS_DOWN ? LOG_LEVEL_WARN : LOG_LEVEL_ERR,
+		    "the lease was not renewed: %s", text);
 	memcpy(l->trouble, text, sizeof(l->trouble));
 	if (status == KMS_DENIED)
 		lease_want_lock(l, text);
@@ -190,7 +191,7 @@ static bool probing(const struct lease *l)
 static void probe(struct lease *l)
 {
 	uint64_t sent, locks = l->locks;
-	struct kms_err err = {0};
+	struct kms_err err = { 0 };
 	enum kms_status status;
 
 	l->last_probe = lease_clock();

@@ -19,8 +19,8 @@
 #include "cleanup.h"
 
 #define LINE_MAX_BYTES 2048u
-#define AGAIN_S 3600
-#define REMEMBERED 1024u
+#define AGAIN_S        3600
+#define REMEMBERED     1024u
 
 /* Set before there are threads, read-only afterwards. */
 static struct {
@@ -38,7 +38,7 @@ static bool stderr_is_journal(void)
 	struct stat st;
 
 	return stream && sscanf(stream, "%llu:%llu", &dev, &ino) == 2 && fstat(STDERR_FILENO, &st) == 0 &&
-	       st.st_dev == dev && st.st_ino == ino;
+	    st.st_dev == dev && st.st_ino == ino;
 }
 
 void log_setup(const char *ident, enum log_level max, bool to_syslog)

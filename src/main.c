@@ -1,5 +1,6 @@
-/* byokfs: main() is the list of what happens, in order. Everything that can be refused is refused while the administrator is watching:
- * options, configuration, the store, the KMS, the mount itself. The watchdog is forked before there is a key to copy.              */
+/* byokfs: main() is the list of what happens, in order. Everything that can be refused is refused while the
+ * administrator is watching: options, configuration, the store, the KMS, the mount itself. The watchdog is forked
+ * before there is a key to copy.              */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -48,7 +49,7 @@ static int fail_errno(const char *what, int err)
 
 static enum log_level level_of(const struct daemon *d)
 {
-	static const char *const names[] = {"err", "warn", "info", "debug"};
+	static const char *const names[] = { "err", "warn", "info", "debug" };
 
 	if (d->options.debug)
 		return LOG_LEVEL_DEBUG;
@@ -73,7 +74,7 @@ static size_t raise_nofile(void)
 
 static int open_store(struct daemon *d)
 {
-	struct store_options so = {.readonly = d->options.readonly, .torn_ok = d->config.mount.torn_ok};
+	struct store_options so = { .readonly = d->options.readonly, .torn_ok = d->config.mount.torn_ok };
 	char why[STORE_WHY], id[33];
 	int r = store_open(&d->store, d->options.store, &so, why);
 
@@ -99,7 +100,7 @@ static int open_store(struct daemon *d)
 	}
 	if (d->config.store.suite && d->config.store.suite != d->store.desc.suite)
 		return fail(EXIT_CONFIG, "the store's suite is not the one pinned by [store] suite", NULL);
-	static const char *const names[] = {"siv64", "siv32", "plain"};
+	static const char *const names[] = { "siv64", "siv32", "plain" };
 
 	if (d->config.store.names && strcmp(d->config.store.names, names[d->store.desc.names]) != 0)
 		return fail(EXIT_CONFIG, "the store's names mode is not the one pinned by [store] names", NULL);
@@ -115,15 +116,18 @@ static int fail_kms(const struct daemon *d, const struct kms_err *err, enum kms_
 	(void)snprintf(what, sizeof(what), "cannot open the store's key: %s", text);
 	switch (status) {
 	case KMS_DENIED:
-		return fail(EXIT_DENIED, what, "ask the key's owner, or mount with '-o locked_start' to wait for the key");
+		return fail(
+		    EXIT_DENIED, what, "ask the key's owner, or mount with '-o locked_start' to wait for the key");
 	case KMS_BUSY:
 	case KMS_DOWN:
-		return fail(EXIT_UNREACHABLE, what, "check endpoint and network, or mount with '-o locked_start' to wait for the KMS");
+		return fail(EXIT_UNREACHABLE, what,
+		    "check endpoint and network, or mount with '-o locked_start' to wait for the KMS");
 	case KMS_BAD_BLOB:
 		if (!slot || !d->kms || strcmp(slot->key, kms_key(d->kms)) == 0) {
 			/* What came of it was refused here; or the KMS itself knows nothing of this blob. */
 			if (!err->http && !*err->request_id)
-				(void)snprintf(what, sizeof(what), "cannot open store '%.250s': %s", d->store.path, err->message);
+				(void)snprintf(
+				    what, sizeof(what), "cannot open store '%.250s': %s", d->store.path, err->message);
 			return fail(EXIT_NOT_A_STORE, what, NULL);
 		}
 		(void)snprintf(what, sizeof(what), "the store is under key '%.250s', not under '%.250s': %s", slot->key,
@@ -144,7 +148,7 @@ static int open_kms(struct daemon *d)
 {
 	const struct config *c = &d->config;
 	char agent[64];
-	struct kms_err err = {0};
+	struct kms_err err = { 0 };
 	struct kms_params params = {
 		.provider = c->kms.provider,
 		.key = c->kms.key,
@@ -211,7 +215,7 @@ static int authenticate(struct daemon *d)
 
 static int open_fs(struct daemon *d)
 {
-	struct inode_params ip = {.root_fd = d->store.fd, .max_fds = raise_nofile()};
+	struct inode_params ip = { .root_fd = d->store.fd, .max_fds = raise_nofile() };
 	struct fs *fs = &d->fs;
 	int r = inode_table_open(&fs->inodes, &ip);
 

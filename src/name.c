@@ -14,13 +14,13 @@
 
 #define SHORT_SIV64 (NAME_PADDED(160u) + SIV_TAG) /* longest SIV of a short entry: 235 characters */
 #define SHORT_SIV32 (NAME_PADDED(128u) + SIV_TAG) /* 231 characters */
-#define SIV_MAX (NAME_PADDED(NAME_MAX_PLAIN) + SIV_TAG)
+#define SIV_MAX     (NAME_PADDED(NAME_MAX_PLAIN) + SIV_TAG)
 #define LONG_PREFIX "L."
 #define LONG_SUFFIX ".n"
-#define LONG_HASH 24u
-#define DIR_MAC 16u
-#define DIR_BYTES (2u + CONTEXT_ID + DIR_MAC)
-#define LINK_SALT 8u
+#define LONG_HASH   24u
+#define DIR_MAC     16u
+#define DIR_BYTES   (2u + CONTEXT_ID + DIR_MAC)
+#define LINK_SALT   8u
 
 static int open_ciphers(struct name_keys *k, const struct domain_keys *d)
 {
@@ -114,10 +114,10 @@ static void long_entry(const struct name_keys *k, const uint8_t *siv, size_t n, 
 	entry_text(k, hash, sizeof(hash), out + strlen(LONG_PREFIX));
 }
 
-int name_encrypt(const struct name_keys *k, const uint8_t dirid[static 16], const char *name, size_t len,
-    struct name_entry *out)
+int name_encrypt(
+    const struct name_keys *k, const uint8_t dirid[static 16], const char *name, size_t len, struct name_entry *out)
 {
-	uint8_t text[NAME_PADDED(NAME_MAX_PLAIN)] = {0}, siv[SIV_MAX];
+	uint8_t text[NAME_PADDED(NAME_MAX_PLAIN)] = { 0 }, siv[SIV_MAX];
 	size_t n = NAME_PADDED(len);
 	int rc = check_name(k, name, len);
 
@@ -217,7 +217,7 @@ int name_decrypt(const struct name_keys *k, const uint8_t dirid[static 16], cons
 /* domain_index | dirid are in place; appends the MAC. */
 static void dir_mac(const struct name_keys *k, const uint8_t id[static 2 + CONTEXT_ID], uint8_t mac[static DIR_MAC])
 {
-	static const uint8_t label[] = {'b', 'y', 'o', 'k', 'f', 's', '-', 'd', 'i', 'r'};
+	static const uint8_t label[] = { 'b', 'y', 'o', 'k', 'f', 's', '-', 'd', 'i', 'r' };
 	crypto_auth_hmacsha256_state state;
 	uint8_t full[crypto_auth_hmacsha256_BYTES];
 
@@ -239,8 +239,8 @@ void name_dir_make(const struct name_keys *k, uint16_t domain_index, const uint8
 	(void)bytes_b64(B64_URL, out, raw, sizeof(raw));
 }
 
-int name_dir_parse(const struct name_keys *k, const char *text, size_t len, uint16_t *domain_index,
-    uint8_t dirid[static 16])
+int name_dir_parse(
+    const struct name_keys *k, const char *text, size_t len, uint16_t *domain_index, uint8_t dirid[static 16])
 {
 	uint8_t raw[DIR_BYTES], mac[DIR_MAC];
 
@@ -254,8 +254,8 @@ int name_dir_parse(const struct name_keys *k, const char *text, size_t len, uint
 	return 0;
 }
 
-int name_link_encrypt_with_salt(const struct name_keys *k, const uint8_t salt[static 8], const char *target, size_t len,
-    char *out, size_t max_text)
+int name_link_encrypt_with_salt(
+    const struct name_keys *k, const uint8_t salt[static 8], const char *target, size_t len, char *out, size_t max_text)
 {
 	uint8_t raw[LINK_SALT + SIV_TAG + NAME_LINK_MAX];
 	int rc;

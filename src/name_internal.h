@@ -14,7 +14,7 @@ struct name_keys {
 	uint8_t dirs[32], xattrs[32];
 };
 
-#define NAME_PAD 16u
+#define NAME_PAD         16u
 #define NAME_PADDED(len) (((len) + NAME_PAD - 1) / NAME_PAD * NAME_PAD)
 
 /* Length of the name in n decrypted bytes, or -EBADMSG: padded with as few NULs as possible, none inside, not empty. */

@@ -127,7 +127,7 @@ static void ctx_put(struct siv *s, struct siv_ctx *c)
 /* Doubling in GF(2^128), without a branch on the secret. */
 static void dbl(uint8_t b[static BLOCK])
 {
-	uint8_t carry = (uint8_t)-(b[0] >> 7);
+	uint8_t carry = (uint8_t) - (b[0] >> 7);
 
 	for (size_t i = 0; i < BLOCK - 1; i++)
 		b[i] = (uint8_t)(b[i] << 1 | b[i + 1] >> 7);
@@ -170,8 +170,8 @@ static bool cmac_end(const struct siv *s, struct siv_ctx *ctx, struct cmac *c, u
 /* d := dbl(d) xor CMAC(string), the step of S2V for each string but the last. */
 static bool s2v_string(const struct siv *s, struct siv_ctx *ctx, uint8_t d[static BLOCK], const uint8_t *p, size_t n)
 {
-	WIPED(cmac) c = {.fill = 0};
-	WIPED(block) mac = {.b = {0}};
+	WIPED(cmac) c = { .fill = 0 };
+	WIPED(block) mac = { .b = { 0 } };
 
 	if (!cmac_add(ctx, &c, p, n) || !cmac_end(s, ctx, &c, mac.b))
 		return false;
@@ -183,8 +183,8 @@ static bool s2v_string(const struct siv *s, struct siv_ctx *ctx, uint8_t d[stati
 static bool s2v(const struct siv *s, struct siv_ctx *ctx, const uint8_t *ad2, size_t ad2len, const uint8_t *text,
     size_t n, uint8_t out[static SIV_TAG])
 {
-	WIPED(cmac) c = {.fill = 0};
-	WIPED(block) d = {.b = {0}};
+	WIPED(cmac) c = { .fill = 0 };
+	WIPED(block) d = { .b = { 0 } };
 	size_t tail = n < BLOCK ? n : BLOCK;
 
 	memcpy(d.b, s->base, BLOCK);
@@ -230,7 +230,7 @@ static bool ctr(struct siv_ctx *ctx, const uint8_t iv[static SIV_TAG], const uin
 static bool prepare(struct siv *s, struct siv_ctx *ctx, const char *ad1)
 {
 	static const uint8_t zero[BLOCK];
-	WIPED(cmac) c = {.fill = 0};
+	WIPED(cmac) c = { .fill = 0 };
 
 	if (!aes(ctx->mac, s->k1, BLOCK))
 		return false;

@@ -7,17 +7,17 @@
 #include "name_internal.h"
 #include "secret.h"
 
-#define PREFIX "user.byokfs."
+#define PREFIX     "user.byokfs."
 #define PREFIX_LEN (sizeof(PREFIX) - 1)
-#define XATTR_SIV (NAME_PADDED(NAME_XATTR_MAX) + SIV_TAG)
-#define NONCE 24u
-#define AAD_HEAD 48u
-#define AAD_MAX (AAD_HEAD + NAME_XATTR_BACKING)
+#define XATTR_SIV  (NAME_PADDED(NAME_XATTR_MAX) + SIV_TAG)
+#define NONCE      24u
+#define AAD_HEAD   48u
+#define AAD_MAX    (AAD_HEAD + NAME_XATTR_BACKING)
 
-int name_xattr_encrypt(const struct name_keys *k, const uint8_t id[static 16], const char *name,
-    char out[static NAME_XATTR_BACKING])
+int name_xattr_encrypt(
+    const struct name_keys *k, const uint8_t id[static 16], const char *name, char out[static NAME_XATTR_BACKING])
 {
-	uint8_t text[NAME_XATTR_MAX] = {0}, siv[XATTR_SIV];
+	uint8_t text[NAME_XATTR_MAX] = { 0 }, siv[XATTR_SIV];
 	size_t len = strlen(name), n = NAME_PADDED(len);
 	int rc;
 
@@ -94,8 +94,8 @@ int name_xattr_seal(const struct name_keys *k, const uint8_t id[static 16], cons
 	return name_xattr_seal_with_nonce(k, id, backing, nonce, value, n, out);
 }
 
-int name_xattr_open(const struct name_keys *k, const uint8_t id[static 16], const char *backing, const uint8_t *in,
-    size_t n, void *out)
+int name_xattr_open(
+    const struct name_keys *k, const uint8_t id[static 16], const char *backing, const uint8_t *in, size_t n, void *out)
 {
 	uint8_t aad[AAD_MAX];
 	size_t aadlen = value_aad(k, id, backing, aad);

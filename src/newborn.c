@@ -12,7 +12,7 @@ static struct {
 	uint64_t seq[NEWBORN_MAX];
 	size_t n;
 	uint64_t next, overflow; /* overflow: sequence number of the last one lost, 0 none */
-} table = {.lock = PTHREAD_MUTEX_INITIALIZER, .next = 1};
+} table = { .lock = PTHREAD_MUTEX_INITIALIZER, .next = 1 };
 
 void newborn_note(uint64_t dir, uint64_t child, uint64_t generation)
 {
@@ -23,7 +23,7 @@ void newborn_note(uint64_t dir, uint64_t child, uint64_t generation)
 		__atomic_store_n(&table.overflow, seq, __ATOMIC_RELAXED);
 		return;
 	}
-	table.list[table.n] = (struct newborn){dir, child, generation};
+	table.list[table.n] = (struct newborn){ dir, child, generation };
 	table.seq[table.n] = seq;
 	__atomic_store_n(&table.n, table.n + 1, __ATOMIC_RELAXED);
 }

@@ -1,4 +1,4 @@
-/* The operations table, INIT, statfs, and the life of a task: entered, run, answered, or parked until a key arrives.        */
+/* The operations table, INIT, statfs, and the life of a task: entered, run, answered, or parked until a key arrives. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,6 +6,7 @@
 #include <sys/statvfs.h>
 
 #include "fs.h"
+#include "ops.h"
 #include "fuseio.h"
 #include "log.h"
 #include "purge.h"
@@ -30,8 +31,8 @@ void fs_leave(struct fs *fs, enum lease_class class)
 	lease_leave(fs->lease, class);
 }
 
-void task_init(struct task *t, struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi,
-    int (*run)(struct task *))
+void task_init(
+    struct task *t, struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int (*run)(struct task *))
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 
@@ -73,7 +74,7 @@ static struct task *task_copy(const struct task *t)
 	*h = *t;
 	h->heap = true;
 	h->data = NULL;
-	h->waiter = (struct lease_waiter){.ready = task_ready};
+	h->waiter = (struct lease_waiter){ .ready = task_ready };
 	if (t->data) {
 		void *data = malloc(t->size ? t->size : 1);
 
@@ -102,7 +103,8 @@ void fs_lost(struct fs *fs, struct inode *inode)
 	log_warn("inode %llu: writes not yet fsynced were lost when the domain locked", (unsigned long long)inode->ino);
 }
 
-/* The kernel's page cache gives up a page that we refuse to take, but keeps showing it: it has to be dropped once more. */
+/* The kernel's page cache gives up a page that we refuse to take, but keeps showing it: it has to be dropped once more.
+ */
 static void writeback_failed(struct task *t)
 {
 	fs_lost(t->fs, t->handle->inode);
@@ -274,9 +276,9 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 
 	conn->want &= ~(unsigned)(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE |
 	    FUSE_CAP_SPLICE_MOVE | FUSE_CAP_IOCTL_DIR);
-	unsigned want = FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_DONT_MASK | FUSE_CAP_ASYNC_READ |
-	    FUSE_CAP_ASYNC_DIO | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_PARALLEL_DIROPS |
-	    FUSE_CAP_CACHE_SYMLINKS;
+	unsigned want = FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_DONT_MASK |
+	    FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
+	    FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS;
 
 	if (fs->params.writeback)
 		want |= FUSE_CAP_WRITEBACK_CACHE;

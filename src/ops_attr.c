@@ -1,5 +1,5 @@
 /* Attributes: stat, chmod, chown, truncate, times. The backing keeps mode, owner and times;
- * size comes from the file's state or its hint.                                                                          */
+ * size comes from the file's state or its hint. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -9,6 +9,7 @@
 
 #include "acl.h"
 #include "fs.h"
+#include "ops.h"
 #include "fuseio.h"
 #include "state.h"
 #include "xattr.h"
@@ -37,8 +38,8 @@ static int told_size(struct fs *fs, struct inode *inode, struct stat *st)
 	return 0;
 }
 
-/* Attributes as users see them. A loaded file has a descriptor at hand and knows its size; for others fd serves (O_PATH,
- * may be -1). */
+/* Attributes as users see them. A loaded file has a descriptor at hand and knows its size; for others fd serves
+ * (O_PATH, may be -1). */
 static int attr_get(struct fs *fs, struct inode *inode, int fd, struct stat *st)
 {
 	int r = 0;
@@ -159,7 +160,7 @@ static int set_owner(int fd, const struct stat *attr, int mask)
 /* A loaded file is asked: it may be about to put its mtime back after work of our own. */
 static int set_times(struct inode *inode, int fd, const struct stat *attr, int mask)
 {
-	struct timespec ts[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_OMIT}};
+	struct timespec ts[2] = { { .tv_nsec = UTIME_OMIT }, { .tv_nsec = UTIME_OMIT } };
 
 	if (mask & FUSE_SET_ATTR_ATIME_NOW)
 		ts[0].tv_nsec = UTIME_NOW;
@@ -282,8 +283,9 @@ static int run_setattr(struct task *t)
 	return r;
 }
 
-/* The kernel writes back the times of what was written through an open file, at the latest when it is closed. Nobody else
- * sets times with a handle. It shows nothing and needs no key, so it is done while locked too: letting go always succeeds. */
+/* The kernel writes back the times of what was written through an open file, at the latest when it is closed. Nobody
+ * else sets times with a handle. It shows nothing and needs no key, so it is done while locked too: letting go always
+ * succeeds. */
 static bool times_back(const struct fuse_file_info *fi, int mask)
 {
 	return fi && (mask & ~FUSE_SET_ATTR_CTIME) == FUSE_SET_ATTR_MTIME;

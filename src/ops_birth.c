@@ -63,15 +63,15 @@ static int birth_acl(struct fs_birth *b, mode_t mode, const uint8_t *acl, size_t
 	return 0;
 }
 
-int fs_birth(struct fs *fs, const struct fs_dir *d, mode_t mode, mode_t umask_, uid_t uid, gid_t gid,
-    struct fs_birth *out)
+int fs_birth(
+    struct fs *fs, const struct fs_dir *d, mode_t mode, mode_t umask_, uid_t uid, gid_t gid, struct fs_birth *out)
 {
 	CLEANUP_FREE uint8_t *acl = NULL;
 	struct stat st;
 	size_t n;
 	int r;
 
-	*out = (struct fs_birth){.mode = mode, .owner = {.uid = uid, .gid = gid, .set = fs->params.multiuser}};
+	*out = (struct fs_birth){ .mode = mode, .owner = { .uid = uid, .gid = gid, .set = fs->params.multiuser } };
 	if (fstat(d->dir.fd, &st))
 		return -errno;
 	if (st.st_mode & S_ISGID) {

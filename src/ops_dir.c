@@ -1,7 +1,7 @@
 /* Directories as streams: READDIR, READDIRPLUS, and the fsync that makes new names usable.
  *
- * Positions are the backing's own, so they stay valid as long as the backing keeps them; "." and ".." come first, under two
- * positions no filesystem hands out. A handle is used by one request at a time.                                           */
+ * Positions are the backing's own, so they stay valid as long as the backing keeps them; "." and ".." come first, under
+ * two positions no filesystem hands out. A handle is used by one request at a time. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -9,10 +9,11 @@
 #include <string.h>
 
 #include "fs.h"
+#include "ops.h"
 #include "log.h"
 #include "newborn.h"
 
-#define AFTER_DOT (INT64_MAX - 3)
+#define AFTER_DOT    (INT64_MAX - 3)
 #define AFTER_DOTDOT (INT64_MAX - 2)
 
 struct dirhandle {
@@ -100,11 +101,11 @@ struct fill {
 /* false: the buffer is full. */
 static bool fill_dot(struct fill *f, const char *name, off_t next)
 {
-	struct fuse_entry_param e = {.attr = {.st_mode = S_IFDIR, .st_ino = f->dir->inode->ino}};
+	struct fuse_entry_param e = { .attr = { .st_mode = S_IFDIR, .st_ino = f->dir->inode->ino } };
 	char *at = f->buf + f->used;
 	size_t room = f->size - f->used;
-	size_t n = f->plus ? fuse_add_direntry_plus(f->req, at, room, name, &e, next) :
-			     fuse_add_direntry(f->req, at, room, name, &e.attr, next);
+	size_t n = f->plus ? fuse_add_direntry_plus(f->req, at, room, name, &e, next)
+	                   : fuse_add_direntry(f->req, at, room, name, &e.attr, next);
 
 	if (n > room)
 		return false;
@@ -114,7 +115,7 @@ static bool fill_dot(struct fill *f, const char *name, off_t next)
 
 static bool fill_plain(struct fill *f, const struct dir_item *item)
 {
-	struct stat st = {.st_ino = item->ino, .st_mode = (mode_t)DTTOIF(item->type)};
+	struct stat st = { .st_ino = item->ino, .st_mode = (mode_t)DTTOIF(item->type) };
 	size_t room = f->size - f->used;
 	size_t n = fuse_add_direntry(f->req, f->buf + f->used, room, item->name, &st, item->next);
 
@@ -135,7 +136,7 @@ static bool fill_plus(struct fill *f, const struct dir_item *item)
 	if (fstatat(f->dir->dir.fd, item->entry, &st, AT_SYMLINK_NOFOLLOW) ||
 	    fs_entry(f->fs, f->dir, item->entry, &st, &e, &inode)) {
 		/* Gone meanwhile, or not answerable: the name alone; a look-up will say why. */
-		e = (struct fuse_entry_param){.attr = {.st_ino = item->ino, .st_mode = (mode_t)DTTOIF(item->type)}};
+		e = (struct fuse_entry_param){ .attr = { .st_ino = item->ino, .st_mode = (mode_t)DTTOIF(item->type) } };
 		inode = NULL;
 	}
 	size_t n = fuse_add_direntry_plus(f->req, f->buf + f->used, room, item->name, &e, item->next);
@@ -180,7 +181,8 @@ static int fill_items(struct fill *f, struct dir_stream *stream, off_t pos)
 	return r < 0 && f->used == 0 ? r : 0;
 }
 
-static int readdir_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct dirhandle *h, bool plus)
+static int readdir_(
+    struct fs *fs, fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct dirhandle *h, bool plus)
 {
 	CLEANUP_FREE char *buf = malloc(size);
 	struct fs_dir d;
@@ -191,7 +193,7 @@ static int readdir_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, size_t size, 
 	r = fs_dir_get(fs, ino, &d);
 	if (r)
 		return r;
-	struct fill f = {.fs = fs, .req = req, .dir = &d, .plus = plus, .buf = buf, .size = size};
+	struct fill f = { .fs = fs, .req = req, .dir = &d, .plus = plus, .buf = buf, .size = size };
 
 	pthread_mutex_lock(&h->lock);
 	r = fill_items(&f, h->stream, off);

@@ -1,11 +1,12 @@
 /* Regular files: create, open, read, write, commit. These are the operations that need a file key, so they are tasks:
- * run from the beginning again when a key had to be fetched first.                                                     */
+ * run from the beginning again when a key had to be fetched first. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "fs.h"
+#include "ops.h"
 #include "io.h"
 #include "log.h"
 #include "newborn.h"
@@ -16,7 +17,7 @@ static struct handle *handle_new(struct inode *inode, int flags)
 	struct handle *h = malloc(sizeof(*h));
 
 	if (h)
-		*h = (struct handle){.inode = inode, .write = (flags & O_ACCMODE) != O_RDONLY};
+		*h = (struct handle){ .inode = inode, .write = (flags & O_ACCMODE) != O_RDONLY };
 	return h;
 }
 
@@ -82,7 +83,9 @@ static int create_backing(struct task *t, struct birth *b)
 static int create_reply_open(struct task *t, struct birth *b)
 {
 	struct fs *fs = t->fs;
-	struct file_params params = {.commit_strict = fs->params.commit_strict, .describe = fs_describe, .arg = b->inode};
+	struct file_params params = {
+		.commit_strict = fs->params.commit_strict, .describe = fs_describe, .arg = b->inode
+	};
 	struct handle *h = handle_new(b->inode, t->fi.flags);
 	struct file *f = NULL;
 	int r = h ? file_new(&f, b->fd, b->page, &b->fk, &params) : -ENOMEM;
@@ -126,7 +129,7 @@ static int create_reply(struct task *t, struct birth *b)
 
 static int run_create(struct task *t)
 {
-	struct birth b = {.fd = -1};
+	struct birth b = { .fd = -1 };
 	struct header_slot slot;
 	int r = fs_dir_get(t->fs, t->ino, &b.d);
 
@@ -209,7 +212,7 @@ static int truncate_open(struct task *t, struct inode *inode, struct file *f)
 
 void fs_modified(struct fs *fs, struct file *f)
 {
-	const struct timespec now[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_NOW}};
+	const struct timespec now[2] = { { .tv_nsec = UTIME_OMIT }, { .tv_nsec = UTIME_NOW } };
 
 	if (!fs->params.writeback && file_set_times(f, now))
 		log_warn("cannot set a modification time");
@@ -282,7 +285,8 @@ void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	(void)fuse_reply_err(req, 0);
 }
 
-/* One buffer per thread, the size of the largest request; page-aligned, never returned to the heap with plaintext in it. */
+/* One buffer per thread, the size of the largest request; page-aligned, never returned to the heap with plaintext in
+ * it. */
 static _Thread_local struct {
 	uint8_t *p;
 	size_t size;
@@ -301,14 +305,15 @@ static uint8_t *scratch_get(size_t size)
 	return scratch.p;
 }
 
-/* The daemon's own reading leaves the backing's atime alone; the first read through a handle moves it the way the backing's
- * mount options say, by being one. */
+/* The daemon's own reading leaves the backing's atime alone; the first read through a handle moves it the way the
+ * backing's mount options say, by being one. */
 static void touch(const struct fs *fs, struct handle *h, int fd)
 {
 	char c;
 	int flags;
 
-	if (fs->params.readonly || fs->params.noatime || atomic_exchange_explicit(&h->touched, true, memory_order_relaxed))
+	if (fs->params.readonly || fs->params.noatime ||
+	    atomic_exchange_explicit(&h->touched, true, memory_order_relaxed))
 		return;
 	flags = fcntl(fd, F_GETFL);
 	if (flags < 0 || !(flags & O_NOATIME) || fcntl(fd, F_SETFL, flags & ~O_NOATIME))

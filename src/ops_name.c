@@ -7,13 +7,14 @@
 
 #include "acl.h"
 #include "fs.h"
+#include "ops.h"
 #include "log.h"
 #include "newborn.h"
 #include "state.h"
 #include "xattr.h"
 
-int fs_entry(struct fs *fs, const struct fs_dir *d, const char *entry, const struct stat *st, struct fuse_entry_param *out,
-    struct inode **inode)
+int fs_entry(struct fs *fs, const struct fs_dir *d, const char *entry, const struct stat *st,
+    struct fuse_entry_param *out, struct inode **inode)
 {
 	int r = inode_look(fs->inodes, d->dir.fd, entry, st, inode);
 
@@ -30,7 +31,8 @@ int fs_entry(struct fs *fs, const struct fs_dir *d, const char *entry, const str
 	return 0;
 }
 
-/* Replies with the entry of something that was just found or made; consumes the look-up when the kernel did not take it. */
+/* Replies with the entry of something that was just found or made; consumes the look-up when the kernel did not take
+ * it. */
 static int reply_entry(struct fs *fs, fuse_req_t req, const struct fs_dir *d, const char *entry, const struct stat *st)
 {
 	struct fuse_entry_param e;
@@ -67,7 +69,7 @@ static int lookup(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *
 	r = dir_stat(&d.dir, name, strlen(name), &st, entry);
 	if (r == -ENOENT) {
 		/* A negative dentry: the next look-up of the name costs nothing. */
-		struct fuse_entry_param none = {.entry_timeout = fs->params.timeout};
+		struct fuse_entry_param none = { .entry_timeout = fs->params.timeout };
 
 		(void)fuse_reply_entry(req, &none);
 		r = 0;
@@ -118,7 +120,8 @@ static int mkdir_acl(struct fs *fs, struct fs_birth *b, const struct fs_dir *d, 
 }
 
 /* As reply_entry, for what must become durable with its directory. */
-static int reply_newborn(struct fs *fs, fuse_req_t req, const struct fs_dir *d, const char *entry, const struct stat *st)
+static int reply_newborn(
+    struct fs *fs, fuse_req_t req, const struct fs_dir *d, const char *entry, const struct stat *st)
 {
 	struct fuse_entry_param e;
 	struct inode *inode;
@@ -137,7 +140,7 @@ static int mkdir_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 	char entry[NAME_ENTRY_MAX + 1];
-	struct fs_birth b = {0};
+	struct fs_birth b = { 0 };
 	struct fs_dir d;
 	struct stat st;
 	int r = fs_dir_get(fs, parent, &d);
@@ -170,7 +173,7 @@ static int symlink_(struct fs *fs, fuse_req_t req, const char *target, fuse_ino_
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 	char entry[NAME_ENTRY_MAX + 1];
-	struct fs_birth b = {0};
+	struct fs_birth b = { 0 };
 	struct fs_dir d;
 	struct stat st;
 	int r = fs_dir_get(fs, parent, &d);
@@ -199,7 +202,7 @@ static int special(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char 
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 	char entry[NAME_ENTRY_MAX + 1];
-	struct fs_birth b = {0};
+	struct fs_birth b = { 0 };
 	struct fs_dir d;
 	struct stat st;
 	int r = fs_dir_get(fs, parent, &d);
@@ -258,7 +261,8 @@ struct leaving {
 	int fd;
 };
 
-/* A directory's id is learnt while it is there: once its .byokfs.d goes, its absence would look like damage to whoever opens it. */
+/* A directory's id is learnt while it is there: once its .byokfs.d goes, its absence would look like damage to whoever
+ * opens it. */
 static void directory_known(struct fs *fs, struct inode *inode)
 {
 	struct inode_pin *pin;
@@ -273,7 +277,7 @@ static void leaving_find(struct fs *fs, const struct fs_dir *d, const char *name
 	char entry[NAME_ENTRY_MAX + 1];
 	struct stat st;
 
-	*l = (struct leaving){.fd = -1};
+	*l = (struct leaving){ .fd = -1 };
 	if (entry_name(d, name, entry))
 		return;
 	l->fd = openat(d->dir.fd, entry, O_PATH | O_NOFOLLOW | O_CLOEXEC);
@@ -340,10 +344,10 @@ static void rename_newborn(struct fs *fs, const struct fs_dir *to, const char *n
 	inode_put(fs->inodes, inode);
 }
 
-static int rename_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent, const char *newname,
-    unsigned flags)
+static int rename_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
+    const char *newname, unsigned flags)
 {
-	struct leaving leaving = {.fd = -1};
+	struct leaving leaving = { .fd = -1 };
 	struct fs_dir from, to;
 	int r = fs_dir_get(fs, parent, &from);
 
@@ -367,7 +371,8 @@ static int rename_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char 
 	return r;
 }
 
-void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent, const char *newname, unsigned flags)
+void op_rename(
+    fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent, const char *newname, unsigned flags)
 {
 	FS_OP(req, rename_(fs, req, parent, name, newparent, newname, flags));
 }

@@ -8,6 +8,7 @@
 #include <sys/queue.h>
 
 #include "fs.h"
+#include "ops.h"
 #include "log.h"
 
 struct question {

@@ -11,6 +11,7 @@
 
 #include "acl.h"
 #include "fs.h"
+#include "ops.h"
 #include "xattr.h"
 
 #define PROC_PATH 40
@@ -250,8 +251,8 @@ static bool caller_in_group(fuse_req_t req, gid_t gid)
 
 /* An access ACL sets the mode, and by that takes away a setgid bit as chmod(2) would: the kernel leaves that to us. One
  * that says no more than the mode is not stored. */
-static int set_access_acl(struct fs *fs, fuse_req_t req, const struct xobject *x, const void *value, size_t size,
-    int flags)
+static int set_access_acl(
+    struct fs *fs, fuse_req_t req, const struct xobject *x, const void *value, size_t size, int flags)
 {
 	const struct name_keys *names = lease_names(fs->lease);
 	char path[PROC_PATH];
@@ -290,8 +291,8 @@ static int set_default_acl(struct fs *fs, const struct xobject *x, const void *v
 	return xattr_set(x->fd, x->id, lease_names(fs->lease), ACL_DEFAULT, value, size, flags);
 }
 
-static int setxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
-    int flags)
+static int setxattr_(
+    struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
 {
 	struct xobject x;
 	int r = xobject_get(fs, ino, &x);

@@ -1,5 +1,6 @@
-/* Three kinds of -o words: ours (config=, locked_start, section.key=value), the kernel's and libfuse's (handed on), and those that only
- * mount(8), systemd and fstab care about (ignored). Anything else is a mistake somebody should hear about now.                      */
+/* Three kinds of -o words: ours (config=, locked_start, section.key=value), the kernel's and libfuse's (handed on), and
+ * those that only mount(8), systemd and fstab care about (ignored). Anything else is a mistake somebody should hear
+ * about now.                      */
 #include "options.h"
 
 #include <errno.h>
@@ -13,11 +14,40 @@
 #include "exitcode.h"
 
 static const char *const handed_on[] = {
-	"allow_other", "default_permissions", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "atime", "noatime", "sync",
-	"dirsync", "async", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime",
+	"allow_other",
+	"default_permissions",
+	"rw",
+	"suid",
+	"nosuid",
+	"dev",
+	"nodev",
+	"exec",
+	"noexec",
+	"atime",
+	"noatime",
+	"sync",
+	"dirsync",
+	"async",
+	"diratime",
+	"nodiratime",
+	"relatime",
+	"norelatime",
+	"strictatime",
+	"nostrictatime",
 };
 static const char *const ignored[] = {
-	"_netdev", "nofail", "user", "users", "nouser", "owner", "group", "auto", "noauto", "defaults", "loud", "silent",
+	"_netdev",
+	"nofail",
+	"user",
+	"users",
+	"nouser",
+	"owner",
+	"group",
+	"auto",
+	"noauto",
+	"defaults",
+	"loud",
+	"silent",
 };
 
 static bool listed(const char *word, const char *const *list, size_t n)
@@ -56,7 +86,7 @@ struct words {
 	char *config[64]; /* "section.key=value" */
 	size_t n;
 	const char *file; /* config=FILE; -c wins over it */
-	char *fuse; /* comma-joined words for libfuse */
+	char *fuse;       /* comma-joined words for libfuse */
 };
 
 static int hand_on(struct words *w, const char *word)
@@ -204,7 +234,8 @@ static int load_config(struct options *o, struct config *c, struct words *w)
 		return say(why, NULL, EXIT_CONFIG);
 	if ((c->keyfile.path && inside(c->keyfile.path, o->mountpoint)) ||
 	    (c->kms.ca_bundle && inside(c->kms.ca_bundle, o->mountpoint)))
-		return say("a file that the daemon itself needs lies below the mount point", o->mountpoint, EXIT_CONFIG);
+		return say(
+		    "a file that the daemon itself needs lies below the mount point", o->mountpoint, EXIT_CONFIG);
 	return 0;
 }
 
@@ -221,7 +252,7 @@ static int fuse_words(struct options *o, struct words *w, bool root)
 	}
 	escaped[n] = '\0';
 	if (asprintf(&all, "-ofsname=%s,subtype=byokfs,default_permissions%s%s%s", escaped, root ? ",allow_other" : "",
-		w->fuse ? "," : "", w->fuse ? w->fuse : "") < 0)
+	        w->fuse ? "," : "", w->fuse ? w->fuse : "") < 0)
 		return say("out of memory", NULL, EXIT_FAILED);
 	int r = fuse_opt_add_arg(&o->args, "byokfs") || fuse_opt_add_arg(&o->args, all) ||
 	    (o->debug && getenv("BYOKFS_FUSE_DEBUG") && fuse_opt_add_arg(&o->args, "-d"));
@@ -232,12 +263,12 @@ static int fuse_words(struct options *o, struct words *w, bool root)
 
 int options_parse(struct options *o, struct config *c, int argc, char **argv, bool *done)
 {
-	struct words w = {0};
+	struct words w = { 0 };
 	const char *slash = strrchr(argv[0], '/');
 	int r;
 
 	*done = false;
-	*o = (struct options){.program = slash ? slash + 1 : argv[0]};
+	*o = (struct options){ .program = slash ? slash + 1 : argv[0] };
 	r = take_flags(o, &w, argc, argv, done);
 	if (!r && !*done)
 		r = take_paths(o, argc, argv);

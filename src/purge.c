@@ -1,5 +1,5 @@
 /* Runs on the lease's threads, with no lock held: a notification waits for the kernel's folio locks, hence for requests
- * that our workers must be free to refuse.                                                                              */
+ * that our workers must be free to refuse. */
 #include "purge.h"
 
 #include <errno.h>
@@ -35,20 +35,22 @@ static bool inval(void *arg, struct inode *inode)
 	p->count++;
 	/* ENOENT: the kernel does not have it any more. */
 	if (r && r != -ENOENT)
-		log_warn("cannot drop the kernel's pages of inode %llu: %s", (unsigned long long)inode->ino, strerror(-r));
+		log_warn(
+		    "cannot drop the kernel's pages of inode %llu: %s", (unsigned long long)inode->ino, strerror(-r));
 	return r != -ENODEV && r != -ENOTCONN;
 }
 
 /* Writes back what may still be written, then drops attributes and pages. */
 static void invalidate(struct fs *fs, bool open_only)
 {
-	struct pass p = {.fd = fuse_session_fd(fs->se), .open_only = open_only};
+	struct pass p = { .fd = fuse_session_fd(fs->se), .open_only = open_only };
 
 	inode_each(fs->inodes, true, inval, &p);
 	log_debug("lock: %llu inodes invalidated", (unsigned long long)p.count);
 }
 
-/* The disk's own caches are written in the background: what was acknowledged by fsync is safe already, the rest deserves a chance. */
+/* The disk's own caches are written in the background: what was acknowledged by fsync is safe already, the rest
+ * deserves a chance. */
 static void *sync_store(void *arg)
 {
 	struct fs *fs = arg;
@@ -96,7 +98,8 @@ static void purge(void *arg)
 	invalidate(fs, atomic_exchange(&fs->drained, false));
 	atomic_store(&fs->stragglers, PURGE_PASSES);
 	r = fuseio_inc_epoch(fuse_session_fd(fs->se));
-	/* Without it dentries live on for their timeout, which is no longer than the lease; their attributes are gone. */
+	/* Without it dentries live on for their timeout, which is no longer than the lease; their attributes are gone.
+	 */
 	if (r)
 		log_debug("the kernel knows no epochs: cached names expire with their timeout");
 	if (fs->params.readonly)
@@ -141,5 +144,5 @@ static void opened(void *arg)
 
 void purge_hooks(struct fs *fs, struct lease_hooks *out)
 {
-	*out = (struct lease_hooks){.arg = fs, .drain = drain, .purge = purge, .wipe = wipe, .opened = opened};
+	*out = (struct lease_hooks){ .arg = fs, .drain = drain, .purge = purge, .wipe = wipe, .opened = opened };
 }

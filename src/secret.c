@@ -23,8 +23,8 @@
 #include "log.h"
 #include "secret_internal.h"
 
-#define SIZE_FRONT ((size_t)16) /* keeps malloc's alignment */
-#define NONCE_POOL 256u
+#define SIZE_FRONT   ((size_t)16) /* keeps malloc's alignment */
+#define NONCE_POOL   256u
 #define NONCE_AGE_MS 100u
 
 static void *wiping_malloc(size_t n)

@@ -8,8 +8,8 @@
  * reaches the book-keeping, and the book-keeping survives a fork(2) although the cells are wiped by it. Small
  * objects share regions of one cell size; a larger one has a region of its own.
  *
- * Mapping, locking and unmapping cost more than a call to a nearby KMS, whose answers want a page or two each: freed large
- * objects, wiped and still locked, are kept for the next of their size, up to SPARE_BYTES in all.
+ * Mapping, locking and unmapping cost more than a call to a nearby KMS, whose answers want a page or two each: freed
+ * large objects, wiped and still locked, are kept for the next of their size, up to SPARE_BYTES in all.
  *
  * A lock on memory does not survive fork(2) either. Regions from before a fork are therefore only ever freed
  * by the child, never used for new cells.                                                                   */
@@ -24,17 +24,17 @@
 #include "log.h"
 #include "secret_internal.h"
 
-#define PAGE ((size_t)4096)
-#define REGION ((size_t)65536)
-#define CELLS_AT (2 * PAGE)
-#define SLAB_BYTES (REGION - CELLS_AT - PAGE)
-#define LARGEST ((size_t)65536)
+#define PAGE        ((size_t)4096)
+#define REGION      ((size_t)65536)
+#define CELLS_AT    (2 * PAGE)
+#define SLAB_BYTES  (REGION - CELLS_AT - PAGE)
+#define LARGEST     ((size_t)65536)
 #define SPARE_BYTES ((size_t)512 << 10)
-#define MAGIC 0x73656372657431ull
+#define MAGIC       0x73656372657431ull
 
 /* 64: the two keys of an open file, so that 100,000 of them fit into 8 MiB. */
 static const size_t cell_sizes[] = { 64, 96, 128 };
-#define CLASSES (sizeof(cell_sizes) / sizeof(cell_sizes[0]))
+#define CLASSES   (sizeof(cell_sizes) / sizeof(cell_sizes[0]))
 #define MAX_CELLS (SLAB_BYTES / 64)
 
 struct region {
@@ -239,7 +239,7 @@ void *secret_alloc(size_t n)
 		return NULL;
 	(void)pthread_once(&once, watch_forks);
 	LOCK_SCOPE(&lock);
-	for (unsigned class = 0; class < CLASSES; class++)
+	for (unsigned class = 0; class < CLASSES; class ++)
 		if (n <= cell_sizes[class])
 			return alloc_small(class);
 	return alloc_large(n);

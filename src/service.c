@@ -1,5 +1,5 @@
-/* An orderly stop is an unmount: dirty pages go out, hints are set, the marker goes. When the mount is busy the domain is locked first,
- * so that neither keys nor cached plaintext outlive the daemon.                                                                   */
+/* An orderly stop is an unmount: dirty pages go out, hints are set, the marker goes. When the mount is busy the domain
+ * is locked first, so that neither keys nor cached plaintext outlive the daemon. */
 #include "service.h"
 
 #include <errno.h>
@@ -59,7 +59,7 @@ static int pin_path(const char *variable)
 
 static int leave_directory(void)
 {
-	static const char *const paths[] = {"AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE"};
+	static const char *const paths[] = { "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE" };
 	int r = 0;
 
 	for (size_t i = 0; !r && i < sizeof(paths) / sizeof(*paths); i++)
@@ -94,7 +94,7 @@ int service_background(bool foreground, const char *mountpoint, int *ready_fd)
 static void tell_systemd(const char *message)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
-	struct sockaddr_un to = {.sun_family = AF_UNIX};
+	struct sockaddr_un to = { .sun_family = AF_UNIX };
 
 	if (!path || (*path != '/' && *path != '@') || strlen(path) >= sizeof(to.sun_path))
 		return;
@@ -148,7 +148,7 @@ static void nothing(int sig)
 
 void service_block_signals(void)
 {
-	struct sigaction wake = {.sa_handler = nothing};
+	struct sigaction wake = { .sa_handler = nothing };
 	sigset_t set;
 
 	stop_set(&set);
@@ -189,7 +189,7 @@ static void check_watchdog(struct service *s)
 static void *signals(void *arg)
 {
 	struct service *s = arg;
-	struct timespec wait = {.tv_sec = 5};
+	struct timespec wait = { .tv_sec = 5 };
 	sigset_t set;
 
 	stop_set(&set);

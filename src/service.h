@@ -21,7 +21,8 @@ struct service {
 	bool running, watchdog_dead, keep_stderr;
 };
 
-/* Forks; the parent waits for the child's verdict and exits with it, the child returns with *ready_fd. Foreground: -1. */
+/* Forks; the parent waits for the child's verdict and exits with it, the child returns with *ready_fd. Foreground: -1.
+ */
 MUST_CHECK int service_background(bool foreground, const char *mountpoint, int *ready_fd);
 /* The mount answers: parent and systemd hear of it; stderr goes away in the background. */
 void service_ready(void *service);

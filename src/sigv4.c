@@ -17,9 +17,9 @@
 #include "sigv4_internal.h"
 
 #define HEADERS_MAX 32u
-#define INPUT_MAX 65536u /* of all parts together, without the body */
-#define SCOPE_MAX 256u
-#define SHA256 32u
+#define INPUT_MAX   65536u /* of all parts together, without the body */
+#define SCOPE_MAX   256u
+#define SHA256      32u
 
 /* Everything both public functions need. */
 struct job {
@@ -208,13 +208,11 @@ static int make_scope(struct job *job)
 	struct tm tm;
 	int n;
 
-	if (req->time < 0 || !gmtime_r(&t, &tm) ||
-	    strftime(job->date, sizeof(job->date), "%Y%m%dT%H%M%SZ", &tm) != 16)
+	if (req->time < 0 || !gmtime_r(&t, &tm) || strftime(job->date, sizeof(job->date), "%Y%m%dT%H%M%SZ", &tm) != 16)
 		return -EINVAL;
 	if (!word_ok(req->region) || !word_ok(req->service) || !word_ok(job->cred->access_key))
 		return -EINVAL;
-	n = snprintf(
-	    job->scope, sizeof(job->scope), "%.8s/%s/%s/aws4_request", job->date, req->region, req->service);
+	n = snprintf(job->scope, sizeof(job->scope), "%.8s/%s/%s/aws4_request", job->date, req->region, req->service);
 	return n < 0 || (size_t)n >= sizeof(job->scope) ? -EINVAL : 0;
 }
 
@@ -223,8 +221,7 @@ static size_t room(const struct sigv4_request *req, const struct sigv4_credentia
 {
 	size_t n;
 
-	if (!req->method || !word_ok(req->method) || !req->path || req->path[0] != '/' ||
-	    req->nheader > HEADERS_MAX)
+	if (!req->method || !word_ok(req->method) || !req->path || req->path[0] != '/' || req->nheader > HEADERS_MAX)
 		return 0;
 	n = strlen(req->method) + strlen(req->path);
 	n += (req->query ? strlen(req->query) : 0) + (cred->session_token ? strlen(cred->session_token) : 0);
@@ -267,8 +264,7 @@ static int hmac(struct digest *out, const void *key, size_t keylen, const char *
 {
 	unsigned int n = 0;
 
-	if (!HMAC(EVP_sha256(), key, (int)keylen, (const unsigned char *)text, len, out->b, &n) ||
-	    n != SHA256)
+	if (!HMAC(EVP_sha256(), key, (int)keylen, (const unsigned char *)text, len, out->b, &n) || n != SHA256)
 		return -EIO;
 	return 0;
 }
@@ -294,8 +290,7 @@ static int make_signature(char hex[static 2 * SHA256 + 1], const struct job *job
 	return r;
 }
 
-int sigv4_sign(
-    struct sigv4_signature *out, const struct sigv4_request *req, const struct sigv4_credentials *cred)
+int sigv4_sign(struct sigv4_signature *out, const struct sigv4_request *req, const struct sigv4_credentials *cred)
 {
 	__attribute__((cleanup(job_close))) struct job job = { .req = req, .cred = cred };
 	char hex[2 * SHA256 + 1];

@@ -55,7 +55,8 @@ uint64_t state_told_size(struct fs *fs, int fd, int dirfd, const char *entry, co
 	return state.size;
 }
 
-/* What the kernel heard first, or saw last, is what it goes on believing; and st may be older than the end of the state. */
+/* What the kernel heard first, or saw last, is what it goes on believing; and st may be older than the end of the
+ * state. */
 static uint64_t size_to_tell(struct fs *fs, struct inode *inode, int dirfd, const char *entry, const struct stat *st)
 {
 	pthread_mutex_lock(&inode->lock);
@@ -239,7 +240,8 @@ static int make_writable(struct inode *inode, int fd)
 }
 
 /* As load_locked, but takes the lock, and the ref that a state holds. */
-static int load_once(struct fs *fs, struct inode *inode, int *fd, bool readonly, const struct file_key *fk, struct file **out)
+static int load_once(
+    struct fs *fs, struct inode *inode, int *fd, bool readonly, const struct file_key *fk, struct file **out)
 {
 	struct inode *ref = fs_inode(fs, inode->nodeid);
 	int r = 0;
@@ -279,7 +281,9 @@ static int load(struct task *t, struct inode *inode, bool write, struct file **o
 		return fd;
 	r = file_peek(fd, &ident, &slot);
 	if (r) {
-		fs_damaged(inode, r == -ENODATA ? "page 0: it was never written, or wiped" : "page 0: damaged (type, version or sealed key)");
+		fs_damaged(inode,
+		    r == -ENODATA ? "page 0: it was never written, or wiped"
+		                  : "page 0: damaged (type, version or sealed key)");
 		return r;
 	}
 	if (!ours(fs, &ident)) {

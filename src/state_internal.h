@@ -7,8 +7,8 @@
 #include "state.h"
 
 /* That many states waiting for the syncer are promoted at once: each holds a descriptor. */
-#define STATES_MANY 256u
-#define STATES_FLUSH_MS 5000u
+#define STATES_MANY       256u
+#define STATES_FLUSH_MS   5000u
 #define STATES_PROMOTE_MS 30000u
 
 struct state {

@@ -1,7 +1,7 @@
-/* The syncer: one thread that flushes what has been dirty for 5 s and promotes what was closed without fsync, many files
- * with one syncfs. It also does the last round at unmount, and the flush and wipe of a lock.
+/* The syncer: one thread that flushes what has been dirty for 5 s and promotes what was closed without fsync, many
+ * files with one syncfs. It also does the last round at unmount, and the flush and wipe of a lock.
  *
- * A state it works on is marked `syncing` and its inode held, so that nobody drops it meanwhile.                        */
+ * A state it works on is marked `syncing` and its inode held, so that nobody drops it meanwhile. */
 #include "state_internal.h"
 
 #include <errno.h>
@@ -12,6 +12,7 @@
 #include "keywait.h"
 #include "log.h"
 #include "newborn.h"
+#include "ops.h"
 #include "purge.h"
 
 /* Deepest chain of records: data, group, L1, L2, root; one level a round, and two more for drops. */
@@ -35,7 +36,7 @@ static int step(struct fs *fs, struct job *job, enum step what)
 
 	if (r)
 		return r;
-	struct file_key fk = {lease_key_file(key), lease_key_block(key)};
+	struct file_key fk = { lease_key_file(key), lease_key_block(key) };
 
 	switch (what) {
 	case STEP_FLUSH:
@@ -62,13 +63,14 @@ static size_t take(struct fs *fs, struct job *jobs, size_t max, uint64_t older_t
 	struct state *st;
 
 	LOCK_SCOPE(&s->lock);
-	TAILQ_FOREACH(st, &s->queue, link) {
+	TAILQ_FOREACH(st, &s->queue, link)
+	{
 		if (n == max)
 			break;
 		if (st->since > older_than || st->syncing)
 			continue;
 		st->syncing = true;
-		jobs[n++] = (struct job){.inode = st->inode, .state = st};
+		jobs[n++] = (struct job){ .inode = st->inode, .state = st };
 	}
 	return n;
 }
@@ -287,7 +289,7 @@ static bool flush_cached(void *arg, struct inode *inode)
 		if (!r) {
 			r = lease_file_key(fs->lease, file_ident(f), NULL, NULL, &key);
 			if (!r) {
-				struct file_key fk = {lease_key_file(key), lease_key_block(key)};
+				struct file_key fk = { lease_key_file(key), lease_key_block(key) };
 
 				r = file_flush(f, &fk, false);
 				lease_key_put(key);
@@ -304,7 +306,7 @@ static bool flush_cached(void *arg, struct inode *inode)
 
 unsigned states_flush_cached(struct fs *fs)
 {
-	struct sweep sweep = {.fs = fs};
+	struct sweep sweep = { .fs = fs };
 
 	inode_each(fs->inodes, true, flush_cached, &sweep);
 	return sweep.count;
@@ -327,7 +329,7 @@ static bool wipe_one(void *arg, struct inode *inode)
 
 unsigned states_wipe(struct fs *fs)
 {
-	struct sweep sweep = {.fs = fs};
+	struct sweep sweep = { .fs = fs };
 
 	inode_each(fs->inodes, true, wipe_one, &sweep);
 	return sweep.count;

@@ -56,8 +56,8 @@ static unsigned long device_block(int fd)
 	if (fstat(fd, &st))
 		return 0;
 	for (int i = 0; i < 2 && !size; i++) {
-		(void)snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%squeue/physical_block_size",
-		    major(st.st_dev), minor(st.st_dev), i ? "../" : ""); /* a partition's queue is its disk's */
+		(void)snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%squeue/physical_block_size", major(st.st_dev),
+		    minor(st.st_dev), i ? "../" : ""); /* a partition's queue is its disk's */
 		FILE *f = fopen(path, "re");
 
 		if (!f)
@@ -75,8 +75,7 @@ int store_check_backing(int fd, const char *path, bool torn_ok, const char *verb
 	unsigned long device;
 
 	if (fstatvfs(fd, &vfs))
-		return store_fail(
-		    why, -errno, "cannot %s store '%.200s': statvfs: %s", verb, path, strerror(errno));
+		return store_fail(why, -errno, "cannot %s store '%.200s': statvfs: %s", verb, path, strerror(errno));
 	if (torn_ok)
 		return 0;
 	if (vfs.f_bsize < STORE_BLOCK_MIN)
@@ -87,7 +86,7 @@ int store_check_backing(int fd, const char *path, bool torn_ok, const char *verb
 	device = device_block(fd);
 	if (device && device < STORE_BLOCK_MIN)
 		log_warn("store '%s': its device claims physical blocks of %lu bytes only: 4096-byte writes may "
-			 "tear in a power cut",
+		         "tear in a power cut",
 		    path, device);
 	return 0;
 }
@@ -184,7 +183,7 @@ static int take_lock(struct store *s, char *why)
 	if (r == -EBUSY)
 		return store_fail(why, r,
 		    CANNOT_OPEN "another read-write mount or tool holds %s/" STORE_LOCK
-				" (unmount it, or mount with -o ro)",
+		                " (unmount it, or mount with -o ro)",
 		    s->path, STORE_META);
 	if (r)
 		return store_fail(
@@ -199,8 +198,7 @@ static int open_root(struct store *s, const char *path, char *why)
 		return store_fail(why, -errno, CANNOT_OPEN "%s", path, strerror(errno));
 	s->fd = open(s->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (s->fd < 0)
-		return store_fail(
-		    why, errno == ENOTDIR ? -EINVAL : -errno, CANNOT_OPEN "%s", s->path, strerror(errno));
+		return store_fail(why, errno == ENOTDIR ? -EINVAL : -errno, CANNOT_OPEN "%s", s->path, strerror(errno));
 	s->meta_fd = store_open_dir(s->fd, STORE_META);
 	if (s->meta_fd == -ENOENT)
 		return store_fail(why, -ENOENT,
@@ -269,8 +267,8 @@ static int reload(struct store *s, const struct domain_keys *keys)
 		return r;
 	r = load_domain(s, &desc, keys, domain);
 	if (!r &&
-	    (desc.suite != s->ids.suite || desc.names != s->desc.names ||
-		!bytes_equal(desc.store, s->ids.store, 16) || !bytes_equal(domain->domain, s->ids.domain, 16))) {
+	    (desc.suite != s->ids.suite || desc.names != s->desc.names || !bytes_equal(desc.store, s->ids.store, 16) ||
+	        !bytes_equal(domain->domain, s->ids.domain, 16))) {
 		descriptor_domain_free(domain);
 		r = -EBADMSG;
 	}
@@ -363,8 +361,7 @@ int store_authenticate(struct store *s, const struct domain_keys *keys, const st
 	}
 	r = check_root(s, names);
 	if (r)
-		return store_fail(
-		    why, r, CANNOT_OPEN NAME_DIR_FILE " of its root is missing, or not its own", s->path);
+		return store_fail(why, r, CANNOT_OPEN NAME_DIR_FILE " of its root is missing, or not its own", s->path);
 	if (s->readonly)
 		return 0;
 	r = restore(s);

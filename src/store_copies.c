@@ -14,7 +14,7 @@
 #include "store_internal.h"
 
 #define FILE_MODE 0600
-#define SUM_LINE 69u /* "sum=" 64 digits and a newline */
+#define SUM_LINE  69u /* "sum=" 64 digits and a newline */
 
 /* ---- one of two kinds */
 
@@ -41,13 +41,13 @@ static int kind_verify(enum copies_kind k, const void *desc, const struct domain
 static int kind_print(enum copies_kind k, void *desc, const struct domain_keys *keys, char **text, size_t *len)
 {
 	return k == COPIES_STORE ? descriptor_store_print(desc, keys, text, len)
-				 : descriptor_domain_print(desc, keys, text, len);
+	                         : descriptor_domain_print(desc, keys, text, len);
 }
 
 static uint64_t kind_seq(enum copies_kind k, const void *desc)
 {
 	return k == COPIES_STORE ? ((const struct descriptor_store *)desc)->seq
-				 : ((const struct descriptor_domain *)desc)->seq;
+	                         : ((const struct descriptor_domain *)desc)->seq;
 }
 
 static void kind_free(enum copies_kind k, void *desc)

@@ -58,8 +58,7 @@ static int open_target(const char *path, char *why)
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	if (fd < 0)
-		return store_fail(
-		    why, errno == ENOTDIR ? -EINVAL : -errno, CANNOT_CREATE "%s", path, strerror(errno));
+		return store_fail(why, errno == ENOTDIR ? -EINVAL : -errno, CANNOT_CREATE "%s", path, strerror(errno));
 	return fd;
 }
 

@@ -4,11 +4,11 @@
 
 #include "store.h"
 
-#define STORE_META NAME_RESERVED
-#define STORE_FILE "store"
-#define STORE_DOMAINS "domains"
-#define STORE_MOUNTS "mounts"
-#define STORE_LOCK "lock"
+#define STORE_META      NAME_RESERVED
+#define STORE_FILE      "store"
+#define STORE_DOMAINS   "domains"
+#define STORE_MOUNTS    "mounts"
+#define STORE_LOCK      "lock"
 #define STORE_BLOCK_MIN 4096u
 
 /* Writes the line for people and returns err. */

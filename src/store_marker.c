@@ -13,9 +13,9 @@
 #include "secret.h"
 #include "store_internal.h"
 
-#define MARKER_MAX 4096u
+#define MARKER_MAX  4096u
 #define MARKER_NAME 32u
-#define SLACK 60 /* seconds before a foreign mount's start that count as its */
+#define SLACK       60 /* seconds before a foreign mount's start that count as its */
 
 static bool earlier(const struct timespec *a, const struct timespec *b)
 {
@@ -145,8 +145,8 @@ void store_doubt_done(struct store *s)
  * wrong. */
 static int marker_blank(const struct store *s)
 {
-	log_warn("store '%s': no room for a mount marker: after an unclean end the next mount checks every size",
-	    s->path);
+	log_warn(
+	    "store '%s': no room for a mount marker: after an unclean end the next mount checks every size", s->path);
 	return ftruncate(s->marker_fd, 0) || fsync(s->marker_fd) ? -errno : 0;
 }
 
@@ -225,8 +225,8 @@ int store_mark(struct store *s, char *why)
 	r = dirfd < 0 ? dirfd : each_marker(s, dirfd, marker_weigh);
 	if (r == -EBUSY)
 		return store_fail(why, r,
-		    "cannot open store '%.200s': another mount of it is live (a marker in " STORE_META
-		    "/" STORE_MOUNTS " is locked)",
+		    "cannot open store '%.200s': another mount of it is live (a marker in " STORE_META "/" STORE_MOUNTS
+		    " is locked)",
 		    s->path);
 	if (!r && s->readonly) {
 		/* Without a file of its own a mount cannot ask the backing's clock: the window stays open. */
@@ -238,8 +238,7 @@ int store_mark(struct store *s, char *why)
 	if (!r)
 		r = marker_make(s, dirfd);
 	if (r)
-		return store_fail(
-		    why, r, "cannot write a mount marker in store '%.200s': %s", s->path, strerror(-r));
+		return store_fail(why, r, "cannot write a mount marker in store '%.200s': %s", s->path, strerror(-r));
 	if (s->doubt || s->doubt_all)
 		log_info("store '%s': not unmounted cleanly%s: sizes are checked", s->path,
 		    s->doubt_all ? ", or copied" : "");

@@ -1,5 +1,5 @@
 /* Walks the backing with a stack of directory descriptors, O_NOFOLLOW all the way. While the domain is locked it waits.
- * A file that cannot be repaired (damaged, its key denied) does not hold the rest up, but the markers stay then.            */
+ * A file that cannot be repaired (damaged, its key denied) does not hold the rest up, but the markers stay then. */
 #include "sweep.h"
 
 #include <dirent.h>
@@ -13,7 +13,7 @@
 #include "log.h"
 #include "state.h"
 
-#define DEPTH_MAX 1000
+#define DEPTH_MAX   1000
 #define SETTLE_NAPS 5
 
 static struct {
@@ -25,15 +25,15 @@ static struct {
 
 static void nap(void)
 {
-	const struct timespec t = {.tv_nsec = 200 * 1000 * 1000};
+	const struct timespec t = { .tv_nsec = 200 * 1000 * 1000 };
 
 	(void)nanosleep(&t, NULL);
 }
 
 static int with_key(struct inode *inode, int *fd, struct lease_key *key)
 {
-	struct file_key fk = {lease_key_file(key), lease_key_block(key)};
-	struct file_params params = {.describe = fs_describe, .arg = inode};
+	struct file_key fk = { lease_key_file(key), lease_key_block(key) };
+	struct file_params params = { .describe = fs_describe, .arg = inode };
 	struct file *f = NULL;
 	bool wrong;
 	int r = 0;

@@ -1,11 +1,11 @@
 /* The process that outlives the daemon, and the daemon's end of the socket between them.
  *
- * After a SIGKILL the kernel goes on serving cached plaintext to whoever has a file open or mapped. The watchdog holds a
- * duplicate of the device descriptor, so it can still tell the kernel to drop everything. It aborts the connection first:
- * requests the dead daemon had read would otherwise never be answered, their pages would stay locked, and an invalidation
- * that meets a locked page waits for ever, unkillably. Notifications are accepted after an abort (they are not replies).
- * Where the connection cannot be aborted, several threads share the walk, so that one that gets stuck does not keep the
- * rest of the cache alive.                                                                                                */
+ * After a SIGKILL the kernel goes on serving cached plaintext to whoever has a file open or mapped. The watchdog holds
+ * a duplicate of the device descriptor, so it can still tell the kernel to drop everything. It aborts the connection
+ * first: requests the dead daemon had read would otherwise never be answered, their pages would stay locked, and an
+ * invalidation that meets a locked page waits for ever, unkillably. Notifications are accepted after an abort (they are
+ * not replies). Where the connection cannot be aborted, several threads share the walk, so that one that gets stuck
+ * does not keep the rest of the cache alive. */
 #include "watchdog.h"
 
 #include <errno.h>
@@ -25,9 +25,9 @@
 #include "fuseio.h"
 #include "log.h"
 
-#define WALKERS 8
-#define STUCK_MS 2000
-#define STOP_MS 2000
+#define WALKERS   8
+#define STUCK_MS  2000
+#define STOP_MS   2000
 #define SOCKET_FD 3 /* in the child: everything else is closed */
 
 struct watchdog {
@@ -87,7 +87,7 @@ static bool purge_wait(struct purge *p, unsigned walkers)
 
 		if (idle_ms >= STUCK_MS)
 			return false;
-		(void)nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+		(void)nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
 		idle_ms = now == seen ? idle_ms + 2 : 0;
 		seen = now;
 	}
@@ -96,7 +96,7 @@ static bool purge_wait(struct purge *p, unsigned walkers)
 
 static void purge(const struct guard *g)
 {
-	struct purge p = {.device = g->device, .top = atomic_load(g->top), .next = 1};
+	struct purge p = { .device = g->device, .top = atomic_load(g->top), .next = 1 };
 	bool aborted = g->abort_fd >= 0 && write(g->abort_fd, "1", 1) == 1, complete;
 	unsigned walkers = 0;
 	pthread_t thread;
@@ -117,7 +117,7 @@ static void purge(const struct guard *g)
 
 static void harden(void)
 {
-	static const int ignored[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGUSR1, SIGUSR2, SIGALRM, SIGTSTP};
+	static const int ignored[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGUSR1, SIGUSR2, SIGALRM, SIGTSTP };
 	CLEANUP_FD int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	CLEANUP_FD int oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 
@@ -187,7 +187,8 @@ static void arm(struct guard *g, const struct order *o, const int fd[static ORDE
 	/* Opened now: later the number might be another mount's. */
 	g->abort_fd = open_abort(o->connection);
 	if (g->abort_fd < 0)
-		log_warn("FUSE connection %u cannot be aborted from here: should the daemon crash, what it was just reading may hang",
+		log_warn("FUSE connection %u cannot be aborted from here: should the daemon crash, what it was just "
+		         "reading may hang",
 		    o->connection);
 }
 
@@ -196,9 +197,11 @@ static bool receive(struct guard *g)
 {
 	struct order o;
 	union order_control control;
-	int fd[ORDER_FDS] = {-1, -1};
-	struct iovec iov = {.iov_base = &o, .iov_len = sizeof(o)};
-	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+	int fd[ORDER_FDS] = { -1, -1 };
+	struct iovec iov = { .iov_base = &o, .iov_len = sizeof(o) };
+	struct msghdr m = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
+	};
 	ssize_t n = recvmsg(SOCKET_FD, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 
 	if (n < 0 && errno == EINTR)
@@ -214,12 +217,12 @@ static bool receive(struct guard *g)
 
 static _Noreturn void guard_main(_Atomic uint64_t *top)
 {
-	struct guard g = {.device = -1, .abort_fd = -1, .pidfd = -1, .top = top};
+	struct guard g = { .device = -1, .abort_fd = -1, .pidfd = -1, .top = top };
 
 	harden();
 	for (;;) {
 		/* The pidfd helps when a forgotten child of the daemon keeps the other end of the socket open. */
-		struct pollfd fds[2] = {{.fd = SOCKET_FD, .events = POLLIN}, {.fd = g.pidfd, .events = POLLIN}};
+		struct pollfd fds[2] = { { .fd = SOCKET_FD, .events = POLLIN }, { .fd = g.pidfd, .events = POLLIN } };
 
 		if (poll(fds, 2, -1) < 0)
 			continue;
@@ -282,15 +285,16 @@ _Atomic uint64_t *watchdog_top(struct watchdog *w)
 
 static int send_order(struct watchdog *w, struct order *o, const int *fd, size_t n)
 {
-	union order_control control = {0};
-	struct iovec iov = {.iov_base = o, .iov_len = sizeof(*o)};
-	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+	union order_control control = { 0 };
+	struct iovec iov = { .iov_base = o, .iov_len = sizeof(*o) };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
 
 	if (n) {
 		m.msg_control = &control;
 		m.msg_controllen = CMSG_SPACE(n * sizeof(int));
 		control.head = (struct cmsghdr){
-			.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(n * sizeof(int))};
+			.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(n * sizeof(int))
+		};
 		memcpy(CMSG_DATA(&control.head), fd, n * sizeof(int));
 	}
 	return sendmsg(w->fd, &m, MSG_NOSIGNAL) < 0 ? -errno : 0;
@@ -298,28 +302,28 @@ static int send_order(struct watchdog *w, struct order *o, const int *fd, size_t
 
 int watchdog_arm(struct watchdog *w, int device_fd, unsigned connection)
 {
-	struct order o = {.kind = ORDER_ARM, .connection = connection};
+	struct order o = { .kind = ORDER_ARM, .connection = connection };
 	CLEANUP_FD int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
-	int fd[ORDER_FDS] = {device_fd, self};
+	int fd[ORDER_FDS] = { device_fd, self };
 
 	return send_order(w, &o, fd, self >= 0 ? 2 : 1);
 }
 
 int watchdog_alive(struct watchdog *w)
 {
-	struct pollfd p = {.fd = w->fd, .events = POLLIN};
+	struct pollfd p = { .fd = w->fd, .events = POLLIN };
 
 	return poll(&p, 1, 0) == 0;
 }
 
 void watchdog_stop(struct watchdog *w)
 {
-	struct order bye = {.kind = ORDER_BYE};
+	struct order bye = { .kind = ORDER_BYE };
 	struct pollfd p;
 
 	if (!w)
 		return;
-	p = (struct pollfd){.fd = w->fd, .events = POLLIN};
+	p = (struct pollfd){ .fd = w->fd, .events = POLLIN };
 	if (send_order(w, &bye, NULL, 0) == 0 && poll(&p, 1, STOP_MS) == 0)
 		log_warn("the watchdog does not end");
 	(void)close(w->fd);

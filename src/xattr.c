@@ -12,9 +12,9 @@
 #include "log.h"
 
 #define BACKING_PREFIX "user.byokfs."
-#define SEALED_MAX (NAME_XATTR_VALUE_MAX + NAME_XATTR_OVERHEAD)
-#define SMALL 1024u
-#define LIST_TRIES 8
+#define SEALED_MAX     (NAME_XATTR_VALUE_MAX + NAME_XATTR_OVERHEAD)
+#define SMALL          1024u
+#define LIST_TRIES     8
 
 /* ---- the backing's calls, on any descriptor */
 
@@ -168,8 +168,8 @@ ssize_t xattr_get(
 	return n < 0 ? n : open_value(&x, small, (size_t)n, value, size);
 }
 
-int xattr_set(int fd, const uint8_t id[static 16], const struct name_keys *names, const char *name,
-    const void *value, size_t size, int flags)
+int xattr_set(int fd, const uint8_t id[static 16], const struct name_keys *names, const char *name, const void *value,
+    size_t size, int flags)
 {
 	char backing[NAME_XATTR_BACKING];
 	CLEANUP_FREE uint8_t *sealed = NULL;

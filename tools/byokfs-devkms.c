@@ -13,7 +13,7 @@
 #include "log.h"
 #include "secret.h"
 
-#define DEFAULT_KEY "AKIADEVKMS0000000000"
+#define DEFAULT_KEY    "AKIADEVKMS0000000000"
 #define DEFAULT_SECRET "devkms-secret-not-for-production"
 
 struct options {
@@ -42,13 +42,12 @@ static int parse_options(int argc, char **argv, struct options *o)
 		{ "port", required_argument, NULL, PORT }, { "port-file", required_argument, NULL, PORT_FILE },
 		{ "pid-file", required_argument, NULL, PID_FILE },
 		{ "access-key", required_argument, NULL, ACCESS_KEY },
-		{ "secret-file", required_argument, NULL, SECRET_FILE },
-		{ "region", required_argument, NULL, REGION }, { "account", required_argument, NULL, ACCOUNT },
-		{ "alias", required_argument, NULL, ALIAS }, { "listen", required_argument, NULL, LISTEN },
-		{ "create-key", no_argument, NULL, 'c' }, { "multi-region", no_argument, NULL, 'm' },
-		{ "daemon", no_argument, NULL, 'd' }, { "foreground", no_argument, NULL, 'f' },
-		{ "verbose", no_argument, NULL, 'v' }, { "help", no_argument, NULL, 'h' },
-		{ "version", no_argument, NULL, 'V' }, { 0 } };
+		{ "secret-file", required_argument, NULL, SECRET_FILE }, { "region", required_argument, NULL, REGION },
+		{ "account", required_argument, NULL, ACCOUNT }, { "alias", required_argument, NULL, ALIAS },
+		{ "listen", required_argument, NULL, LISTEN }, { "create-key", no_argument, NULL, 'c' },
+		{ "multi-region", no_argument, NULL, 'm' }, { "daemon", no_argument, NULL, 'd' },
+		{ "foreground", no_argument, NULL, 'f' }, { "verbose", no_argument, NULL, 'v' },
+		{ "help", no_argument, NULL, 'h' }, { "version", no_argument, NULL, 'V' }, { 0 } };
 	const char **text[] = { [STATE - STATE] = &o->state,
 		[PORT_FILE - STATE] = &o->port_file,
 		[PID_FILE - STATE] = &o->pid_file,
@@ -111,8 +110,8 @@ static int configure(struct devkms *srv, const struct options *o, uint32_t *addr
 	if (inet_pton(AF_INET, listen, &in) != 1 || ntohl(in.s_addr) >> 24 != 127)
 		return complain(EXIT_USAGE, "this server listens on the loopback interface only, refused", listen);
 	*address = ntohl(in.s_addr);
-	if (strlen(region) >= DK_REGION ||
-	    strspn(region, "abcdefghijklmnopqrstuvwxyz0123456789-") != strlen(region) || !region[0])
+	if (strlen(region) >= DK_REGION || strspn(region, "abcdefghijklmnopqrstuvwxyz0123456789-") != strlen(region) ||
+	    !region[0])
 		return complain(EXIT_USAGE, "not a region", region);
 	if (strlen(account) != 12 || strspn(account, "0123456789") != 12)
 		return complain(EXIT_USAGE, "an account has 12 digits", account);
@@ -139,8 +138,8 @@ static int first_key(struct devkms *srv, const struct options *o)
 
 	if (!o->create_key)
 		return 0;
-	if (o->alias && snprintf(name, sizeof(name), "%s%s", strncmp(o->alias, "alias/", 6) == 0 ? "" : "alias/",
-			    o->alias) >= 257)
+	if (o->alias &&
+	    snprintf(name, sizeof(name), "%s%s", strncmp(o->alias, "alias/", 6) == 0 ? "" : "alias/", o->alias) >= 257)
 		return -ENAMETOOLONG;
 	LOCK_SCOPE(&s->lock);
 	if (o->alias ? dk_alias_find(s, name, srv->region) != NULL : s->families != NULL)

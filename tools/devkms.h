@@ -15,17 +15,17 @@
 
 #include "cleanup.h"
 
-#define DK_ID 40u        /* "mrk-" and 32 digits, or a UUID: 36 characters */
-#define DK_REGION 32u
-#define DK_ARN 400u      /* of a key or alias */
-#define DK_PRINCIPAL 256u
-#define DK_MATERIALS 26u /* the first and 25 rotations on demand */
-#define DK_BODY_MAX 131072u
+#define DK_ID            40u /* "mrk-" and 32 digits, or a UUID: 36 characters */
+#define DK_REGION        32u
+#define DK_ARN           400u /* of a key or alias */
+#define DK_PRINCIPAL     256u
+#define DK_MATERIALS     26u /* the first and 25 rotations on demand */
+#define DK_BODY_MAX      131072u
 #define DK_PLAINTEXT_MAX 4096u
-#define DK_BLOB_MAX 6144u
-#define DK_CONTEXT_MAX 8192u /* characters of all names and values */
-#define DK_FAULTS 8u
-#define DK_HEADERS 64u
+#define DK_BLOB_MAX      6144u
+#define DK_CONTEXT_MAX   8192u /* characters of all names and values */
+#define DK_FAULTS        8u
+#define DK_HEADERS       64u
 
 /* --- keys, aliases, roles: devkms_keys.c, devkms_state.c --- */
 
@@ -172,7 +172,7 @@ struct dk_call {
 	struct dk_caller caller;
 	const char *operation; /* static text */
 	json_t *in, *out;
-	int64_t now;           /* with the fault's skew */
+	int64_t now; /* with the fault's skew */
 	char request_id[37];
 	struct dk_err err;
 	char key[DK_ARN], key_to[DK_ARN]; /* for the statistics */
@@ -209,8 +209,8 @@ void dk_uuid(char out[37]);
 MUST_CHECK int dk_arg_str(struct dk_call *, const char *member, size_t min, size_t max, const char **out);
 /* The same, NULL when absent. */
 MUST_CHECK int dk_arg_opt(struct dk_call *, const char *member, size_t min, size_t max, const char **out);
-MUST_CHECK int dk_arg_int(struct dk_call *, const char *member, int64_t min, int64_t max, int64_t fallback,
-    int64_t *out);
+MUST_CHECK int dk_arg_int(
+    struct dk_call *, const char *member, int64_t min, int64_t max, int64_t fallback, int64_t *out);
 MUST_CHECK int dk_arg_bool(struct dk_call *, const char *member, bool *out);
 MUST_CHECK int dk_arg_blob(struct dk_call *, const char *member, size_t max, struct dk_bytes *out);
 void dk_put_str(struct dk_call *, const char *member, const char *value);
@@ -228,8 +228,7 @@ struct dk_alias *dk_alias_find(struct dk_store *, const char *name, const char *
 bool dk_key_gone(const struct dk_key *, int64_t now);
 /* 0 when Enabled, else the exception of its state. */
 MUST_CHECK int dk_key_usable(struct dk_call *, const struct dk_key *);
-MUST_CHECK int dk_family_new(struct dk_store *, bool multi_region, bool external, int64_t now,
-    struct dk_family **out);
+MUST_CHECK int dk_family_new(struct dk_store *, bool multi_region, bool external, int64_t now, struct dk_family **out);
 /* policy NULL: the usual one. */
 MUST_CHECK int dk_key_new(struct devkms *, struct dk_family *, const char *region, const char *description,
     const char *policy, int64_t now, struct dk_key **out);
@@ -253,8 +252,8 @@ MUST_CHECK int dk_blob_seal(const struct dk_grant *, const json_t *context, cons
     size_t size, struct dk_bytes *out);
 /* What a blob says of itself, unauthenticated. -EBADMSG when it is none of ours. */
 MUST_CHECK int dk_blob_peek(const struct dk_bytes *, char id[static DK_ID], uint8_t material[static 32]);
-MUST_CHECK int dk_blob_open(const struct dk_grant *, const json_t *context, const struct dk_bytes *,
-    struct dk_bytes *plain);
+MUST_CHECK int dk_blob_open(
+    const struct dk_grant *, const json_t *context, const struct dk_bytes *, struct dk_bytes *plain);
 /* Seals text into base64, and back; malloc'ed, NULL on failure. */
 char *dk_token_seal(const uint8_t key[static 32], const char *text);
 char *dk_token_open(const uint8_t key[static 32], const char *token);
@@ -319,14 +318,13 @@ static inline void dk_credential_wipe(struct dk_credential *c)
 	explicit_bzero(c, sizeof(*c));
 }
 #define CLEANUP_CREDENTIAL __attribute__((cleanup(dk_credential_wipe)))
-MUST_CHECK int dk_credential_find(struct dk_call *, const char *access_key, const char *token,
-    struct dk_credential *);
+MUST_CHECK int dk_credential_find(struct dk_call *, const char *access_key, const char *token, struct dk_credential *);
 struct dk_session {
 	char access_key[24], secret[48], expiration[21];
 	char *token;
 };
-MUST_CHECK int dk_session_new(struct devkms *, const char *arn, const char *user_id, int64_t expires,
-    struct dk_session *);
+MUST_CHECK int dk_session_new(
+    struct devkms *, const char *arn, const char *user_id, int64_t expires, struct dk_session *);
 
 /* devkms_imds.c: the instance metadata service, version 2 */
 MUST_CHECK int dk_imds_run(struct devkms *, const struct dk_request *, struct dk_reply *);
@@ -362,8 +360,8 @@ json_t *dk_stats_show(struct dk_stats *, uint64_t since, uint64_t last);
 
 /* devkms_http.c */
 struct dk_server;
-MUST_CHECK int dk_server_start(struct devkms *, uint32_t address, uint16_t port, struct dk_server **out,
-    uint16_t *bound);
+MUST_CHECK int dk_server_start(
+    struct devkms *, uint32_t address, uint16_t port, struct dk_server **out, uint16_t *bound);
 void dk_server_stop(struct dk_server *);
 
 /* devkms_client.c: `byokfs-devkms status|enable|disable` */

@@ -5,7 +5,7 @@
 #include "bytes.h"
 #include "devkms.h"
 
-#define DAY INT64_C(86400)
+#define DAY           INT64_C(86400)
 #define ROTATIONS_MAX 25
 
 static int arg_alias(struct dk_call *c, const char **out)
@@ -130,10 +130,10 @@ int dk_list_aliases(struct dk_call *c)
 		    !dk_page_take(&page))
 			continue;
 		alias_arn(c, a->name, arn);
-		(void)json_array_append_new(
-		    list, json_pack("{s:s, s:s, s:s, s:I, s:I}", "AliasName", a->name, "AliasArn", arn, "TargetKeyId",
-			      a->target->family->id, "CreationDate", (json_int_t)a->created, "LastUpdatedDate",
-			      (json_int_t)a->created));
+		(void)json_array_append_new(list,
+		    json_pack("{s:s, s:s, s:s, s:I, s:I}", "AliasName", a->name, "AliasArn", arn, "TargetKeyId",
+		        a->target->family->id, "CreationDate", (json_int_t)a->created, "LastUpdatedDate",
+		        (json_int_t)a->created));
 	}
 	dk_page_end(c, &page);
 	return 0;

@@ -88,8 +88,8 @@ int dk_arg_opt(struct dk_call *c, const char *member, size_t min, size_t max, co
 		return complain(c, member, json_string_value(v), "Member must have length greater than or equal to ",
 		    (long long)min);
 	if (len > max)
-		return complain(c, member, json_string_value(v), "Member must have length less than or equal to ",
-		    (long long)max);
+		return complain(
+		    c, member, json_string_value(v), "Member must have length less than or equal to ", (long long)max);
 	*out = json_string_value(v);
 	return 0;
 }

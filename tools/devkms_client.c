@@ -25,11 +25,9 @@ static int ask(const char *endpoint, const char *method, const char *path, const
 		.connect_timeout_ms = 2000, .max_handles = 1, .proxy = "", .user_agent = "byokfs-devkms"
 	};
 	struct http_response r = { .status = 0 };
-	struct http_request q = { .method = method,
-		.headers = headers,
-		.body = body,
-		.bodylen = body ? strlen(body) : 0,
-		.no_proxy = true };
+	struct http_request q = {
+		.method = method, .headers = headers, .body = body, .bodylen = body ? strlen(body) : 0, .no_proxy = true
+	};
 	struct http *h = NULL;
 	char url[512], why[160] = "";
 	long status;
@@ -64,14 +62,14 @@ static int print_keys(const json_t *list, const char *only)
 	size_t i, j, shown = 0;
 	json_t *k, *name;
 
-	json_array_foreach(list, i, k) {
+	json_array_foreach(list, i, k)
+	{
 		const char *arn = jsonio_str(k, "arn"), *state = jsonio_str(k, "state");
 
 		if (!arn || !state || (only && !strstr(arn, only)))
 			continue;
 		(void)printf("%s %s", arn, state);
-		json_array_foreach(json_object_get(k, "aliases"), j, name)
-			(void)printf(" %s", json_string_value(name));
+		json_array_foreach(json_object_get(k, "aliases"), j, name)(void) printf(" %s", json_string_value(name));
 		(void)printf("\n");
 		shown++;
 	}

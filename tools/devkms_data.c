@@ -20,7 +20,8 @@ static int get_context(struct dk_call *c, const char *member, json_t **out)
 		return 0;
 	if (!json_is_object(o))
 		return dk_fail(c, "SerializationException", "class of member %s is not a map", member);
-	json_object_foreach(o, name, value) {
+	json_object_foreach(o, name, value)
+	{
 		if (!json_is_string(value) || strlen(json_string_value(value)) != json_string_length(value))
 			return dk_fail(c, "SerializationException", "a value of %s is not a string", member);
 		total += strlen(name) + json_string_length(value);
@@ -103,8 +104,7 @@ static int use_blob(struct dk_call *c, const char *name, const struct dk_bytes *
 
 static int get_options(struct dk_call *c, bool *dry_run)
 {
-	const json_t *recipient = json_object_get(c->in, "Recipient"),
-		     *tokens = json_object_get(c->in, "GrantTokens");
+	const json_t *recipient = json_object_get(c->in, "Recipient"), *tokens = json_object_get(c->in, "GrantTokens");
 
 	if (recipient && !json_is_null(recipient))
 		return dk_fail(c, "UnsupportedOperationException", "Recipient is not supported");

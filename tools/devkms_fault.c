@@ -11,7 +11,7 @@
 #include "io.h"
 #include "jsonio.h"
 
-#define SLICE_MS 50
+#define SLICE_MS  50
 #define HUGE_BODY (1u << 20)
 
 enum kind { INT, RATE, BOOL, TEXT };
@@ -23,7 +23,7 @@ static const struct member {
 } members[] = {
 /* clang-format off */
 #define M(kind, name) { #name, kind, offsetof(struct dk_fault, name), sizeof(((struct dk_fault *)0)->name) }
-/* clang-format on */
+	/* clang-format on */
 	M(INT, latency_ms),
 	M(INT, jitter_ms),
 	M(INT, error_status),
@@ -88,9 +88,8 @@ static int set_member(struct dk_fault *f, const struct member *m, const json_t *
 static bool in_range(const struct dk_fault *f)
 {
 	return f->latency_ms >= 0 && f->latency_ms <= 3600000 && f->jitter_ms >= 0 && f->jitter_ms <= 3600000 &&
-	       f->blob_size >= 0 && f->blob_size <= DK_BLOB_MAX && f->plaintext_size >= -1 &&
-	       f->plaintext_size <= DK_PLAINTEXT_MAX && f->error_status >= 200 && f->error_status <= 599 &&
-	       f->count >= 0;
+	    f->blob_size >= 0 && f->blob_size <= DK_BLOB_MAX && f->plaintext_size >= -1 &&
+	    f->plaintext_size <= DK_PLAINTEXT_MAX && f->error_status >= 200 && f->error_status <= 599 && f->count >= 0;
 }
 
 static int parse(struct dk_fault *f, const json_t *o, char *why)
@@ -101,7 +100,8 @@ static int parse(struct dk_fault *f, const json_t *o, char *why)
 	size_t i;
 
 	*f = (struct dk_fault){ .error_status = 400, .error_rate = 1, .plaintext_size = -1 };
-	json_object_foreach(object, name, v) {
+	json_object_foreach(object, name, v)
+	{
 		if (strcmp(name, "operations") == 0 && json_is_array(v))
 			continue;
 		for (i = 0; i < MEMBERS && strcmp(members[i].name, name) != 0; i++)
@@ -207,7 +207,8 @@ static bool concerns(const struct dk_fault *f, const char *operation)
 
 	if (!f->operations)
 		return true;
-	json_array_foreach(f->operations, i, v) {
+	json_array_foreach(f->operations, i, v)
+	{
 		if (json_is_string(v) && strcmp(json_string_value(v), operation) == 0)
 			return true;
 	}

@@ -14,8 +14,8 @@
 #include "jsonio.h"
 
 #define CONNECTIONS_MAX 4096u
-#define HEADER_BYTES 32768u
-#define STACK_BYTES (512u << 10)
+#define HEADER_BYTES    32768u
+#define STACK_BYTES     (512u << 10)
 
 struct dk_server {
 	struct MHD_Daemon *mhd;
@@ -306,7 +306,7 @@ int dk_server_start(struct devkms *srv, uint32_t address, uint16_t port, struct 
 	s->srv = srv;
 	errno = 0;
 	s->mhd = MHD_start_daemon(MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL |
-				      MHD_USE_ITC | MHD_USE_SUPPRESS_DATE_NO_CLOCK,
+	        MHD_USE_ITC | MHD_USE_SUPPRESS_DATE_NO_CLOCK,
 	    port, NULL, NULL, handle, srv, MHD_OPTION_SOCK_ADDR, (struct sockaddr *)&at, MHD_OPTION_CONNECTION_LIMIT,
 	    CONNECTIONS_MAX, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES, MHD_OPTION_THREAD_STACK_SIZE,
 	    (size_t)STACK_BYTES, MHD_OPTION_NOTIFY_COMPLETED, completed, NULL, MHD_OPTION_END);

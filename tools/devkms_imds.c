@@ -8,8 +8,8 @@
 #include "io.h"
 #include "jsonio.h"
 
-#define ROLE "byokfs-devkms"
-#define LISTING "/latest/meta-data/iam/security-credentials/"
+#define ROLE      "byokfs-devkms"
+#define LISTING   "/latest/meta-data/iam/security-credentials/"
 #define SESSION_S 21600
 
 static int reply_text(struct dk_reply *r, unsigned int status, const char *text)
@@ -55,9 +55,8 @@ static int issue_credentials(struct devkms *srv, struct dk_reply *r)
 	if (dk_session_new(srv, arn, "AROADEVKMS00000000000:i-0123456789abcdef0", io_unix_time() + SESSION_S, &s) < 0)
 		return -ENOMEM;
 	io_utc(now, io_unix_time());
-	o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "Code", "Success", "LastUpdated", now, "Type",
-	    "AWS-HMAC", "AccessKeyId", s.access_key, "SecretAccessKey", s.secret, "Token", s.token, "Expiration",
-	    s.expiration);
+	o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "Code", "Success", "LastUpdated", now, "Type", "AWS-HMAC",
+	    "AccessKeyId", s.access_key, "SecretAccessKey", s.secret, "Token", s.token, "Expiration", s.expiration);
 	free(s.token);
 	explicit_bzero(&s, sizeof(s));
 	return dk_reply_json(r, 200, o);

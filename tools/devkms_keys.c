@@ -87,8 +87,7 @@ static int arn_rest(struct dk_call *c, const char *arn, const char **rest)
 	char region[DK_REGION] = "", account[16] = "", partition[16] = "";
 	int at = 0;
 
-	if (sscanf(arn, "arn:%15[a-z-]:kms:%31[a-z0-9-]:%15[0-9]:%n", partition, region, account, &at) != 3 ||
-	    at == 0)
+	if (sscanf(arn, "arn:%15[a-z-]:kms:%31[a-z0-9-]:%15[0-9]:%n", partition, region, account, &at) != 3 || at == 0)
 		return dk_fail(c, "InvalidArnException", "%s is not a valid arn", arn);
 	if (strcmp(region, c->caller.region) != 0)
 		return dk_fail(c, "NotFoundException", "Invalid arn %s", region);
@@ -197,8 +196,8 @@ int dk_family_new(struct dk_store *s, bool multi_region, bool external, int64_t 
 	return 0;
 }
 
-int dk_key_new(struct devkms *srv, struct dk_family *f, const char *region, const char *description,
-    const char *policy, int64_t now, struct dk_key **out)
+int dk_key_new(struct devkms *srv, struct dk_family *f, const char *region, const char *description, const char *policy,
+    int64_t now, struct dk_key **out)
 {
 	struct dk_key *k = calloc(1, sizeof(*k));
 	struct dk_key **end = &f->keys;
@@ -214,11 +213,11 @@ int dk_key_new(struct devkms *srv, struct dk_family *f, const char *region, cons
 	if (policy)
 		k->policy = strdup(policy);
 	else if (asprintf(&k->policy,
-		     "{\"Version\":\"2012-10-17\",\"Id\":\"key-default-1\",\"Statement\":[{\"Sid\":\"Enable IAM User "
+	             "{\"Version\":\"2012-10-17\",\"Id\":\"key-default-1\",\"Statement\":[{\"Sid\":\"Enable IAM User "
 	             "Permissions\","
-		     "\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::%s:root\"},\"Action\":\"kms:*\","
+	             "\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::%s:root\"},\"Action\":\"kms:*\","
 	             "\"Resource\":\"*\"}]}",
-		     srv->account) < 0)
+	             srv->account) < 0)
 		k->policy = NULL;
 	if (!k->description || !k->policy) {
 		free(k->description);

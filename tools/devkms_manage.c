@@ -28,9 +28,9 @@ static json_t *show_metadata(const struct dk_call *c, const struct dk_key *k)
 	const struct dk_family *f = k->family;
 	json_t *o = json_pack("{s:s, s:s, s:s, s:I, s:b, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:[s]}",
 	    "AWSAccountId", c->srv->account, "Arn", k->arn, "KeyId", f->id, "CreationDate", (json_int_t)k->created,
-	    "Enabled", k->state == DK_ENABLED, "Description", k->description, "KeyUsage", "ENCRYPT_DECRYPT",
-	    "KeyState", dk_state_name[k->state], "Origin", f->external ? "EXTERNAL" : "AWS_KMS", "KeyManager",
-	    "CUSTOMER", "CustomerMasterKeySpec", "SYMMETRIC_DEFAULT", "KeySpec", "SYMMETRIC_DEFAULT", "MultiRegion",
+	    "Enabled", k->state == DK_ENABLED, "Description", k->description, "KeyUsage", "ENCRYPT_DECRYPT", "KeyState",
+	    dk_state_name[k->state], "Origin", f->external ? "EXTERNAL" : "AWS_KMS", "KeyManager", "CUSTOMER",
+	    "CustomerMasterKeySpec", "SYMMETRIC_DEFAULT", "KeySpec", "SYMMETRIC_DEFAULT", "MultiRegion",
 	    f->multi_region, "EncryptionAlgorithms", "SYMMETRIC_DEFAULT");
 	char id[65];
 	json_t *regions;
@@ -136,8 +136,7 @@ int dk_list_keys(struct dk_call *c)
 	LOCK_SCOPE(&s->lock);
 	for (const struct dk_family *f = s->families; f; f = f->next)
 		for (const struct dk_key *k = f->keys; k; k = k->next)
-			if (strcmp(k->region, c->caller.region) == 0 && !dk_key_gone(k, c->now) &&
-			    dk_page_take(&page))
+			if (strcmp(k->region, c->caller.region) == 0 && !dk_key_gone(k, c->now) && dk_page_take(&page))
 				(void)json_array_append_new(
 				    list, json_pack("{s:s, s:s}", "KeyId", f->id, "KeyArn", k->arn));
 	dk_page_end(c, &page);

@@ -12,9 +12,9 @@
 #include "devkms.h"
 
 #define WINDOW_S 900
-#define MISMATCH                                                                                                     \
-	"The request signature we calculated does not match the signature you provided. Check your AWS Secret "      \
-	"Access Key "                                                                                                \
+#define MISMATCH                                                                                                \
+	"The request signature we calculated does not match the signature you provided. Check your AWS Secret " \
+	"Access Key "                                                                                           \
 	"and signing method. Consult the service documentation for details."
 
 /* The Authorization header taken apart; pointers into text. */
@@ -235,8 +235,7 @@ static bool signature_good(struct dk_call *c, const struct authorization *a, con
 	(void)snprintf(text, sizeof(text), "AWS4-HMAC-SHA256\n%s\n%s/%s/%s/%s\n%s", stamp, a->date, a->region,
 	    a->service, a->end, request);
 	hmac(k, k, sizeof(k), text);
-	good = bytes_unhex(got, sizeof(got), a->signature, strlen(a->signature)) == 0 &&
-	       bytes_equal(got, k, sizeof(k));
+	good = bytes_unhex(got, sizeof(got), a->signature, strlen(a->signature)) == 0 && bytes_equal(got, k, sizeof(k));
 	explicit_bzero(first, sizeof(first));
 	explicit_bzero(k, sizeof(k));
 	return good && !c->req->query;

@@ -14,7 +14,7 @@
 #include "jsonio.h"
 #include "log.h"
 
-#define STATE "state.json"
+#define STATE     "state.json"
 #define STATE_MAX (64u << 20)
 
 static void set_blob(json_t *o, const char *member, const uint8_t p[static 32])
@@ -72,7 +72,7 @@ static json_t *show_store(const struct dk_store *s)
 	for (const struct dk_alias *a = s->aliases; a; a = a->next)
 		(void)json_array_insert_new(json_object_get(o, "aliases"), 0,
 		    json_pack("{s:s, s:s, s:I}", "name", a->name, "target", a->target->arn, "created",
-			(json_int_t)a->created));
+		        (json_int_t)a->created));
 	for (const struct dk_role *r = s->roles; r; r = r->next) {
 		x = json_pack("{s:s, s:I}", "arn", r->arn, "session_seconds", (json_int_t)r->session_seconds);
 		set_opt(x, "external_id", r->external_id);
@@ -119,7 +119,7 @@ static int get_blob(const json_t *o, const char *member, uint8_t out[static 32])
 static int load_key(struct devkms *srv, struct dk_family *f, const json_t *o)
 {
 	const char *region = jsonio_str(o, "region"), *state = jsonio_str(o, "state"),
-		   *description = jsonio_str(o, "description");
+	           *description = jsonio_str(o, "description");
 	const char *policy = jsonio_str(o, "policy");
 	struct dk_key *k;
 	int r;
@@ -156,14 +156,16 @@ static int load_family(struct devkms *srv, const json_t *o)
 	r = jsonio_copy(f->id, sizeof(f->id), o, "id");
 	if (r == 0)
 		r = jsonio_copy(f->primary, sizeof(f->primary), o, "primary");
-	json_array_foreach(materials, i, x) {
+	json_array_foreach(materials, i, x)
+	{
 		f->material[i].created = get_int(x, "created");
 		if (r == 0)
 			r = get_blob(x, "id", f->material[i].id);
 		if (r == 0)
 			r = get_blob(x, "key", f->material[i].key);
 	}
-	json_array_foreach(keys, i, x) {
+	json_array_foreach(keys, i, x)
+	{
 		if (r == 0)
 			r = load_key(srv, f, x);
 	}
@@ -200,15 +202,18 @@ static int load(struct devkms *srv, const char *text, size_t len)
 	int r = o && get_int(o, "version") == 1 ? get_blob(o, "token_key", s->token_key) : -EINVAL;
 	size_t i;
 
-	json_array_foreach(json_object_get(o, "families"), i, x) {
+	json_array_foreach(json_object_get(o, "families"), i, x)
+	{
 		if (r == 0)
 			r = load_family(srv, x);
 	}
-	json_array_foreach(json_object_get(o, "aliases"), i, x) {
+	json_array_foreach(json_object_get(o, "aliases"), i, x)
+	{
 		if (r == 0)
 			r = load_alias(s, x);
 	}
-	json_array_foreach(json_object_get(o, "roles"), i, x) {
+	json_array_foreach(json_object_get(o, "roles"), i, x)
+	{
 		if (r == 0)
 			r = load_role(s, x);
 	}

@@ -143,6 +143,6 @@ json_t *dk_stats_show(struct dk_stats *s, uint64_t since, uint64_t last)
 	for (uint64_t i = from; i < s->next; i++)
 		if (s->ring[i % RING].seq == i)
 			(void)json_array_append_new(list, show(&s->ring[i % RING]));
-	return json_pack("{s:I, s:o, s:o}", "seq", (json_int_t)(s->next - 1), "operations",
-	    json_deep_copy(s->counters), "requests", list);
+	return json_pack("{s:I, s:o, s:o}", "seq", (json_int_t)(s->next - 1), "operations", json_deep_copy(s->counters),
+	    "requests", list);
 }

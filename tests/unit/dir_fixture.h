@@ -63,9 +63,9 @@ static inline const char *name_of(size_t len, char fill)
 }
 
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
-#define POOR(fn)                                                                                                   \
-	{                                                                                                          \
-		"poor backing: " #fn, fn, setup_poor, teardown, NULL                                               \
+#define POOR(fn)                                                     \
+	{                                                            \
+		"poor backing: " #fn, fn, setup_poor, teardown, NULL \
 	}
 
 #endif

@@ -16,8 +16,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define FAKE_CONNS 16
-#define FAKE_REQUESTS 32
+#define FAKE_CONNS       16
+#define FAKE_REQUESTS    32
 #define FAKE_REQUEST_MAX 20000
 
 enum fake_act {
@@ -197,9 +197,9 @@ static struct fake *fake_start(const struct fake_answer *script, size_t n)
 	f->nscript = n;
 	(void)pthread_mutex_init(&f->lock, NULL);
 	f->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (f->listener < 0 || bind(f->listener, (struct sockaddr *)&sin, sizeof(sin)) ||
-	    listen(f->listener, 16) || getsockname(f->listener, (struct sockaddr *)&sin, &len) ||
-	    pipe2(f->stop, O_CLOEXEC) || pthread_create(&f->thread, NULL, fake_loop, f)) {
+	if (f->listener < 0 || bind(f->listener, (struct sockaddr *)&sin, sizeof(sin)) || listen(f->listener, 16) ||
+	    getsockname(f->listener, (struct sockaddr *)&sin, &len) || pipe2(f->stop, O_CLOEXEC) ||
+	    pthread_create(&f->thread, NULL, fake_loop, f)) {
 		free(f);
 		return NULL;
 	}

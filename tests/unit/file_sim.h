@@ -17,9 +17,9 @@
 
 #include "../../src/file_internal.h"
 
-#define PAGE LAYOUT_PAGE
+#define PAGE        LAYOUT_PAGE
 #define SIM_BUCKETS 1024u
-#define UNUSED __attribute__((unused))
+#define UNUSED      __attribute__((unused))
 
 /* ---- sparse pages: a disk image, or a plain file to compare with ---- */
 struct cell {

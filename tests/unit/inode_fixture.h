@@ -55,9 +55,9 @@ static inline struct inode *look(const struct dir *d, const char *name)
 }
 
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
-#define PATH(fn)                                                                                                   \
-	{                                                                                                          \
-		"by path: " #fn, fn, setup_path, teardown, NULL                                                    \
+#define PATH(fn)                                                \
+	{                                                       \
+		"by path: " #fn, fn, setup_path, teardown, NULL \
 	}
 #define BOTH(fn) TEST(fn), PATH(fn)
 

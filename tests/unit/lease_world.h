@@ -1,6 +1,7 @@
-/* lease_world.h — for the lease's tests: a KMS in memory, a clock that stands still, a domain, and hooks that take notes.
+/* lease_world.h — for the lease's tests: a KMS in memory, a clock that stands still, a domain, and hooks that take
+ * notes.
  *
- * Threads are real, so conditions are waited for; but what is decided at which time depends on the fake clock only.       */
+ * Threads are real, so conditions are waited for; but what is decided at which time depends on the fake clock only. */
 #ifndef BYOKFS_TEST_LEASE_WORLD_H
 #define BYOKFS_TEST_LEASE_WORLD_H
 
@@ -17,9 +18,9 @@
 #include "log.h"
 #include "secret.h"
 
-#define ARN "arn:aws:kms:eu-central-1:111122223333:key/1234"
+#define ARN        "arn:aws:kms:eu-central-1:111122223333:key/1234"
 #define SEALED_MAX 4096u
-#define PARKED 24
+#define PARKED     24
 
 /* ---- a KMS in memory ---- */
 
@@ -39,7 +40,7 @@ static struct {
 	size_t blob_len;
 	size_t n;
 	struct sealed sealed[SEALED_MAX];
-} kms = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+} kms = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 
 /* Enough of a hash to tell contexts apart. */
 static inline void context_mark(uint8_t out[static 32], const struct context *c)
@@ -56,9 +57,9 @@ static inline enum call call_of(const struct context *c)
 {
 	for (size_t i = 0; i < c->n; i++)
 		if (strcmp(c->pair[i].name, "byokfs-use") == 0)
-			return strcmp(c->pair[i].value, "file") == 0 ? CALL_FILE
+			return strcmp(c->pair[i].value, "file") == 0  ? CALL_FILE
 			    : strcmp(c->pair[i].value, "domain") == 0 ? CALL_DOMAIN
-								       : CALL_PROBE;
+			                                              : CALL_PROBE;
 	return CALLS;
 }
 
@@ -77,8 +78,8 @@ static inline size_t seal(const uint8_t *secret, const struct context *c, uint8_
 /* kms.lock held. The configured answer, after hanging as long as configured. */
 static inline enum kms_status serve(enum call call, struct kms_used *used, struct kms_err *err)
 {
-	static const char *const code[] = {"", "DisabledException", "InvalidCiphertextException", "ThrottlingException", "Timeout",
-	    "ExpiredTokenException"};
+	static const char *const code[] = { "", "DisabledException", "InvalidCiphertextException",
+		"ThrottlingException", "Timeout", "ExpiredTokenException" };
 	enum kms_status status;
 
 	kms.calls[call]++;
@@ -95,8 +96,8 @@ static inline enum kms_status serve(enum call call, struct kms_used *used, struc
 	return status;
 }
 
-static inline enum kms_status fake_generate(void *priv, const struct context *c, uint64_t deadline, uint8_t secret[static 32],
-    struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
+static inline enum kms_status fake_generate(void *priv, const struct context *c, uint64_t deadline,
+    uint8_t secret[static 32], struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
 {
 	enum kms_status status;
 
@@ -111,8 +112,8 @@ static inline enum kms_status fake_generate(void *priv, const struct context *c,
 	return KMS_OK;
 }
 
-static inline enum kms_status fake_decrypt(void *priv, const char *key, const struct context *c, const uint8_t *blob, size_t len,
-    uint64_t deadline, uint8_t secret[static 32], struct kms_used *used, struct kms_err *err)
+static inline enum kms_status fake_decrypt(void *priv, const char *key, const struct context *c, const uint8_t *blob,
+    size_t len, uint64_t deadline, uint8_t secret[static 32], struct kms_used *used, struct kms_err *err)
 {
 	enum kms_status status;
 	uint8_t mark[32];
@@ -137,7 +138,8 @@ static inline enum kms_status fake_decrypt(void *priv, const char *key, const st
 }
 
 static const struct kms_provider provider = {
-	.name = "fake", .number = 1, .generate = fake_generate, .decrypt = fake_decrypt};
+	.name = "fake", .number = 1, .generate = fake_generate, .decrypt = fake_decrypt
+};
 
 static inline void answer(enum call call, enum kms_status status)
 {
@@ -179,7 +181,7 @@ static struct {
 	char events[200];
 	bool drain_hangs, draining;
 	bool misrule; /* a hook could enter when it should not, or not when it should */
-} w = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+} w = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 
 struct parked {
 	struct lease_waiter waiter;
@@ -198,13 +200,13 @@ static inline void advance(uint64_t ms)
 	lease_tick(w.lease);
 }
 
-#define UNTIL(condition)                                                                           \
-	do {                                                                                       \
-		for (int tries_ = 0; !(condition); tries_++) {                                     \
-			assert_true(tries_ < 10000);                                               \
-			lease_tick(w.lease);                                                       \
-			(void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);             \
-		}                                                                                  \
+#define UNTIL(condition)                                                                 \
+	do {                                                                             \
+		for (int tries_ = 0; !(condition); tries_++) {                           \
+			assert_true(tries_ < 10000);                                     \
+			lease_tick(w.lease);                                             \
+			(void)nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL); \
+		}                                                                        \
 	} while (0)
 
 static inline struct lease_status status_now(void)
@@ -296,7 +298,8 @@ static inline void on_opened(void *arg)
 }
 
 __attribute__((unused)) static const struct lease_hooks hooks = {
-	.drain = on_drain, .purge = on_purge, .wipe = on_wipe, .opened = on_opened};
+	.drain = on_drain, .purge = on_purge, .wipe = on_wipe, .opened = on_opened
+};
 
 static inline void on_ready(struct lease_waiter *waiter)
 {
@@ -307,7 +310,7 @@ static inline void on_ready(struct lease_waiter *waiter)
 
 static inline struct lease_waiter *park_at(int i)
 {
-	parked[i].waiter = (struct lease_waiter){.ready = on_ready};
+	parked[i].waiter = (struct lease_waiter){ .ready = on_ready };
 	atomic_store(&parked[i].told, 0);
 	return &parked[i].waiter;
 }
@@ -369,8 +372,13 @@ static inline int setup(void **state)
 	atomic_store(&clock_ms, 1000000);
 	w.events[0] = '\0';
 	w.drain_hangs = w.misrule = false;
-	w.params = (struct lease_params){.probe_ms = 10000, .lease_ms = 30000, .max_age_ms = 300000, .idle_ms = 60000,
-	    .drain_ms = 2000, .pool = 0, .threads = 3};
+	w.params = (struct lease_params){ .probe_ms = 10000,
+		.lease_ms = 30000,
+		.max_age_ms = 300000,
+		.idle_ms = 60000,
+		.drain_ms = 2000,
+		.pool = 0,
+		.threads = 3 };
 	w.ids.suite = 1;
 	secret_random(w.ids.store, 16);
 	secret_random(w.ids.domain, 16);

@@ -139,6 +139,6 @@ static inline int count(const char *dir)
 }
 
 #define FRESH(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
-#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup_created, teardown)
+#define TEST(fn)  cmocka_unit_test_setup_teardown(fn, setup_created, teardown)
 
 #endif

@@ -28,9 +28,9 @@ static size_t make(uint8_t *out, const struct entry *e, size_t n)
 	return 4 + 8 * n;
 }
 
-static const struct entry base[] = {{USER_OBJ, 7, ~0u}, {GROUP_OBJ, 5, ~0u}, {OTHER, 0, ~0u}};
-static const struct entry named[] = {
-	{USER_OBJ, 7, ~0u}, {USER, 7, 1000}, {GROUP_OBJ, 5, ~0u}, {GROUP, 6, 50}, {MASK, 7, ~0u}, {OTHER, 1, ~0u}};
+static const struct entry base[] = { { USER_OBJ, 7, ~0u }, { GROUP_OBJ, 5, ~0u }, { OTHER, 0, ~0u } };
+static const struct entry named[] = { { USER_OBJ, 7, ~0u }, { USER, 7, 1000 }, { GROUP_OBJ, 5, ~0u }, { GROUP, 6, 50 },
+	{ MASK, 7, ~0u }, { OTHER, 1, ~0u } };
 
 static uint16_t perm(const uint8_t *acl, size_t i)
 {
@@ -98,10 +98,12 @@ static void chmod_moves_the_mask(void **state)
 
 static void refuses_malformed(void **state)
 {
-	static const struct entry two_users[] = {{USER_OBJ, 7, 0}, {USER_OBJ, 7, 0}, {GROUP_OBJ, 5, 0}, {OTHER, 0, 0}};
-	static const struct entry no_mask[] = {{USER_OBJ, 7, 0}, {USER, 7, 5}, {GROUP_OBJ, 5, 0}, {OTHER, 0, 0}};
-	static const struct entry odd_tag[] = {{USER_OBJ, 7, 0}, {GROUP_OBJ, 5, 0}, {OTHER, 0, 0}, {3, 0, 0}};
-	uint8_t acl[ACL_BYTES_MAX + 8] = {0};
+	static const struct entry two_users[] = { { USER_OBJ, 7, 0 }, { USER_OBJ, 7, 0 }, { GROUP_OBJ, 5, 0 },
+		{ OTHER, 0, 0 } };
+	static const struct entry no_mask[] = { { USER_OBJ, 7, 0 }, { USER, 7, 5 }, { GROUP_OBJ, 5, 0 },
+		{ OTHER, 0, 0 } };
+	static const struct entry odd_tag[] = { { USER_OBJ, 7, 0 }, { GROUP_OBJ, 5, 0 }, { OTHER, 0, 0 }, { 3, 0, 0 } };
+	uint8_t acl[ACL_BYTES_MAX + 8] = { 0 };
 	size_t n = make(acl, base, 3);
 
 	(void)state;
@@ -119,8 +121,11 @@ static void refuses_malformed(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(inherits_base_entries_only), cmocka_unit_test(inherits_through_the_mask),
-		cmocka_unit_test(mode_of_an_acl), cmocka_unit_test(chmod_moves_the_mask), cmocka_unit_test(refuses_malformed),
+		cmocka_unit_test(inherits_base_entries_only),
+		cmocka_unit_test(inherits_through_the_mask),
+		cmocka_unit_test(mode_of_an_acl),
+		cmocka_unit_test(chmod_moves_the_mask),
+		cmocka_unit_test(refuses_malformed),
 	};
 
 	return cmocka_run_group_tests_name("acl", tests, NULL, NULL);

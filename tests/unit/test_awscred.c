@@ -35,10 +35,10 @@ static void write_file(const char *path, const char *text)
 
 static void clear_env(void)
 {
-	static const char *const names[] = { "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
-		"AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION",
-		"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
-		"AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE" };
+	static const char *const names[] = { "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+		"AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL",
+		"AWS_ENDPOINT_URL_KMS", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_CONFIG_FILE",
+		"AWS_SHARED_CREDENTIALS_FILE" };
 
 	for (size_t i = 0; i < N(names); i++)
 		unsetenv(names[i]);
@@ -160,8 +160,7 @@ static void test_nothing_found(void **state)
 	open_profile(f, NULL);
 	expect_error(f, -ENOENT, "AWS_ACCESS_KEY_ID is not set and profile 'default' is not in");
 	write_file(f->credentials, PLAIN);
-	write_file(f->config,
-	    "[other]\naws_access_key_id=x\naws_secret_access_key=y\n[profile empty]\nregion = x\n");
+	write_file(f->config, "[other]\naws_access_key_id=x\naws_secret_access_key=y\n[profile empty]\nregion = x\n");
 	open_profile(f, "other"); /* the config file wants "profile other" */
 	expect_error(f, -ENOENT, "profile 'other' is not in");
 	open_profile(f, "empty");
@@ -205,8 +204,8 @@ static void test_dialect(void **state)
 {
 	struct fixture *f = *state;
 
-	write_file(f->credentials,
-	    "# comment\n; comment\n\n  [ p ]  # comment\r\n\taws_access_key_id\t=\tAK \t; comment\r\n");
+	write_file(
+	    f->credentials, "# comment\n; comment\n\n  [ p ]  # comment\r\n\taws_access_key_id\t=\tAK \t; comment\r\n");
 	open_profile(f, "p");
 	expect_error(f, -EINVAL, "only one of");
 	write_file(f->credentials, "[p]\n  aws_access_key_id = AK\n  aws_secret_access_key = s\n\n[q]\n");
@@ -290,8 +289,7 @@ static void test_long_tokens(void **state)
 
 	memset(token, 't', 9000);
 	token[8191] = '\0';
-	snprintf(
-	    text, 9100, "[p]\naws_access_key_id=A\naws_secret_access_key=s\naws_session_token=%s\n", token);
+	snprintf(text, 9100, "[p]\naws_access_key_id=A\naws_secret_access_key=s\naws_session_token=%s\n", token);
 	write_file(f->credentials, text);
 	open_profile(f, "p");
 	expect(f, "A", "s", token);
@@ -358,8 +356,8 @@ static void test_endpoint(void **state)
 	expect_endpoint(f, "");
 	clear_env();
 	setenv("AWS_CONFIG_FILE", f->config, 1);
-	write_file(f->config,
-	    "[profile p]\nendpoint_url = http://localhost:1\nignore_configured_endpoint_urls = true\n");
+	write_file(
+	    f->config, "[profile p]\nendpoint_url = http://localhost:1\nignore_configured_endpoint_urls = true\n");
 	expect_endpoint(f, "");
 }
 

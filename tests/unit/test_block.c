@@ -51,10 +51,10 @@ static void check_page(uint8_t suite, const char *tag, const char *sha)
 static void test_page_vector(void **state)
 {
 	(void)state;
-	check_page(1, "bf10648a07613013e1ceb9fdf254969b",
-	    "2ba078ed6ec4cbc58072df4105844cfea1e6fa679f6f9fe014fc61e5a0902055");
-	check_page(2, "88d1eb9b5e4eb4f874a3cc53398b5525",
-	    "f9eaca3cf25198c7c206e7df3b012b3613bc28b5023cfa09f6d3434e4d86414e");
+	check_page(
+	    1, "bf10648a07613013e1ceb9fdf254969b", "2ba078ed6ec4cbc58072df4105844cfea1e6fa679f6f9fe014fc61e5a0902055");
+	check_page(
+	    2, "88d1eb9b5e4eb4f874a3cc53398b5525", "f9eaca3cf25198c7c206e7df3b012b3613bc28b5023cfa09f6d3434e4d86414e");
 }
 
 static void test_xaes_vectors(void **state)

@@ -175,8 +175,9 @@ static void test_canonical(void **state)
 
 static void test_refused_texts(void **state)
 {
-	static const char *const bad_std[] = { "Z", "Zg", "Zg=", "Zg===", "Zh==", "Zm9=", "Zg==Zg==", "Z===", "====",
-		"=", "Zm 9v", "Zm9v\n", "Zm9-", "Zm9_", "Zm9v=" };
+	static const char *const bad_std[] = { "Z", "Zg",
+		"Zg=", "Zg===", "Zh==", "Zm9=", "Zg==Zg==", "Z===", "====", "=", "Zm 9v", "Zm9v\n", "Zm9-", "Zm9_",
+		"Zm9v=" };
 	static const char *const bad_url[] = { "Z", "Zh", "Zm9", "Zg==", "Zm9+", "Zm9/", "Zm9v ", "Zm9vY" };
 	static const char *const bad_b32[] = { "m", "mz", "mzx", "mzxw6y", "MY", "my======", "m1", "m8", "mzxw6ytbm",
 		"m y" };

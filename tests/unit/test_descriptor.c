@@ -10,34 +10,37 @@
 #include "bytes.h"
 #include "descriptor.h"
 
-#define CREATED 1767225600 /* 2026-01-01T00:00:00Z */
-#define STORE_ID "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf"
-#define DOMAIN_ID "b0b1b2b3b4b5b6b7b8b9babbbcbdbebf"
-#define DIR_ID "d0d1d2d3d4d5d6d7d8d9dadbdcdddedf"
-#define COMMIT "c0b394fef8a0a6e9df0f5935883bfb6db84d4cf6a013bbedf5928a11f8ae9667"
-#define STORE_MAC "d5bd1cdf7f0189a6fe88b040fb2db8ea171aecda452bbd94927797f93c0345c1"
+#define CREATED    1767225600 /* 2026-01-01T00:00:00Z */
+#define STORE_ID   "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf"
+#define DOMAIN_ID  "b0b1b2b3b4b5b6b7b8b9babbbcbdbebf"
+#define DIR_ID     "d0d1d2d3d4d5d6d7d8d9dadbdcdddedf"
+#define COMMIT     "c0b394fef8a0a6e9df0f5935883bfb6db84d4cf6a013bbedf5928a11f8ae9667"
+#define STORE_MAC  "d5bd1cdf7f0189a6fe88b040fb2db8ea171aecda452bbd94927797f93c0345c1"
 #define DOMAIN_MAC "29a8fd8a5096241c89052b261e2ee59d24d82bda640d82986b4b03da4cb06752"
-#define MATERIAL "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+#define MATERIAL   "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 
-#define STORE_BODY                                                                                 \
-	"byokfs-store 1\nstore=" STORE_ID "\nsuite=1\nlayout=1\nnames=siv64\n"                     \
-	"created=2026-01-01T00:00:00Z\nby=byokfs 1.0.0\nseq=1\n"                                   \
-	"domain=0 " DOMAIN_ID " " DIR_ID " " COMMIT "\n"                                           \
+#define STORE_BODY                                                             \
+	"byokfs-store 1\nstore=" STORE_ID "\nsuite=1\nlayout=1\nnames=siv64\n" \
+	"created=2026-01-01T00:00:00Z\nby=byokfs 1.0.0\nseq=1\n"               \
+	"domain=0 " DOMAIN_ID " " DIR_ID " " COMMIT "\n"                       \
 	"mac=" STORE_MAC "\n"
-#define DOMAIN_HEAD                                                                                \
-	"byokfs-domain 1\nstore=" STORE_ID "\ndomain=" DOMAIN_ID "\nindex=0\nseal=file\n"          \
+#define DOMAIN_HEAD                                                                       \
+	"byokfs-domain 1\nstore=" STORE_ID "\ndomain=" DOMAIN_ID "\nindex=0\nseal=file\n" \
 	"created=2026-01-01T00:00:00Z\ncommit=" COMMIT "\nmac=" DOMAIN_MAC "\n"
-#define SLOT_A                                                                                     \
-	"a.seq=1\na.provider=aws\na.key=arn:aws:kms:eu-central-1:111122223333:key/1234\n"          \
+#define SLOT_A                                                                            \
+	"a.seq=1\na.provider=aws\na.key=arn:aws:kms:eu-central-1:111122223333:key/1234\n" \
 	"a.material=" MATERIAL "\na.context=1\na.sealed=2026-01-01T00:00:01Z\na.blob=QUJD\na.probe=REVGRw==\n"
-#define SLOT_B                                                                                     \
-	"b.seq=2\nb.provider=keyfile\nb.key=keyfile:0011223344556677\n"                            \
+#define SLOT_B                                                          \
+	"b.seq=2\nb.provider=keyfile\nb.key=keyfile:0011223344556677\n" \
 	"b.material=-\nb.context=3\nb.sealed=2026-02-28T23:59:59Z\nb.blob=QQ==\nb.probe=Qg==\n"
-#define CONTEXTS "context.1=-\ncontext.3=team:a%20b%2cc,tier:x.:/@+-_9\n"
+#define CONTEXTS    "context.1=-\ncontext.3=team:a%20b%2cc,tier:x.:/@+-_9\n"
 #define DOMAIN_BODY DOMAIN_HEAD "seq=7\nrotated=-\n" CONTEXTS SLOT_A SLOT_B
 #define MARKER_BODY "byokfs-mount 1\nstore=" STORE_ID "\nmode=rw\nstart=1767225600.000000001\ninode=4711\n"
 
-#define SMALL_SLOT {.seq = 1, .provider = 1, .key = "k", .context = 1, .blob_len = 1, .probe_len = 1}
+#define SMALL_SLOT                                                                               \
+	{                                                                                        \
+		.seq = 1, .provider = 1, .key = "k", .context = 1, .blob_len = 1, .probe_len = 1 \
+	}
 
 static struct domain_keys keys;
 
@@ -49,7 +52,7 @@ static void count_up(uint8_t *p, uint8_t first, size_t n)
 
 static int setup(void **state)
 {
-	struct context_ids ids = {.suite = 1};
+	struct context_ids ids = { .suite = 1 };
 	uint8_t secret[32];
 
 	(void)state;
@@ -95,9 +98,8 @@ struct kind {
 	int (*parse)(const char *text, size_t len);
 };
 
-static const struct kind kinds[] = {
-	{STORE_BODY, parse_store}, {DOMAIN_BODY, parse_domain}, {MARKER_BODY, parse_marker}
-};
+static const struct kind kinds[] = { { STORE_BODY, parse_store }, { DOMAIN_BODY, parse_domain },
+	{ MARKER_BODY, parse_marker } };
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))
 
 /* body + "sum=<SHA-256>\n", exactly as long as needed, so that a sanitizer sees every read beyond it. */
@@ -222,7 +224,9 @@ static void test_slots_and_generations(void **state)
 
 static void test_marker(void **state)
 {
-	struct descriptor_marker m = {.shared = true, .start_sec = CREATED, .start_nsec = 999999999, .inode = UINT64_MAX};
+	struct descriptor_marker m = {
+		.shared = true, .start_sec = CREATED, .start_nsec = 999999999, .inode = UINT64_MAX
+	};
 	struct descriptor_marker back;
 	CLEANUP_FREE char *text = NULL;
 	size_t len;
@@ -245,7 +249,7 @@ static void test_marker(void **state)
 /* All domains that a store may have, and the size of such a text. */
 static void test_many_domains(void **state)
 {
-	struct descriptor_store s = {.suite = 2, .names = NAME_PLAIN, .created = CREATED, .seq = 9, .n = 65536}, back;
+	struct descriptor_store s = { .suite = 2, .names = NAME_PLAIN, .created = CREATED, .seq = 9, .n = 65536 }, back;
 	CLEANUP_FREE char *text = NULL;
 	size_t len;
 
@@ -269,7 +273,7 @@ static void test_many_domains(void **state)
 static void test_many_generations(void **state)
 {
 	CLEANUP_FREE char *text = NULL, *again = NULL;
-	struct descriptor_domain d = {.slot[0] = SMALL_SLOT, .ngen = DESCRIPTOR_GENERATIONS_MAX}, back;
+	struct descriptor_domain d = { .slot[0] = SMALL_SLOT, .ngen = DESCRIPTOR_GENERATIONS_MAX }, back;
 	size_t len;
 
 	(void)state;
@@ -288,8 +292,8 @@ static void test_many_generations(void **state)
 
 static void test_print_refuses(void **state)
 {
-	struct descriptor_store s = {.suite = 1};
-	struct descriptor_domain d = {.slot[0] = SMALL_SLOT};
+	struct descriptor_store s = { .suite = 1 };
+	struct descriptor_domain d = { .slot[0] = SMALL_SLOT };
 	CLEANUP_FREE char *text = NULL;
 	size_t len;
 
@@ -430,8 +434,8 @@ static void test_lines_fixed(void **state)
 				assert_int_not_equal(parse_summed(&kinds[k], out, strlen(out)), 0);
 			assert_true(asprintf(&twice, "%.*s%.*s%s", before, body, n, line, line) >= 0);
 			assert_int_not_equal(parse_summed(&kinds[k], twice, strlen(twice)), 0);
-			assert_true(asprintf(&swapped, "%.*s%.*s%.*s%s", before, body, m, next, n, line,
-			    next + m) >= 0);
+			assert_true(
+			    asprintf(&swapped, "%.*s%.*s%.*s%s", before, body, m, next, n, line, next + m) >= 0);
 			if (m > 0)
 				assert_int_not_equal(parse_summed(&kinds[k], swapped, strlen(swapped)), 0);
 		}
@@ -461,86 +465,86 @@ struct change {
 };
 
 static const struct change refused[] = {
-	{0, "seq=1", "seq=01"},
-	{0, "seq=1", "seq=18446744073709551616"},
-	{0, "seq=1", "seq="},
-	{0, "seq=1", "seq=-1"},
-	{0, "seq=1", "seq= 1"},
-	{0, "seq=1", "seq=1 "},
-	{0, "siv64", "siv65"},
-	{0, "siv64", "Siv64"},
-	{0, "store=a0", "store=A0"},
-	{0, "by=byokfs 1.0.0", "by=byokfs  1.0.0"},
-	{0, "by=byokfs 1.0.0", "by="},
-	{0, "by=byokfs 1.0.0", "by=1234567890123456789012345678901234567890123456789012345678901234"},
-	{0, "01-01T", "02-29T"},
-	{0, "01-01T", "13-01T"},
-	{0, "01-01T", "00-01T"},
-	{0, "2026-", "1969-"},
-	{0, "00Z", "60Z"},
-	{0, "00:00Z", "00:00z"},
-	{0, "domain=0 ", "domain=1 "},
-	{0, "domain=0 ", "domain=65536 "},
-	{0, "domain=0 ", "domain=00 "},
-	{0, "domain=0 ", "domain=0  "},
-	{0, "mac=", "domain=0 " DOMAIN_ID " " DIR_ID " " COMMIT "\nmac="},
-	{0, "mac=", "domain=1 " DOMAIN_ID " " DIR_ID " " COMMIT " x\nmac="},
-	{0, "mac=", "domain=1 " DOMAIN_ID " " DIR_ID "\nmac="},
-	{0, "mac=", "x=1\nmac="},
-	{1, "index=0", "index=65536"},
-	{1, "seal=file", "seal=both"},
-	{1, "rotated=-", "rotated=1970-01-01T00:00:00Z"},
-	{1, "rotated=-", "rotated=--"},
-	{1, "context.1=", "context.0="},
-	{1, "context.1=", "context.01="},
-	{1, "context.1=", "context.3="},
-	{1, "context.1=", "context.4="},
-	{1, "context.1=", "context.=-\ncontext.1="},
-	{1, "context.1=-", "context.1="},
-	{1, "context.3=", "context.65536="},
-	{1, "context.3=", "context.4="}, /* slot b needs 3 */
-	{1, "team:", "team"},
-	{1, "team:", ":"},
-	{1, "team:", "Team:"},
-	{1, "team:", "byokfs-team:"},
-	{1, "team:", "aws-team:"},
-	{1, "team:", "tier:"}, /* twice */
-	{1, "%20", " "},
-	{1, "%20", "%2"},
-	{1, "%2c", "%2C"},
-	{1, "%20", "%41"},
-	{1, "%20", "%0a"},
-	{1, "%20", "%00"},
-	{1, "%20", "%zz"},
-	{1, "%2cc,", "%2cc,,"},
-	{1, "_9\n", "_9,\n"},
-	{1, "_9\n", "_%\n"},
-	{1, "a.seq=1", "a.seq=0"},
-	{1, "a.seq=1", "a.seq=2"}, /* as b */
-	{1, "provider=aws", "provider=AWS"},
-	{1, "provider=aws", "provider=none"},
-	{1, "a.key=arn:", "a.key= arn:"},
-	{1, "b.key=keyfile:0011223344556677", "b.key=-"},
-	{1, "a.material=0011", "a.material=001"},
-	{1, MATERIAL, "0000000000000000000000000000000000000000000000000000000000000000"},
-	{1, "a.context=1", "a.context=2"},
-	{1, "a.sealed=2026", "a.sealed=-\na.sealed=2026"},
-	{1, "REVGRw==", "REVGRw"},
-	{1, "REVGRw==", "REVGRx=="},
-	{1, "QUJD", "-"},
-	{1, SLOT_A SLOT_B, ""},
-	{1, SLOT_A SLOT_B, SLOT_B SLOT_A},
-	{1, SLOT_B, SLOT_B SLOT_B},
-	{2, "mode=rw", "mode=ro"},
-	{2, ".000000001", ".1"},
-	{2, ".000000001", ".0000000010"},
-	{2, ".000000001", ".00000000x"},
-	{2, ".000000001", ""},
-	{2, "=1767225600.", "=9223372036854775808."},
-	{2, "=1767225600.", "=01767225600."},
-	{2, "=1767225600.", "=."},
-	{2, "inode=4711", "inode=4711\ninode=4711"},
-	{2, "store=", "\nstore="},
+	{ 0, "seq=1", "seq=01" },
+	{ 0, "seq=1", "seq=18446744073709551616" },
+	{ 0, "seq=1", "seq=" },
+	{ 0, "seq=1", "seq=-1" },
+	{ 0, "seq=1", "seq= 1" },
+	{ 0, "seq=1", "seq=1 " },
+	{ 0, "siv64", "siv65" },
+	{ 0, "siv64", "Siv64" },
+	{ 0, "store=a0", "store=A0" },
+	{ 0, "by=byokfs 1.0.0", "by=byokfs  1.0.0" },
+	{ 0, "by=byokfs 1.0.0", "by=" },
+	{ 0, "by=byokfs 1.0.0", "by=1234567890123456789012345678901234567890123456789012345678901234" },
+	{ 0, "01-01T", "02-29T" },
+	{ 0, "01-01T", "13-01T" },
+	{ 0, "01-01T", "00-01T" },
+	{ 0, "2026-", "1969-" },
+	{ 0, "00Z", "60Z" },
+	{ 0, "00:00Z", "00:00z" },
+	{ 0, "domain=0 ", "domain=1 " },
+	{ 0, "domain=0 ", "domain=65536 " },
+	{ 0, "domain=0 ", "domain=00 " },
+	{ 0, "domain=0 ", "domain=0  " },
+	{ 0, "mac=", "domain=0 " DOMAIN_ID " " DIR_ID " " COMMIT "\nmac=" },
+	{ 0, "mac=", "domain=1 " DOMAIN_ID " " DIR_ID " " COMMIT " x\nmac=" },
+	{ 0, "mac=", "domain=1 " DOMAIN_ID " " DIR_ID "\nmac=" },
+	{ 0, "mac=", "x=1\nmac=" },
+	{ 1, "index=0", "index=65536" },
+	{ 1, "seal=file", "seal=both" },
+	{ 1, "rotated=-", "rotated=1970-01-01T00:00:00Z" },
+	{ 1, "rotated=-", "rotated=--" },
+	{ 1, "context.1=", "context.0=" },
+	{ 1, "context.1=", "context.01=" },
+	{ 1, "context.1=", "context.3=" },
+	{ 1, "context.1=", "context.4=" },
+	{ 1, "context.1=", "context.=-\ncontext.1=" },
+	{ 1, "context.1=-", "context.1=" },
+	{ 1, "context.3=", "context.65536=" },
+	{ 1, "context.3=", "context.4=" }, /* slot b needs 3 */
+	{ 1, "team:", "team" },
+	{ 1, "team:", ":" },
+	{ 1, "team:", "Team:" },
+	{ 1, "team:", "byokfs-team:" },
+	{ 1, "team:", "aws-team:" },
+	{ 1, "team:", "tier:" }, /* twice */
+	{ 1, "%20", " " },
+	{ 1, "%20", "%2" },
+	{ 1, "%2c", "%2C" },
+	{ 1, "%20", "%41" },
+	{ 1, "%20", "%0a" },
+	{ 1, "%20", "%00" },
+	{ 1, "%20", "%zz" },
+	{ 1, "%2cc,", "%2cc,," },
+	{ 1, "_9\n", "_9,\n" },
+	{ 1, "_9\n", "_%\n" },
+	{ 1, "a.seq=1", "a.seq=0" },
+	{ 1, "a.seq=1", "a.seq=2" }, /* as b */
+	{ 1, "provider=aws", "provider=AWS" },
+	{ 1, "provider=aws", "provider=none" },
+	{ 1, "a.key=arn:", "a.key= arn:" },
+	{ 1, "b.key=keyfile:0011223344556677", "b.key=-" },
+	{ 1, "a.material=0011", "a.material=001" },
+	{ 1, MATERIAL, "0000000000000000000000000000000000000000000000000000000000000000" },
+	{ 1, "a.context=1", "a.context=2" },
+	{ 1, "a.sealed=2026", "a.sealed=-\na.sealed=2026" },
+	{ 1, "REVGRw==", "REVGRw" },
+	{ 1, "REVGRw==", "REVGRx==" },
+	{ 1, "QUJD", "-" },
+	{ 1, SLOT_A SLOT_B, "" },
+	{ 1, SLOT_A SLOT_B, SLOT_B SLOT_A },
+	{ 1, SLOT_B, SLOT_B SLOT_B },
+	{ 2, "mode=rw", "mode=ro" },
+	{ 2, ".000000001", ".1" },
+	{ 2, ".000000001", ".0000000010" },
+	{ 2, ".000000001", ".00000000x" },
+	{ 2, ".000000001", "" },
+	{ 2, "=1767225600.", "=9223372036854775808." },
+	{ 2, "=1767225600.", "=01767225600." },
+	{ 2, "=1767225600.", "=." },
+	{ 2, "inode=4711", "inode=4711\ninode=4711" },
+	{ 2, "store=", "\nstore=" },
 };
 
 static void test_grammar(void **state)

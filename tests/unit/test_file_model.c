@@ -5,18 +5,18 @@
 
 #include "file.h"
 
-#define GROUP_END ((4ull + 106) * PAGE)
+#define GROUP_END       ((4ull + 106) * PAGE)
 #define ROOT_GROUPS_END ((4ull + 106 * 60) * PAGE)
-#define ROOT_L1_END ((4ull + 106ull * (60 + 672 * 60)) * PAGE)
-#define TEN_TIB (10ull << 40)
+#define ROOT_L1_END     ((4ull + 106ull * (60 + 672 * 60)) * PAGE)
+#define TEN_TIB         (10ull << 40)
 
 static struct image model;
 static uint8_t *wrote, *got;
 #define BIG (600u * 1024)
 
 static const uint64_t near_bases[] = { 0, 1504, 4064, 4096, 16384, 16384, 40000, GROUP_END };
-static const uint64_t far_bases[] = { 0, 4096, GROUP_END, ROOT_GROUPS_END, ROOT_GROUPS_END + 106 * PAGE,
-	ROOT_L1_END, TEN_TIB };
+static const uint64_t far_bases[] = { 0, 4096, GROUP_END, ROOT_GROUPS_END, ROOT_GROUPS_END + 106 * PAGE, ROOT_L1_END,
+	TEN_TIB };
 static bool far;
 
 static uint64_t some_offset(void)

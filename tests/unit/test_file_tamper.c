@@ -4,9 +4,9 @@
 #include "file.h"
 #include "file_sim.h"
 
-#define PAGES 120u /* root, group 0, group 1 */
+#define PAGES    120u  /* root, group 0, group 1 */
 #define FAR_PAGE 6364u /* the first below an L1 page */
-#define SIZE (PAGES * PAGE)
+#define SIZE     (PAGES * PAGE)
 
 static uint8_t *now; /* what the file holds: PAGES pages, then page FAR_PAGE */
 static struct image clean;
@@ -277,8 +277,8 @@ static void test_length(void **state)
 	{
 		uint8_t got[2 * PAGE];
 
-		assert_int_equal(file_read(f, &test_key, got, sizeof(got), (FAR_PAGE + 1) * (uint64_t)PAGE),
-		    sizeof(got));
+		assert_int_equal(
+		    file_read(f, &test_key, got, sizeof(got), (FAR_PAGE + 1) * (uint64_t)PAGE), sizeof(got));
 		assert_true(bytes_zero(got, sizeof(got)));
 	}
 	file_close(f);

@@ -1,4 +1,4 @@
-/* What the hooks read out of requests and put into the INIT reply, on bytes; and notifications, into a pipe.               */
+/* What the hooks read out of requests and put into the INIT reply, on bytes; and notifications, into a pipe. */
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -22,8 +22,9 @@ struct request {
 
 static void test_parse_init(void **state)
 {
-	struct request r = {.in = {.opcode = FUSE_INIT, .unique = 77}, .u.init = {.major = 7, .minor = 44, .flags = 0x50040000}};
-	struct fuseio_offer offer = {0};
+	struct request r = { .in = { .opcode = FUSE_INIT, .unique = 77 },
+		.u.init = { .major = 7, .minor = 44, .flags = 0x50040000 } };
+	struct fuseio_offer offer = { 0 };
 
 	(void)state;
 	assert_true(fuseio_parse_init(&r, sizeof(r.in) + sizeof(r.u.init), &offer));
@@ -39,8 +40,8 @@ static void test_parse_init(void **state)
 
 static void test_patch_init(void **state)
 {
-	struct fuseio_offer offer = {.flags = 0xffffffff};
-	struct fuse_init_out out = {.major = 7, .minor = 31, .flags = 0x1021, .max_write = 0x100000};
+	struct fuseio_offer offer = { .flags = 0xffffffff };
+	struct fuse_init_out out = { .major = 7, .minor = 31, .flags = 0x1021, .max_write = 0x100000 };
 
 	(void)state;
 	assert_true(fuseio_patch_init(&offer, &out, sizeof(out)));
@@ -80,7 +81,7 @@ static void check_bit(struct request *r, uint32_t opcode, uint32_t *field, unsig
 
 static void test_parse_kill(void **state)
 {
-	struct request r = {0};
+	struct request r = { 0 };
 
 	(void)state;
 	check_bit(&r, FUSE_WRITE, &r.u.write.write_flags, 2, sizeof(r.u.write));
@@ -135,8 +136,8 @@ static void test_sysfs(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_parse_init), cmocka_unit_test(test_patch_init),
-	    cmocka_unit_test(test_parse_kill), cmocka_unit_test(test_notifications), cmocka_unit_test(test_sysfs)};
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_parse_init), cmocka_unit_test(test_patch_init),
+		cmocka_unit_test(test_parse_kill), cmocka_unit_test(test_notifications), cmocka_unit_test(test_sysfs) };
 
 	return cmocka_run_group_tests_name("fuseio", tests, NULL, NULL);
 }

@@ -6,8 +6,8 @@
 #include "header.h"
 #include "secret.h"
 
-#define SLOT_A 512
-#define SLOT_B 1024
+#define SLOT_A  512
+#define SLOT_B  1024
 #define STATE_A 1536
 #define STATE_B 2048
 
@@ -46,15 +46,18 @@ static void make_page(struct fixture *f)
 	header_put_ident(f->page, &f->ident, &f->keys);
 
 	f->slot = (struct header_slot){
-		.seq = 1, .wrap = HEADER_WRAP_DOMAIN, .sealed_at = 1767225600, .len = KDF_WRAP_BLOB,
+		.seq = 1,
+		.wrap = HEADER_WRAP_DOMAIN,
+		.sealed_at = 1767225600,
+		.len = KDF_WRAP_BLOB,
 	};
 	assert_int_equal(kdf_wrap_with_iv(f->slot.blob, iv, secret, &domain, &f->ids, f->file), 0);
 	header_put_slot(f->page, 0, &f->slot);
 
-	header_put_state(f->page, &(struct header_state){ .seq = 1, .clock = 1, .inlined = true }, f->keys.hdr,
-	    f->file);
-	header_put_state(f->page, &(struct header_state){ .seq = 2, .clock = 2, .size = 5, .inlined = true },
-	    f->keys.hdr, f->file);
+	header_put_state(
+	    f->page, &(struct header_state){ .seq = 1, .clock = 1, .inlined = true }, f->keys.hdr, f->file);
+	header_put_state(
+	    f->page, &(struct header_state){ .seq = 2, .clock = 2, .size = 5, .inlined = true }, f->keys.hdr, f->file);
 
 	f->block = (struct block_file){ .serial = block_serial(), .suite = 1, .key = f->keys.page };
 	memcpy(f->block.store, f->ids.store, CONTEXT_ID);
@@ -186,8 +189,22 @@ static void test_slot_fields(void **state)
 		size_t at;
 		uint8_t value;
 	} bad[] = {
-		{ 4, 2 }, { 5, 0 }, { 5, 3 }, { 6, 1 }, { 8, 59 }, { 8, 61 }, { 8, 0 }, { 9, 2 }, { 9, 255 }, { 10, 1 },
-		{ 11, 1 }, { 15, 1 }, { 64 + 60, 1 }, { 503, 1 }, { 504, 1 }, { 507, 1 },
+		{ 4, 2 },
+		{ 5, 0 },
+		{ 5, 3 },
+		{ 6, 1 },
+		{ 8, 59 },
+		{ 8, 61 },
+		{ 8, 0 },
+		{ 9, 2 },
+		{ 9, 255 },
+		{ 10, 1 },
+		{ 11, 1 },
+		{ 15, 1 },
+		{ 64 + 60, 1 },
+		{ 503, 1 },
+		{ 504, 1 },
+		{ 507, 1 },
 	};
 	struct fixture *f = *state;
 	uint8_t saved[512];
@@ -207,7 +224,11 @@ static void test_slot_fields(void **state)
 static struct header_slot kms_slot(uint32_t seq, uint16_t len)
 {
 	struct header_slot slot = {
-		.seq = seq, .wrap = HEADER_WRAP_KMS, .generation = 7, .provider = 1, .sealed_at = 1800000000,
+		.seq = seq,
+		.wrap = HEADER_WRAP_KMS,
+		.generation = 7,
+		.provider = 1,
+		.sealed_at = 1800000000,
 		.len = len,
 	};
 

@@ -47,8 +47,7 @@ static void test_post_and_headers(void **state)
 	    .headers = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
 		       "X-AMZN-RequestId: abc-123 \r\nx-amzn-errortype: Some\tError\r\n",
 	    .body = "{\"a\":1}" } };
-	static const char *const headers[] = { "Content-Type: application/x-amz-json-1.1",
-		"Host: kms.example", NULL };
+	static const char *const headers[] = { "Content-Type: application/x-amz-json-1.1", "Host: kms.example", NULL };
 	struct fake *f = fake_start(script, N(script));
 	struct http *h = open_http(2);
 	struct http_response resp;
@@ -358,12 +357,9 @@ static void test_metadata_urls_are_allowed(void **state)
 
 static void test_refused_headers(void **state)
 {
-	static const char *const bad[][2] = { { "A: b\r\nC: d", NULL }, { "A: b\n", NULL },
-		{ "no colon", NULL } };
+	static const char *const bad[][2] = { { "A: b\r\nC: d", NULL }, { "A: b\n", NULL }, { "no colon", NULL } };
 	struct http *h = open_http(1);
-	struct http_request req = {
-		.method = "GET", .url = "http://127.0.0.1:9/", .deadline = io_boot_ms() + 1000
-	};
+	struct http_request req = { .method = "GET", .url = "http://127.0.0.1:9/", .deadline = io_boot_ms() + 1000 };
 	struct http_response resp;
 	char why[160];
 
@@ -417,7 +413,7 @@ static void test_tls_failures(void **state)
 }
 
 #define THREADS 8
-#define ROUNDS 20
+#define ROUNDS  20
 
 static void *many_gets(void *arg)
 {

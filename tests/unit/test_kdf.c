@@ -86,7 +86,7 @@ static void test_every_input_matters(void **state)
 }
 
 static const char wrapped[] = "606162636465666768696a6b51667499addde7648a68ffbab04da1f47af94c89ea05afa21e47c77f91fd8373"
-			      "426a3b32a6672bd2bcb3b839a1032a7e";
+                              "426a3b32a6672bd2bcb3b839a1032a7e";
 
 static void test_wrap_vector(void **state)
 {

@@ -54,9 +54,8 @@ static enum kms_status fake_generate(void *priv, const struct context *ctx, uint
 	return next(s, deadline, err);
 }
 
-static enum kms_status fake_decrypt(void *priv, const char *key, const struct context *ctx,
-    const uint8_t *blob, size_t len, uint64_t deadline, uint8_t secret[static 32], struct kms_used *used,
-    struct kms_err *err)
+static enum kms_status fake_decrypt(void *priv, const char *key, const struct context *ctx, const uint8_t *blob,
+    size_t len, uint64_t deadline, uint8_t secret[static 32], struct kms_used *used, struct kms_err *err)
 {
 	struct script *s = priv;
 
@@ -161,14 +160,13 @@ static void test_success(void **state)
 	assert_string_equal(kms_provider_name(f->kms), "fake");
 	assert_int_equal(kms_provider_number(f->kms), 9);
 	memset(f->secret, 0, 32);
-	assert_int_equal(kms_decrypt(f->kms, &f->ctx, f->blob.bytes, 184, io_boot_ms() + 1000, f->secret,
-	                     &f->used, &f->err),
+	assert_int_equal(
+	    kms_decrypt(f->kms, &f->ctx, f->blob.bytes, 184, io_boot_ms() + 1000, f->secret, &f->used, &f->err),
 	    KMS_OK);
 	assert_int_equal(f->secret[31], 0x5a);
 	memset(f->secret, 0x77, 32);
 	assert_int_equal(
-	    kms_encrypt(f->kms, &f->ctx, f->secret, io_boot_ms() + 1000, &f->blob, &f->used, &f->err),
-	    KMS_OK);
+	    kms_encrypt(f->kms, &f->ctx, f->secret, io_boot_ms() + 1000, &f->blob, &f->used, &f->err), KMS_OK);
 	assert_int_equal(f->blob.len, 100);
 	kms_refresh(f->kms);
 	assert_int_equal(f->script.refreshed, 1);
@@ -208,8 +206,8 @@ static void test_deadline_ends_retries(void **state)
 {
 	struct fixture *f = *state;
 
-	f->script = (struct script){ .answer = { KMS_DOWN, KMS_DOWN, KMS_DOWN, KMS_DOWN, KMS_DOWN, KMS_DOWN,
-		                         KMS_DOWN, KMS_DOWN } };
+	f->script = (struct script){ .answer = { KMS_DOWN, KMS_DOWN, KMS_DOWN, KMS_DOWN, KMS_DOWN, KMS_DOWN, KMS_DOWN,
+		                         KMS_DOWN } };
 	assert_int_equal(generate(f, 0), KMS_DOWN);
 	assert_int_equal(f->script.calls, 1);
 	assert_string_equal(f->err.code, "Code4");
@@ -240,8 +238,8 @@ static void test_other_key_is_no_success(void **state)
 	assert_int_equal(f->blob.len, 0);
 	f->script = (struct script){ .key = "" };
 	f->secret[0] = 1;
-	assert_int_equal(kms_decrypt(f->kms, &f->ctx, f->blob.bytes, 184, io_boot_ms() + 1000, f->secret,
-	                     &f->used, &f->err),
+	assert_int_equal(
+	    kms_decrypt(f->kms, &f->ctx, f->blob.bytes, 184, io_boot_ms() + 1000, f->secret, &f->used, &f->err),
 	    KMS_CONFIG);
 	assert_wiped(f);
 }
@@ -260,11 +258,11 @@ static void test_blob_lengths(void **state)
 	assert_int_equal(
 	    kms_decrypt(f->kms, &f->ctx, f->blob.bytes, 0, io_boot_ms() + 1000, f->secret, &f->used, &f->err),
 	    KMS_BAD_BLOB);
-	assert_int_equal(kms_decrypt(f->kms, &f->ctx, f->blob.bytes, KMS_BLOB_MAX + 1, io_boot_ms() + 1000,
-	                     f->secret, &f->used, &f->err),
+	assert_int_equal(kms_decrypt(f->kms, &f->ctx, f->blob.bytes, KMS_BLOB_MAX + 1, io_boot_ms() + 1000, f->secret,
+	                     &f->used, &f->err),
 	    KMS_BAD_BLOB);
-	assert_int_equal(kms_reencrypt(f->kms, KEY, &f->ctx, f->blob.bytes, 0, KEY, &f->ctx,
-	                     io_boot_ms() + 1000, &f->blob, &f->used, &f->err),
+	assert_int_equal(kms_reencrypt(f->kms, KEY, &f->ctx, f->blob.bytes, 0, KEY, &f->ctx, io_boot_ms() + 1000,
+	                     &f->blob, &f->used, &f->err),
 	    KMS_BAD_BLOB);
 	assert_int_equal(f->script.calls, 0);
 	assert_wiped(f);
@@ -274,8 +272,8 @@ static void test_missing_call(void **state)
 {
 	struct fixture *f = *state;
 
-	assert_int_equal(kms_reencrypt(f->kms, KEY, &f->ctx, f->blob.bytes, 9, KEY, &f->ctx,
-	                     io_boot_ms() + 1000, &f->blob, &f->used, &f->err),
+	assert_int_equal(kms_reencrypt(f->kms, KEY, &f->ctx, f->blob.bytes, 9, KEY, &f->ctx, io_boot_ms() + 1000,
+	                     &f->blob, &f->used, &f->err),
 	    KMS_CONFIG);
 	assert_string_equal(f->err.code, "Unsupported");
 }

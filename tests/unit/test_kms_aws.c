@@ -16,18 +16,17 @@
 #include "log.h"
 #include "secret.h"
 
-#define N(a) (sizeof(a) / sizeof((a)[0]))
-#define ARN "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
-#define ARN2 "arn:aws:kms:eu-west-1:111122223333:key/ffffffff-12ab-34cd-56ef-1234567890ab"
-#define SECRET_1_TO_32 "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="
+#define N(a)            (sizeof(a) / sizeof((a)[0]))
+#define ARN             "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+#define ARN2            "arn:aws:kms:eu-west-1:111122223333:key/ffffffff-12ab-34cd-56ef-1234567890ab"
+#define SECRET_1_TO_32  "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="
 #define SECRET_31_BYTES "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHw=="
-#define MATERIAL "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
-#define GENERATED                                                                                            \
-	"{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN             \
+#define MATERIAL        "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+#define GENERATED                                                                                \
+	"{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN \
 	"\",\"KeyMaterialId\":\"" MATERIAL "\",\"SomethingNew\":[1]}"
-#define DECRYPTED                                                                                            \
-	"{\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN                                             \
-	"\",\"EncryptionAlgorithm\":\"SYMMETRIC_DEFAULT\"}"
+#define DECRYPTED \
+	"{\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN "\",\"EncryptionAlgorithm\":\"SYMMETRIC_DEFAULT\"}"
 #define ERROR(type, message) "{\"__type\":\"" type "\",\"message\":\"" message "\"}"
 
 struct fixture {
@@ -42,9 +41,8 @@ struct fixture {
 
 static void clear_env(void)
 {
-	static const char *const names[] = { "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION",
-		"AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS",
-		"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_CA_BUNDLE" };
+	static const char *const names[] = { "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION",
+		"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_CA_BUNDLE" };
 
 	for (size_t i = 0; i < N(names); i++)
 		unsetenv(names[i]);
@@ -155,8 +153,8 @@ static void test_generate(void **state)
 	assert_string_equal(f.used.key, ARN);
 	assert_string_equal(f.used.request_id, "r-77");
 	assert_int_equal(f.used.material[1], 0x11);
-	assert_request(&f, 0, "GenerateDataKey",
-	    "{\"KeyId\":\"" ARN "\",\"NumberOfBytes\":32,\"EncryptionContext\":" CONTEXT "}");
+	assert_request(
+	    &f, 0, "GenerateDataKey", "{\"KeyId\":\"" ARN "\",\"NumberOfBytes\":32,\"EncryptionContext\":" CONTEXT "}");
 	end(&f);
 }
 
@@ -173,8 +171,7 @@ static void test_decrypt_and_encrypt(void **state)
 	assert_secret(&f);
 	assert_request(&f, 0, "Decrypt", "{\"KeyId\":\"" ARN "\",\"CiphertextBlob\":\"c2VhbGVk\"}");
 	f.ctx.n = 2;
-	assert_int_equal(
-	    kms_encrypt(f.kms, &f.ctx, f.secret, io_boot_ms() + 5000, &f.blob, &f.used, &f.err), KMS_OK);
+	assert_int_equal(kms_encrypt(f.kms, &f.ctx, f.secret, io_boot_ms() + 5000, &f.blob, &f.used, &f.err), KMS_OK);
 	assert_memory_equal(f.blob.bytes, "sealed", 6);
 	assert_request(&f, 1, "Encrypt",
 	    "{\"KeyId\":\"" ARN "\",\"Plaintext\":\"" SECRET_1_TO_32 "\",\"EncryptionContext\":" CONTEXT "}");
@@ -184,8 +181,8 @@ static void test_decrypt_and_encrypt(void **state)
 
 static enum kms_status reencrypt(struct fixture *f)
 {
-	return kms_reencrypt(f->kms, ARN, &f->ctx, (const uint8_t *)"sealed", 6, ARN2, &f->ctx,
-	    io_boot_ms() + 5000, &f->blob, &f->used, &f->err);
+	return kms_reencrypt(f->kms, ARN, &f->ctx, (const uint8_t *)"sealed", 6, ARN2, &f->ctx, io_boot_ms() + 5000,
+	    &f->blob, &f->used, &f->err);
 }
 
 static void test_reencrypt(void **state)
@@ -195,11 +192,9 @@ static void test_reencrypt(void **state)
 		    .body = "{\"CiphertextBlob\":\"b3RoZXI=\",\"SourceKeyId\":\"" ARN "\",\"KeyId\":\"" ARN2
 		            "\",\"DestinationKeyMaterialId\":\"" MATERIAL "\"}" },
 		{ .status = 200,
-		    .body = "{\"CiphertextBlob\":\"b3RoZXI=\",\"SourceKeyId\":\"" ARN2 "\",\"KeyId\":\"" ARN2
-		            "\"}" },
+		    .body = "{\"CiphertextBlob\":\"b3RoZXI=\",\"SourceKeyId\":\"" ARN2 "\",\"KeyId\":\"" ARN2 "\"}" },
 		{ .status = 200,
-		    .body = "{\"CiphertextBlob\":\"b3RoZXI=\",\"SourceKeyId\":\"" ARN "\",\"KeyId\":\"" ARN
-		            "\"}" }
+		    .body = "{\"CiphertextBlob\":\"b3RoZXI=\",\"SourceKeyId\":\"" ARN "\",\"KeyId\":\"" ARN "\"}" }
 	};
 	struct fixture f;
 
@@ -220,9 +215,9 @@ static void test_reencrypt(void **state)
 	end(&f);
 }
 
-#define METADATA(arn, state)                                                                                 \
-	"{\"KeyMetadata\":{\"Arn\":\"" arn "\",\"KeyState\":\"" state                                        \
-	"\",\"KeyUsage\":\"ENCRYPT_DECRYPT\",\"KeySpec\":\"SYMMETRIC_DEFAULT\","                             \
+#define METADATA(arn, state)                                                     \
+	"{\"KeyMetadata\":{\"Arn\":\"" arn "\",\"KeyState\":\"" state            \
+	"\",\"KeyUsage\":\"ENCRYPT_DECRYPT\",\"KeySpec\":\"SYMMETRIC_DEFAULT\"," \
 	"\"MultiRegion\":true,\"CreationDate\":1.7e9}}"
 
 static void test_describe(void **state)
@@ -261,8 +256,8 @@ static void test_alias_is_pinned(void **state)
 	assert_string_equal(kms_key(f.kms), ARN);
 	assert_request(&f, 0, "DescribeKey", "{\"KeyId\":\"alias/customer\"}");
 	assert_int_equal(generate(&f, 5000), KMS_OK);
-	assert_request(&f, 1, "GenerateDataKey",
-	    "{\"KeyId\":\"" ARN "\",\"NumberOfBytes\":32,\"EncryptionContext\":" CONTEXT "}");
+	assert_request(
+	    &f, 1, "GenerateDataKey", "{\"KeyId\":\"" ARN "\",\"NumberOfBytes\":32,\"EncryptionContext\":" CONTEXT "}");
 	kms_close(f.kms);
 	assert_int_equal(open_key(&f, "alias/customer", false), 0);
 	assert_string_equal(kms_key(f.kms), "alias/customer");
@@ -272,10 +267,9 @@ static void test_alias_is_pinned(void **state)
 
 static void test_alias_that_cannot_be_resolved(void **state)
 {
-	static const struct fake_answer script[] = {
-		{ .status = 400, .body = ERROR("NotFoundException", "Alias is not found.") },
-		{ .status = 400, .body = ERROR("DisabledException", "x") }
-	};
+	static const struct fake_answer script[] = { { .status = 400,
+		                                         .body = ERROR("NotFoundException", "Alias is not found.") },
+		{ .status = 400, .body = ERROR("DisabledException", "x") } };
 	struct fixture f;
 	struct kms *open;
 
@@ -305,20 +299,17 @@ static void test_hostile_successes(void **state)
 		{ "[]", KMS_DOWN, "MalformedAnswer" },
 		{ "{\"a\":1,\"a\":2}", KMS_DOWN, "MalformedAnswer" },
 		{ "{}", KMS_CONFIG, "UnexpectedBlob" },
-		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"" SECRET_31_BYTES "\",\"KeyId\":\"" ARN
-		  "\"}",
+		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"" SECRET_31_BYTES "\",\"KeyId\":\"" ARN "\"}",
 		    KMS_CONFIG, "UnexpectedPlaintext" },
-		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"AAAA" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN
-		  "\"}",
+		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"AAAA" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN "\"}",
 		    KMS_CONFIG, "UnexpectedPlaintext" },
 		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":7,\"KeyId\":\"" ARN "\"}", KMS_CONFIG,
 		    "UnexpectedPlaintext" },
-		{ "{\"CiphertextBlob\":\"\",\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN "\"}",
-		    KMS_CONFIG, "UnexpectedBlob" },
+		{ "{\"CiphertextBlob\":\"\",\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN "\"}", KMS_CONFIG,
+		    "UnexpectedBlob" },
 		{ "{\"CiphertextBlob\":\"!!!!\",\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN "\"}",
 		    KMS_CONFIG, "UnexpectedBlob" },
-		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN2
-		  "\"}",
+		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"" SECRET_1_TO_32 "\",\"KeyId\":\"" ARN2 "\"}",
 		    KMS_CONFIG, "UnexpectedKey" },
 		{ "{\"CiphertextBlob\":\"c2VhbGVk\",\"Plaintext\":\"" SECRET_1_TO_32 "\"}", KMS_CONFIG,
 		    "UnexpectedKey" },
@@ -366,11 +357,9 @@ static void test_errors_as_they_come(void **state)
 		const char *code;
 	} cases[] = {
 		{ 400, NULL, ERROR("DisabledException", "is disabled."), KMS_DENIED, "DisabledException" },
-		{ 400, NULL,
-		    "{\"__type\":\"com.amazonaws.kms#DisabledException\",\"Message\":\"is disabled.\"}",
+		{ 400, NULL, "{\"__type\":\"com.amazonaws.kms#DisabledException\",\"Message\":\"is disabled.\"}",
 		    KMS_DENIED, "DisabledException" },
-		{ 409, NULL, ERROR("DisabledException:http://x/#y", "is disabled."), KMS_DENIED,
-		    "DisabledException" },
+		{ 409, NULL, ERROR("DisabledException:http://x/#y", "is disabled."), KMS_DENIED, "DisabledException" },
 		{ 400, "x-amzn-ErrorType: DisabledException:http://x/\r\n", "{\"message\":\"is disabled.\"}",
 		    KMS_DENIED, "DisabledException" },
 		{ 400, "x-amzn-ErrorType: DisabledException\r\n", "", KMS_DENIED, "DisabledException" },
@@ -390,9 +379,8 @@ static void test_errors_as_they_come(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < N(cases); i++) {
-		script[0] = (struct fake_answer){
-			.status = cases[i].http, .headers = cases[i].headers, .body = cases[i].body
-		};
+		script[0] =
+		    (struct fake_answer){ .status = cases[i].http, .headers = cases[i].headers, .body = cases[i].body };
 		begin(&f, script, 1);
 		assert_int_equal(generate(&f, 100), cases[i].status);
 		assert_string_equal(f.err.code, cases[i].code);
@@ -421,10 +409,8 @@ static void test_message_is_made_printable(void **state)
 /* AccessDenied and NotFound mean revocation only for a key that has worked. */
 static void test_had_worked(void **state)
 {
-	static const struct fake_answer script[] = { { .status = 400,
-		                                         .body = ERROR("AccessDeniedException", "no") },
-		{ .status = 200, .body = GENERATED },
-		{ .status = 400, .body = ERROR("AccessDeniedException", "no") },
+	static const struct fake_answer script[] = { { .status = 400, .body = ERROR("AccessDeniedException", "no") },
+		{ .status = 200, .body = GENERATED }, { .status = 400, .body = ERROR("AccessDeniedException", "no") },
 		{ .status = 400, .body = ERROR("NotFoundException", "no") } };
 	struct fixture f;
 
@@ -467,11 +453,10 @@ static void test_unknown_state(void **state)
 
 static void test_throttled_then_ok(void **state)
 {
-	static const struct fake_answer script[] = {
-		{ .status = 400, .body = ERROR("ThrottlingException", "Rate exceeded") },
+	static const struct fake_answer script[] = { { .status = 400,
+		                                         .body = ERROR("ThrottlingException", "Rate exceeded") },
 		{ .status = 500, .body = ERROR("KMSInternalException", "") }, { .act = FAKE_DROP },
-		{ .status = 200, .body = GENERATED }
-	};
+		{ .status = 200, .body = GENERATED } };
 	struct fixture f;
 	struct kms_stats st;
 
@@ -554,12 +539,12 @@ static int64_t signed_ahead(struct fixture *f, unsigned i)
 static void test_clock_is_corrected(void **state)
 {
 	char date[64], back[64];
-	struct fake_answer script[] = { { .status = 400,
-		                            .headers = date,
-		                            .body = ERROR("InvalidSignatureException", "Signature expired") },
+	struct fake_answer script[] = {
+		{ .status = 400, .headers = date, .body = ERROR("InvalidSignatureException", "Signature expired") },
 		{ .status = 200, .body = GENERATED }, { .status = 200, .body = GENERATED },
 		{ .status = 403, .headers = back, .body = ERROR("RequestTimeTooSkewed", "") },
-		{ .status = 200, .body = GENERATED } };
+		{ .status = 200, .body = GENERATED }
+	};
 	struct fixture f;
 
 	(void)state;
@@ -624,9 +609,8 @@ static void write_credentials(const char *path, const char *access)
 	char text[200];
 	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
-	snprintf(text, sizeof(text),
-	    "[p]\naws_access_key_id=%s\naws_secret_access_key=s\naws_session_token=tok/%s==\n", access,
-	    access);
+	snprintf(text, sizeof(text), "[p]\naws_access_key_id=%s\naws_secret_access_key=s\naws_session_token=tok/%s==\n",
+	    access, access);
 	assert_true(fd >= 0);
 	assert_int_equal(write(fd, text, strlen(text)), strlen(text));
 	close(fd);
@@ -640,9 +624,7 @@ static void test_expired_token(void **state)
 		{ .status = 403, .body = ERROR("UnrecognizedClientException", "who") },
 		{ .status = 403, .body = ERROR("UnrecognizedClientException", "who") } };
 	char dir[] = "/tmp/byokfs-kmsaws.XXXXXX", path[60], endpoint[64], *seen;
-	struct kms_params params = {
-		.provider = "aws", .key = ARN, .profile = "p", .endpoint = endpoint, .proxy = ""
-	};
+	struct kms_params params = { .provider = "aws", .key = ARN, .profile = "p", .endpoint = endpoint, .proxy = "" };
 	struct fixture f;
 
 	(void)state;

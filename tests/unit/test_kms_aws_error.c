@@ -16,15 +16,14 @@
 #include "io.h"
 #include "secret.h"
 
-#define N(a) (sizeof(a) / sizeof((a)[0]))
+#define N(a)     (sizeof(a) / sizeof((a)[0]))
 #define RECORDED "vectors/aws-kms-recorded-answers.json" /* from tests/ or from the top */
-#define ARN "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+#define ARN      "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 
 static void clear_env(void)
 {
-	static const char *const names[] = { "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION",
-		"AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS",
-		"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_CA_BUNDLE" };
+	static const char *const names[] = { "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION",
+		"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_CA_BUNDLE" };
 
 	for (size_t i = 0; i < N(names); i++)
 		unsetenv(names[i]);
@@ -75,8 +74,8 @@ static void check_place(const struct place *p)
 static void test_places(void **state)
 {
 	static const struct place places[] = {
-		{ ARN, NULL, NULL, NULL, NULL, "https://kms.eu-west-1.amazonaws.com/",
-		    "kms.eu-west-1.amazonaws.com", "/", "eu-west-1" },
+		{ ARN, NULL, NULL, NULL, NULL, "https://kms.eu-west-1.amazonaws.com/", "kms.eu-west-1.amazonaws.com",
+		    "/", "eu-west-1" },
 		{ ARN, NULL, NULL, "us-east-1", NULL, "https://kms.eu-west-1.amazonaws.com/",
 		    "kms.eu-west-1.amazonaws.com", "/", "eu-west-1" },
 		{ ARN, "us-east-2", NULL, "us-east-1", NULL, "https://kms.us-east-2.amazonaws.com/",
@@ -84,13 +83,12 @@ static void test_places(void **state)
 		{ "alias/x", NULL, NULL, "us-east-1", NULL, "https://kms.us-east-1.amazonaws.com/",
 		    "kms.us-east-1.amazonaws.com", "/", "us-east-1" },
 		{ "arn:aws-cn:kms:cn-north-1:1:key/x", NULL, NULL, NULL, NULL,
-		    "https://kms.cn-north-1.amazonaws.com.cn/", "kms.cn-north-1.amazonaws.com.cn", "/",
-		    "cn-north-1" },
-		{ ARN, NULL, NULL, NULL, "http://localhost:4566", "http://localhost:4566/", "localhost:4566",
+		    "https://kms.cn-north-1.amazonaws.com.cn/", "kms.cn-north-1.amazonaws.com.cn", "/", "cn-north-1" },
+		{ ARN, NULL, NULL, NULL, "http://localhost:4566", "http://localhost:4566/", "localhost:4566", "/",
+		    "eu-west-1" },
+		{ ARN, NULL, "https://vpce-1.kms.eu-west-1.vpce.amazonaws.com:443/", NULL, "http://localhost:4566",
+		    "https://vpce-1.kms.eu-west-1.vpce.amazonaws.com:443/", "vpce-1.kms.eu-west-1.vpce.amazonaws.com",
 		    "/", "eu-west-1" },
-		{ ARN, NULL, "https://vpce-1.kms.eu-west-1.vpce.amazonaws.com:443/", NULL,
-		    "http://localhost:4566", "https://vpce-1.kms.eu-west-1.vpce.amazonaws.com:443/",
-		    "vpce-1.kms.eu-west-1.vpce.amazonaws.com", "/", "eu-west-1" },
 		{ ARN, NULL, "http://[::1]:80/base/", NULL, NULL, "http://[::1]:80/base/", "[::1]", "/base/",
 		    "eu-west-1" },
 		{ ARN, NULL, "https://x:80", NULL, NULL, "https://x:80/", "x:80", "/", "eu-west-1" },
@@ -148,8 +146,8 @@ static const struct {
 	{ "KMSInvalidStateException", "k is updating.", 400, KMS_DOWN, KMS_DOWN },
 	{ "KMSInvalidStateException", "The external key store proxy did not respond in time.", 400, KMS_DOWN,
 	    KMS_DOWN },
-	{ "KMSInvalidStateException", "AWS KMS cannot communicate with the external key store proxy.", 400,
-	    KMS_DOWN, KMS_DOWN },
+	{ "KMSInvalidStateException", "AWS KMS cannot communicate with the external key store proxy.", 400, KMS_DOWN,
+	    KMS_DOWN },
 	{ "KMSInvalidStateException", "", 400, KMS_DENIED, KMS_DENIED },
 	{ "KMSInvalidStateException", NULL, 400, KMS_DENIED, KMS_DENIED },
 	{ "AccessDeniedException", "", 400, KMS_CONFIG, KMS_DENIED },
@@ -204,10 +202,8 @@ static void test_error_table(void **state)
 {
 	(void)state;
 	for (size_t i = 0; i < N(rows); i++) {
-		assert_int_equal(
-		    kms_aws_classify(rows[i].type, rows[i].message, rows[i].http, false), rows[i].first);
-		assert_int_equal(
-		    kms_aws_classify(rows[i].type, rows[i].message, rows[i].http, true), rows[i].later);
+		assert_int_equal(kms_aws_classify(rows[i].type, rows[i].message, rows[i].http, false), rows[i].first);
+		assert_int_equal(kms_aws_classify(rows[i].type, rows[i].message, rows[i].http, true), rows[i].later);
 	}
 }
 
@@ -242,8 +238,7 @@ static enum kms_status recorded_class(const char *code, const char *message)
 
 static unsigned walk_recorded(json_t *json)
 {
-	json_t *error = json_object_get(json, "Error"), *meta = json_object_get(json, "ResponseMetadata"),
-	       *value;
+	json_t *error = json_object_get(json, "Error"), *meta = json_object_get(json, "ResponseMetadata"), *value;
 	const char *code = jsonio_str(error, "Code"), *message = jsonio_str(error, "Message"), *key;
 	unsigned n = 0;
 	size_t i;
@@ -267,9 +262,8 @@ static void test_recorded_answers(void **state)
 	size_t len;
 
 	(void)state;
-	assert_int_equal(io_read_file(AT_FDCWD, access("vectors", F_OK) ? "tests/" RECORDED : RECORDED,
-	                     1048576, &text, &len),
-	    0);
+	assert_int_equal(
+	    io_read_file(AT_FDCWD, access("vectors", F_OK) ? "tests/" RECORDED : RECORDED, 1048576, &text, &len), 0);
 	json = json_loadb(text, len, 0, NULL);
 	assert_non_null(json);
 	assert_int_equal(walk_recorded(json), 94);

@@ -21,8 +21,8 @@
 /* Key file 00 01 .. 1f; both made with Python's hmac and cryptography from the text of byokfs-format(5),
  * section 8. */
 #define NAME "keyfile:344ab22bd8b52641"
-#define SEALED                                                                                               \
-	"303132333435363738393a3b03c92849df9b9731203c2c837e4177feee01"                                       \
+#define SEALED                                                         \
+	"303132333435363738393a3b03c92849df9b9731203c2c837e4177feee01" \
 	"c1f6c7289574fa105690cc480c54c3c63202f439b637e25d1ffbf2167951"
 
 struct fixture {
@@ -97,8 +97,7 @@ static enum kms_status generate(struct fixture *f)
 
 static enum kms_status decrypt(struct fixture *f)
 {
-	return kms_decrypt(
-	    f->kms, &f->ctx, f->blob.bytes, f->blob.len, io_boot_ms(), f->secret, &f->used, &f->err);
+	return kms_decrypt(f->kms, &f->ctx, f->blob.bytes, f->blob.len, io_boot_ms(), f->secret, &f->used, &f->err);
 }
 
 static void test_known_blob(void **state)
@@ -126,8 +125,7 @@ static void test_round_trips(void **state)
 	memset(f->secret, 0, 32);
 	assert_int_equal(decrypt(f), KMS_OK);
 	assert_memory_equal(f->secret, first, 32);
-	assert_int_equal(
-	    kms_encrypt(f->kms, &f->ctx, first, io_boot_ms(), &f->blob, &f->used, &f->err), KMS_OK);
+	assert_int_equal(kms_encrypt(f->kms, &f->ctx, first, io_boot_ms(), &f->blob, &f->used, &f->err), KMS_OK);
 	assert_memory_not_equal(f->blob.bytes, blob, 60); /* a fresh nonce */
 	memset(f->secret, 0, 32);
 	assert_int_equal(decrypt(f), KMS_OK);

@@ -1,4 +1,4 @@
-/* The lease's states: opening, renewal, denial, outage, the lock sequence, recovery, the administrator.                   */
+/* The lease's states: opening, renewal, denial, outage, the lock sequence, recovery, the administrator. */
 #include "lease_world.h"
 
 /* ---- opening ---- */
@@ -194,7 +194,7 @@ static void test_outage(void **state)
 /* Throttling, bad credentials, even a damaged probe blob: no renewal, no lock before the lease ends. */
 static void test_other_failures_do_not_lock(void **state)
 {
-	static const enum kms_status failures[] = {KMS_BUSY, KMS_CONFIG, KMS_BAD_BLOB};
+	static const enum kms_status failures[] = { KMS_BUSY, KMS_CONFIG, KMS_BAD_BLOB };
 
 	(void)state;
 	w.params.lease_ms = 100000;
@@ -233,7 +233,7 @@ static void test_hanging_canary(void **state)
 
 static void test_recovery_needs_two(void **state)
 {
-	static const enum kms_status answers[] = {KMS_OK, KMS_DOWN, KMS_OK, KMS_DENIED, KMS_OK};
+	static const enum kms_status answers[] = { KMS_OK, KMS_DOWN, KMS_OK, KMS_DENIED, KMS_OK };
 
 	(void)state;
 	open_now();
@@ -307,11 +307,10 @@ static void test_unlock_denied(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {T(test_open), T(test_open_refused), T(test_open_locked),
-	    T(test_two_slots), T(test_renewal_counts_from_sending), T(test_denial_locks_at_once),
-	    T(test_in_flight), T(test_work_that_hangs), T(test_drain_that_hangs), T(test_outage),
-	    T(test_other_failures_do_not_lock), T(test_hanging_canary), T(test_recovery_needs_two),
-	    T(test_administrator), T(test_unlock_denied)};
+	const struct CMUnitTest tests[] = { T(test_open), T(test_open_refused), T(test_open_locked), T(test_two_slots),
+		T(test_renewal_counts_from_sending), T(test_denial_locks_at_once), T(test_in_flight),
+		T(test_work_that_hangs), T(test_drain_that_hangs), T(test_outage), T(test_other_failures_do_not_lock),
+		T(test_hanging_canary), T(test_recovery_needs_two), T(test_administrator), T(test_unlock_denied) };
 
 	return world_init() ? 1 : cmocka_run_group_tests_name("lease", tests, NULL, NULL);
 }

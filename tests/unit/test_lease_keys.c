@@ -410,10 +410,10 @@ static void test_keys_while_locking(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {T(test_single_flight), T(test_damaged_keys),
-	    T(test_max_age), T(test_denied_file), T(test_idle), T(test_waiter_deadline),
-	    T(test_seal_domain), T(test_pool), T(test_demand_beyond_pool), T(test_new_key_refused),
-	    T(test_pool_backs_off), T(test_parked_fail_on_lock), T(test_keys_while_locking)};
+	const struct CMUnitTest tests[] = { T(test_single_flight), T(test_damaged_keys), T(test_max_age),
+		T(test_denied_file), T(test_idle), T(test_waiter_deadline), T(test_seal_domain), T(test_pool),
+		T(test_demand_beyond_pool), T(test_new_key_refused), T(test_pool_backs_off),
+		T(test_parked_fail_on_lock), T(test_keys_while_locking) };
 
 	return world_init() ? 1 : cmocka_run_group_tests_name("lease_keys", tests, NULL, NULL);
 }

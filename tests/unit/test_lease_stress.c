@@ -1,4 +1,5 @@
-/* Everything at once: three threads that want old and new keys, while the domain is locked and opened again and again.     */
+/* Everything at once: three threads that want old and new keys, while the domain is locked and opened again and again.
+ */
 #include "lease_world.h"
 
 #define STRESS_FILES 6
@@ -89,12 +90,17 @@ static void *stress_main(void *arg)
 
 static void test_stress(void **state)
 {
-	static const unsigned seeds[3] = {1, 2, 3};
+	static const unsigned seeds[3] = { 1, 2, 3 };
 	pthread_t thread[3];
 
 	(void)state;
-	w.params = (struct lease_params){.probe_ms = 5, .lease_ms = 1000, .max_age_ms = 20, .idle_ms = 30, .drain_ms = 10,
-	    .pool = 4, .threads = 3};
+	w.params = (struct lease_params){ .probe_ms = 5,
+		.lease_ms = 1000,
+		.max_age_ms = 20,
+		.idle_ms = 30,
+		.drain_ms = 10,
+		.pool = 4,
+		.threads = 3 };
 	for (int i = 0; i < STRESS_FILES; i++)
 		make_file(&stress.ident[i], &stress.slot[i]);
 	open_now();
@@ -121,7 +127,7 @@ static void test_stress(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {T(test_stress)};
+	const struct CMUnitTest tests[] = { T(test_stress) };
 
 	return world_init() ? 1 : cmocka_run_group_tests_name("lease_stress", tests, NULL, NULL);
 }

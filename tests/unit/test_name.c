@@ -55,8 +55,8 @@ static int teardown(void **state)
 
 /* ---- SIV ------------------------------------------------------------------------------------ */
 
-static void openssl_siv(const uint8_t key[64], const char *ad1, const uint8_t *ad2, size_t ad2len,
-    const uint8_t *text, size_t n, uint8_t *out)
+static void openssl_siv(const uint8_t key[64], const char *ad1, const uint8_t *ad2, size_t ad2len, const uint8_t *text,
+    size_t n, uint8_t *out)
 {
 	EVP_CIPHER *cipher = EVP_CIPHER_fetch(NULL, "AES-256-SIV", NULL);
 	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
@@ -77,7 +77,7 @@ static void openssl_siv(const uint8_t key[64], const char *ad1, const uint8_t *a
 /* Every length 1..512, associated strings of 1..48 bytes: OpenSSL's bytes, opens again, refuses each altered part. */
 static void test_siv_is_openssls(void **state)
 {
-	static const char *const ad1[] = {"n1", "l1", "x1", "a string longer than one AES block"};
+	static const char *const ad1[] = { "n1", "l1", "x1", "a string longer than one AES block" };
 	uint8_t key[64], ad2[48], text[512], mine[528], theirs[528], again[512];
 
 	(void)state;
@@ -110,7 +110,7 @@ static void test_siv_is_openssls(void **state)
 static void test_siv_long_text(void **state)
 {
 	static uint8_t text[16384], mine[16400], theirs[16400];
-	uint8_t key[64], ad[16] = {0};
+	uint8_t key[64], ad[16] = { 0 };
 	struct siv *s;
 
 	(void)state;
@@ -285,7 +285,7 @@ static int decrypt_forged(const char *text, size_t n)
 
 static void test_bad_padding(void **state)
 {
-	char block[288] = {0};
+	char block[288] = { 0 };
 
 	(void)state;
 	assert_int_equal(decrypt_forged("good\0\0\0\0\0\0\0\0\0\0\0\0", 16), 4);
@@ -470,7 +470,8 @@ static void test_vector_xattr(void **state)
 	assert_string_equal(back, "user.comment");
 	assert_int_equal(name_xattr_seal_with_nonce(fx.siv64, fx.file, backing, nonce, "hi", 2, value), 0);
 	bytes_hex(hex, value, sizeof(value));
-	assert_string_equal(hex, "404142434445464748494a4b4c4d4e4f5051525354555657"
+	assert_string_equal(hex,
+	    "404142434445464748494a4b4c4d4e4f5051525354555657"
 	    "911ace02107c6fd3e12d19cff0066d56ef84");
 	assert_int_equal(name_xattr_open(fx.siv64, fx.file, backing, value, sizeof(value), back), 2);
 	assert_memory_equal(back, "hi", 2);
@@ -503,7 +504,7 @@ static void test_xattr_names(void **state)
 
 static void check_values(uint8_t suite)
 {
-	static const size_t sizes[] = {0, 1, 16, 4096, NAME_XATTR_VALUE_MAX};
+	static const size_t sizes[] = { 0, 1, 16, 4096, NAME_XATTR_VALUE_MAX };
 	static uint8_t value[NAME_XATTR_VALUE_MAX + 1], sealed[NAME_XATTR_VALUE_MAX + NAME_XATTR_OVERHEAD + 1],
 	    back[NAME_XATTR_VALUE_MAX + 1];
 	struct context_ids ids = fx.ids;

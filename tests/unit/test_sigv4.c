@@ -103,10 +103,8 @@ static void add_body_hash(struct vector *v)
 static void run_vector(const char *name)
 {
 	char *context = slurp(name, "context.json"), *canonical = slurp(name, "header-canonical-request.txt");
-	char *to_sign = slurp(name, "header-string-to-sign.txt"),
-	     *signature = slurp(name, "header-signature.txt");
-	json_t *json = jsonio_parse(context, strlen(context), 65536),
-	       *cred = json_object_get(json, "credentials");
+	char *to_sign = slurp(name, "header-string-to-sign.txt"), *signature = slurp(name, "header-signature.txt");
+	json_t *json = jsonio_parse(context, strlen(context), 65536), *cred = json_object_get(json, "credentials");
 	struct vector v = { .text = slurp(name, "request.txt") };
 	struct sigv4_signature out;
 	char expected[8192], *got = NULL, *token;
@@ -118,8 +116,7 @@ static void run_vector(const char *name)
 	v.req.exact_path = json_is_false(json_object_get(json, "normalize"));
 	assert_string_equal(jsonio_str(json, "timestamp"), "2015-08-30T12:36:00Z");
 	assert_int_equal(jsonio_copy(v.cred.access_key, sizeof(v.cred.access_key), cred, "access_key_id"), 0);
-	assert_int_equal(
-	    jsonio_copy(v.cred.secret_key, sizeof(v.cred.secret_key), cred, "secret_access_key"), 0);
+	assert_int_equal(jsonio_copy(v.cred.secret_key, sizeof(v.cred.secret_key), cred, "secret_access_key"), 0);
 	token = jsonio_str(cred, "token") ? strdup(jsonio_str(cred, "token")) : NULL;
 	v.cred.session_token = json_is_true(json_object_get(json, "omit_session_token")) ? NULL : token;
 	if (json_is_true(json_object_get(json, "sign_body")))
@@ -205,9 +202,9 @@ static void test_signs_a_kms_request(void **state)
 
 static void test_refuses_malformed_headers(void **state)
 {
-	static const struct sigv4_header bad[] = { { "Con tent", "x" }, { "", "x" }, { "X", "a\nb" },
-		{ "X", "a\rb" }, { "X-Amz-Date", "20231114T221320Z" }, { "x-amz-security-token", "t" },
-		{ "authorization", "x" }, { "X", NULL }, { NULL, "x" } };
+	static const struct sigv4_header bad[] = { { "Con tent", "x" }, { "", "x" }, { "X", "a\nb" }, { "X", "a\rb" },
+		{ "X-Amz-Date", "20231114T221320Z" }, { "x-amz-security-token", "t" }, { "authorization", "x" },
+		{ "X", NULL }, { NULL, "x" } };
 	struct sample s;
 
 	(void)state;
@@ -301,15 +298,33 @@ static void test_everything_is_bound(void **state)
 	for (int i = 0; i < 9; i++) {
 		sample_init(&s);
 		switch (i) {
-		case 0: s.req.method = "PUT"; break;
-		case 1: s.req.path = "/x"; break;
-		case 2: s.req.query = "x"; break;
-		case 3: s.header[2].value = "TrentService.Encrypt"; break;
-		case 4: s.req.body = "[]"; break;
-		case 5: s.req.time++; break;
-		case 6: s.req.region = "eu-west-2"; break;
-		case 7: strcpy(s.cred.secret_key, "Secret"); break;
-		default: s.cred.session_token = s.cred.access_key; break;
+		case 0:
+			s.req.method = "PUT";
+			break;
+		case 1:
+			s.req.path = "/x";
+			break;
+		case 2:
+			s.req.query = "x";
+			break;
+		case 3:
+			s.header[2].value = "TrentService.Encrypt";
+			break;
+		case 4:
+			s.req.body = "[]";
+			break;
+		case 5:
+			s.req.time++;
+			break;
+		case 6:
+			s.req.region = "eu-west-2";
+			break;
+		case 7:
+			strcpy(s.cred.secret_key, "Secret");
+			break;
+		default:
+			s.cred.session_token = s.cred.access_key;
+			break;
 		}
 		assert_int_equal(sigv4_sign(&other, &s.req, &s.cred), 0);
 		assert_string_not_equal(

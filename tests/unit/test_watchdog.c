@@ -1,4 +1,4 @@
-/* The watchdog with a socket in place of /dev/fuse: what it says when its daemon dies, and when it does not.               */
+/* The watchdog with a socket in place of /dev/fuse: what it says when its daemon dies, and when it does not. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
@@ -45,13 +45,13 @@ static void wait_for_name(pid_t pid, const char *name)
 		if (strncmp(text, name, strlen(name)) == 0)
 			return;
 		assert_true(tries < 10000);
-		(void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+		(void)nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
 	}
 }
 
 static void test_life(void **state)
 {
-	static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
 	struct watchdog *w = NULL;
 	pid_t pid;
 
@@ -83,7 +83,7 @@ static void test_notices_its_own_death(void **state)
 	assert_int_equal(kill(pid, SIGKILL), 0);
 	for (int tries = 0; watchdog_alive(w); tries++) {
 		assert_true(tries < 10000);
-		(void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+		(void)nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
 	}
 	assert_int_equal(watchdog_arm(w, 0, 0), -EPIPE);
 	watchdog_stop(w);
@@ -117,7 +117,7 @@ static unsigned listen_to(int fd, bool *epoch)
 		struct fuse_out_header head;
 		struct fuse_notify_inval_inode_out body;
 	} m;
-	bool seen[TOP + 1] = {false};
+	bool seen[TOP + 1] = { false };
 	unsigned n = 0;
 	ssize_t got;
 
@@ -190,9 +190,9 @@ static void test_daemon_dies_with_child(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_life), cmocka_unit_test(test_notices_its_own_death),
-	    cmocka_unit_test(test_daemon_dies), cmocka_unit_test(test_daemon_leaves),
-	    cmocka_unit_test(test_daemon_dies_with_child)};
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_life), cmocka_unit_test(test_notices_its_own_death),
+		cmocka_unit_test(test_daemon_dies), cmocka_unit_test(test_daemon_leaves),
+		cmocka_unit_test(test_daemon_dies_with_child) };
 
 	(void)alarm(60);
 	return cmocka_run_group_tests_name("watchdog", tests, NULL, NULL);

@@ -61,20 +61,17 @@ static void round_trips(void **state)
 	for (int k = 0; k < 3; k++)
 		for (size_t s = 0; s < sizeof(sizes) / sizeof(*sizes); s++)
 			for (size_t n = 0; n < sizeof(names) / sizeof(*names); n++) {
-				assert_int_equal(
-				    xattr_get(fds[k], id, bk.names, names[n], out, sizeof(out)), -ENODATA);
+				assert_int_equal(xattr_get(fds[k], id, bk.names, names[n], out, sizeof(out)), -ENODATA);
 				assert_int_equal(
 				    xattr_set(fds[k], id, bk.names, names[n], value, sizes[s], XATTR_REPLACE),
 				    -ENODATA);
 				assert_int_equal(
 				    xattr_set(fds[k], id, bk.names, names[n], value, sizes[s], XATTR_CREATE), 0);
 				assert_int_equal(
-				    xattr_set(fds[k], id, bk.names, names[n], value, sizes[s], XATTR_CREATE),
-				    -EEXIST);
+				    xattr_set(fds[k], id, bk.names, names[n], value, sizes[s], XATTR_CREATE), -EEXIST);
 				assert_int_equal(xattr_set(fds[k], id, bk.names, names[n], value, sizes[s], 0), 0);
 				assert_int_equal(xattr_get(fds[k], id, bk.names, names[n], NULL, 0), sizes[s]);
-				assert_int_equal(
-				    xattr_get(fds[k], id, bk.names, names[n], out, sizeof(out)), sizes[s]);
+				assert_int_equal(xattr_get(fds[k], id, bk.names, names[n], out, sizeof(out)), sizes[s]);
 				assert_memory_equal(out, value, sizes[s]);
 				if (sizes[s] > 1) {
 					assert_int_equal(

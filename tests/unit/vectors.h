@@ -29,10 +29,18 @@ static inline struct context_ids vector_ids(uint8_t suite)
 	return ids;
 }
 
-#define VECTOR_SECRET(name) uint8_t name[32]; vector_fill(name, 32, 0x00)
-#define VECTOR_DOMAIN_SECRET(name) uint8_t name[32]; vector_fill(name, 32, 0x20)
-#define VECTOR_FILE_ID(name) uint8_t name[CONTEXT_ID]; vector_fill(name, CONTEXT_ID, 0xc0)
-#define VECTOR_RND(name) uint8_t name[10]; vector_fill(name, 10, 0xe0)
+#define VECTOR_SECRET(name) \
+	uint8_t name[32];   \
+	vector_fill(name, 32, 0x00)
+#define VECTOR_DOMAIN_SECRET(name) \
+	uint8_t name[32];          \
+	vector_fill(name, 32, 0x20)
+#define VECTOR_FILE_ID(name)      \
+	uint8_t name[CONTEXT_ID]; \
+	vector_fill(name, CONTEXT_ID, 0xc0)
+#define VECTOR_RND(name)  \
+	uint8_t name[10]; \
+	vector_fill(name, 10, 0xe0)
 
 /* Compares as hex, so that a failure shows both values. */
 static inline void vector_assert(const void *got, size_t n, const char *hex)

@@ -168,13 +168,14 @@ void lease_tell(struct lease_waiter *list, int result);
 /* Logs trouble with one key (file NULL: a new one), a few lines a second at most. No lock held. */
 void lease_complain(struct lease_keys *, const uint8_t *file, const char *what);
 
+/* lease_key.c: locked. Who has waited longest for a new key, or NULL. */
+struct lease_waiter *lease_pop_wanting(struct lease_keys *);
+/* locked: waiters for new keys that are past their deadline, or all of them, onto the list *late. */
+void lease_pool_expire(struct lease_keys *, uint64_t now, bool all, struct lease_waiter **late);
+
 /* lease_pool.c: the KMS threads and the pool. */
 MUST_CHECK int lease_pool_start(struct lease_keys *);
 void lease_pool_stop(struct lease_keys *);
-/* locked: waiters for new keys that are past their deadline, or all of them, onto the list *late. */
-/* locked. Who has waited longest for a new key, or NULL. */
-struct lease_waiter *lease_pop_wanting(struct lease_keys *);
-void lease_pool_expire(struct lease_keys *, uint64_t now, bool all, struct lease_waiter **late);
 /* locked: keys too old or unwanted, or all of them, onto the list *dead. */
 void lease_pool_drain(struct lease_keys *, uint64_t now, bool all, struct lease_key **dead);
 

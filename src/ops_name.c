@@ -32,8 +32,9 @@ int fs_entry(struct fs *fs, const struct fs_dir *d, const char *entry, const str
 }
 
 /* Replies with the entry of something that was just found or made; consumes the look-up when the kernel did not take
- * it. */
-static int reply_entry(struct fs *fs, fuse_req_t req, const struct fs_dir *d, const char *entry, const struct stat *st)
+ * it. newborn: it must become durable with its directory. */
+static int reply_entry(
+    struct fs *fs, fuse_req_t req, const struct fs_dir *d, const char *entry, const struct stat *st, bool newborn)
 {
 	struct fuse_entry_param e;
 	struct inode *inode;
@@ -41,6 +42,8 @@ static int reply_entry(struct fs *fs, fuse_req_t req, const struct fs_dir *d, co
 
 	if (r)
 		return r;
+	if (newborn)
+		newborn_note(d->inode->nodeid, inode->nodeid, inode->generation);
 	inode_put(fs->inodes, inode);
 	if (fuse_reply_entry(req, &e) == -ENOENT)
 		inode_forget(fs->inodes, e.ino, 1);
@@ -74,7 +77,7 @@ static int lookup(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *
 		(void)fuse_reply_entry(req, &none);
 		r = 0;
 	} else if (!r) {
-		r = reply_entry(fs, req, &d, entry, &st);
+		r = reply_entry(fs, req, &d, entry, &st, false);
 	}
 	fs_dir_put(fs, &d);
 	return r;
@@ -119,24 +122,26 @@ static int mkdir_acl(struct fs *fs, struct fs_birth *b, const struct fs_dir *d, 
 	return r ? r : fs_birth_acl(fs, b, fd, id);
 }
 
-/* As reply_entry, for what must become durable with its directory. */
-static int reply_newborn(
-    struct fs *fs, fuse_req_t req, const struct fs_dir *d, const char *entry, const struct stat *st)
-{
-	struct fuse_entry_param e;
-	struct inode *inode;
-	int r = fs_entry(fs, d, entry, st, &e, &inode);
+/* A directory, a symlink (target), or a special file (rdev). Regular files come from ops_file.c. */
+struct making {
+	mode_t mode, umask;
+	const char *target;
+	dev_t rdev;
+};
 
-	if (r)
-		return r;
-	newborn_note(d->inode->nodeid, inode->nodeid, inode->generation);
-	inode_put(fs->inodes, inode);
-	if (fuse_reply_entry(req, &e) == -ENOENT)
-		inode_forget(fs->inodes, e.ino, 1);
-	return 0;
+static int make_backing(
+    const struct fs_dir *d, const char *name, const struct making *m, const struct fs_birth *b, struct stat *st)
+{
+	size_t len = strlen(name);
+
+	if (S_ISDIR(m->mode))
+		return dir_mkdir(&d->dir, name, len, b->mode & 07777, &b->owner, 0, st);
+	if (S_ISLNK(m->mode))
+		return dir_symlink(&d->dir, name, len, m->target, strlen(m->target), &b->owner, st);
+	return dir_mknod(&d->dir, name, len, b->mode, m->rdev, &b->owner, st);
 }
 
-static int mkdir_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+static int make(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *name, const struct making *m)
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 	char entry[NAME_ENTRY_MAX + 1];
@@ -147,18 +152,18 @@ static int mkdir_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *
 
 	if (r)
 		return r;
-	r = fs_birth(fs, &d, S_IFDIR | mode, ctx->umask, ctx->uid, ctx->gid, &b);
+	r = fs_birth(fs, &d, m->mode, m->umask, ctx->uid, ctx->gid, &b);
 	if (!r)
-		r = dir_mkdir(&d.dir, name, strlen(name), b.mode & 07777, &b.owner, 0, &st);
+		r = make_backing(&d, name, m, &b, &st);
 	if (!r)
 		r = entry_name(&d, name, entry);
-	if (!r) {
+	if (!r && S_ISDIR(m->mode)) {
 		r = mkdir_acl(fs, &b, &d, entry);
 		if (r && dir_rmdir(&d.dir, name, strlen(name)))
 			log_warn("cannot remove a directory whose ACL could not be stored");
 	}
 	if (!r)
-		r = reply_newborn(fs, req, &d, entry, &st);
+		r = reply_entry(fs, req, &d, entry, &st, S_ISDIR(m->mode));
 	fs_birth_free(&b);
 	fs_dir_put(fs, &d);
 	return r;
@@ -166,67 +171,26 @@ static int mkdir_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *
 
 void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
-	FS_OP(req, mkdir_(fs, req, parent, name, mode));
-}
+	struct making m = { .mode = S_IFDIR | mode, .umask = fuse_req_ctx(req)->umask };
 
-static int symlink_(struct fs *fs, fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
-{
-	const struct fuse_ctx *ctx = fuse_req_ctx(req);
-	char entry[NAME_ENTRY_MAX + 1];
-	struct fs_birth b = { 0 };
-	struct fs_dir d;
-	struct stat st;
-	int r = fs_dir_get(fs, parent, &d);
-
-	if (r)
-		return r;
-	r = fs_birth(fs, &d, S_IFLNK | 0777, 0, ctx->uid, ctx->gid, &b);
-	if (!r)
-		r = dir_symlink(&d.dir, name, strlen(name), target, strlen(target), &b.owner, &st);
-	if (!r)
-		r = entry_name(&d, name, entry);
-	if (!r)
-		r = reply_entry(fs, req, &d, entry, &st);
-	fs_birth_free(&b);
-	fs_dir_put(fs, &d);
-	return r;
+	FS_OP(req, make(fs, req, parent, name, &m));
 }
 
 void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
-	FS_OP(req, symlink_(fs, req, target, parent, name));
-}
+	struct making m = { .mode = S_IFLNK | 0777, .target = target };
 
-/* FIFOs, sockets and devices; regular files come from op_mknod by way of ops_file.c. */
-static int special(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
-{
-	const struct fuse_ctx *ctx = fuse_req_ctx(req);
-	char entry[NAME_ENTRY_MAX + 1];
-	struct fs_birth b = { 0 };
-	struct fs_dir d;
-	struct stat st;
-	int r = fs_dir_get(fs, parent, &d);
-
-	if (r)
-		return r;
-	r = fs_birth(fs, &d, mode, ctx->umask, ctx->uid, ctx->gid, &b);
-	if (!r)
-		r = dir_mknod(&d.dir, name, strlen(name), b.mode, rdev, &b.owner, &st);
-	if (!r)
-		r = entry_name(&d, name, entry);
-	if (!r)
-		r = reply_entry(fs, req, &d, entry, &st);
-	fs_birth_free(&b);
-	fs_dir_put(fs, &d);
-	return r;
+	FS_OP(req, make(fs, req, parent, name, &m));
 }
 
 void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
 {
+	struct making m = { .mode = mode, .umask = fuse_req_ctx(req)->umask, .rdev = rdev };
+
 	if (S_ISREG(mode) || !(mode & S_IFMT))
 		op_create(req, parent, name, mode, NULL);
 	else
-		FS_OP(req, special(fs, req, parent, name, mode, rdev));
+		FS_OP(req, make(fs, req, parent, name, &m));
 }
 
 static int readlink_(struct fs *fs, fuse_req_t req, fuse_ino_t ino)
@@ -399,7 +363,7 @@ static int link_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, fuse_ino_t paren
 	if (!r)
 		r = entry_name(&d, name, entry);
 	if (!r)
-		r = reply_entry(fs, req, &d, entry, &st);
+		r = reply_entry(fs, req, &d, entry, &st, false);
 	fs_dir_put(fs, &d);
 	return r;
 }

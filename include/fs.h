@@ -3,7 +3,8 @@
  * An operation is a function run(task) that enters with the domain open and either replies (returns 0), fails (returns
  * -errno, the caller replies), or cannot go on without a key that only the KMS can give. In the last case the task
  * moves to the heap, is parked with the lease module, and runs again from its beginning, on a KMS thread, when the key
- * is there; so nothing before the key may have an effect. No FUSE worker ever waits for the KMS.
+ * is there; so nothing before the key may have an effect, and once run has returned -EINPROGRESS the task may be gone.
+ * No FUSE worker ever waits for the KMS.
  *
  * lease_enter/lease_leave bracket run and reply: when a domain locks, everything that might still tell the kernel a
  * name or a byte has told it before the kernel's caches are purged. After a reply nothing but locals is touched: the

@@ -32,8 +32,9 @@ struct inode {
 	uint64_t nodeid, generation;
 	dev_t dev;
 	ino_t ino;
-	mode_t type;    /* S_IFMT part */
-	uint32_t flags; /* FUSE layer's own; guarded by lock, like all down to dirid */
+	mode_t type;      /* S_IFMT part */
+	uint32_t lost_in; /* FUSE layer's own: the opening of the domain in which a loss was counted */
+	uint32_t flags;   /* FUSE layer's own; guarded by lock, like all down to dirid */
 	pthread_mutex_t lock;
 	struct file *file; /* open state, or NULL; owned by the FUSE layer's sync module */
 	void *extra;       /* FUSE layer's own; gone before the last ref is */

@@ -82,6 +82,9 @@ void lease_close(struct lease *);
  * 0, or -EIO: not open (the deadline is checked here too, so a stalled lease thread cannot prolong a lease). */
 MUST_CHECK int lease_enter(struct lease *, enum lease_class);
 void lease_leave(struct lease *, enum lease_class);
+/* Would enter still succeed? For an operation that has entered and waited for storage, before it hands plaintext out: 0
+ * or -EIO. */
+MUST_CHECK int lease_still(struct lease *, enum lease_class);
 
 /* Valid between enter and leave. */
 const struct domain_keys *lease_domain_keys(const struct lease *);

@@ -15,6 +15,8 @@ MUST_CHECK int states_start(struct fs *);
 /* Stops the syncer; with `flush`, writes and promotes everything first (unmount; keys at hand). Returns true when
  * nothing was left unwritten. */
 bool states_stop(struct fs *, bool flush);
+/* Closes every state and frees the bookkeeping: after lease_close(), whose threads may still be using them. */
+void states_close(struct fs *);
 
 /* Pins the state of a regular file, loading it when needed (then the task's key is used). write: the state must be able
  * to write. -EAGAIN, -EINPROGRESS: return from run. -ESTALE: the kernel had been told a wrong size; the inode was

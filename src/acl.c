@@ -76,6 +76,7 @@ int acl_check(const void *acl, size_t n)
 {
 	uint8_t copy[ACL_BYTES_MAX];
 	struct base b;
+	WIPE_SCOPE(copy);
 
 	if (n > sizeof(copy))
 		return -EINVAL;
@@ -104,6 +105,7 @@ int acl_mode(const void *acl, size_t n, mode_t *mode, bool *minimal)
 {
 	uint8_t copy[ACL_BYTES_MAX];
 	struct base b;
+	WIPE_SCOPE(copy);
 
 	if (n > sizeof(copy))
 		return -EINVAL;

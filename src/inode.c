@@ -180,7 +180,7 @@ static void slot_reset(struct inode *i, const struct stat *st)
 	i->dev = st->st_dev;
 	i->ino = st->st_ino;
 	i->type = st->st_mode & S_IFMT;
-	i->flags = 0;
+	i->flags = i->lost_in = 0;
 	i->file = NULL;
 	i->extra = NULL;
 	i->opens = i->writers = 0;

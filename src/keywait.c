@@ -50,13 +50,13 @@ int keywait_enter(
 		return k.waiter.result;
 	r = fs_enter(fs, LEASE_WORK);
 	if (!r) {
+		k.ready = false; /* nobody else knows the waiter now */
 		/* The same waiter: the key is held for it. */
 		r = lease_file_key(fs->lease, ident, slot, &k.waiter, key);
 		if (r)
 			fs_leave(fs, LEASE_WORK);
 	}
 	if (r == -EINPROGRESS) { /* aged in between: once more is enough */
-		k.ready = false;
 		sleep_until_ready(&k);
 		r = -EIO;
 	}

@@ -55,7 +55,7 @@ static int read_bytes(uint8_t out[static KEY], const char *path)
 		return -errno;
 	if (!S_ISREG(st.st_mode) || st.st_size != KEY)
 		return -EINVAL;
-	if (st.st_mode & (S_IRWXG | S_IRWXO))
+	if (st.st_mode & (S_IRWXG | S_IRWXO) || (st.st_uid != 0 && st.st_uid != geteuid()))
 		return -EPERM;
 	n = io_pread(fd, out, KEY, 0);
 	return n < 0 ? (int)n : n == KEY ? 0 : -EINVAL;
@@ -114,7 +114,8 @@ static enum kms_status unusable(struct kms_err *err, const char *path, int r)
 		    err, KMS_DENIED, "NotFound", "the key file '%.120s' is not a regular file of 32 bytes", path);
 	case -EPERM:
 		return kms_fail(err, KMS_CONFIG, "BadPermissions",
-		    "the key file '%.120s' is open to others: run 'chmod 600' on it", path);
+		    "the key file '%.120s' is open to others, or another user's: run 'chmod 600' and 'chown' on it",
+		    path);
 	case -ENOMEM:
 		return kms_fail(err, KMS_DOWN, "OutOfMemory", "no locked memory left for the key file's key");
 	default:

@@ -51,6 +51,11 @@ int lease_enter(struct lease *l, enum lease_class class)
 	return -EIO;
 }
 
+int lease_still(struct lease *l, enum lease_class class)
+{
+	return gate_admits(l, atomic_load(&l->gate), class) ? 0 : -EIO;
+}
+
 void lease_leave(struct lease *l, enum lease_class class)
 {
 	uint64_t before = atomic_fetch_sub(&l->gate, gate_unit(class));

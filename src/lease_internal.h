@@ -73,6 +73,7 @@ struct lease_domain {
 };
 
 struct lease {
+	_Atomic(const struct descriptor_slot *) opened_by; /* into desc; NULL before the domain opened */
 	/* constant after lease_open */
 	struct lease_params params;
 	struct kms *kms;
@@ -168,6 +169,8 @@ void lease_tell(struct lease_waiter *list, int result);
 /* Logs trouble with one key (file NULL: a new one), a few lines a second at most. No lock held. */
 void lease_complain(struct lease_keys *, const uint8_t *file, const char *what);
 
+/* lease_probe.c: the descriptor's slot to ask with, and to take the context generation of new keys from. */
+const struct descriptor_slot *lease_slot(const struct lease *);
 /* lease_key.c: locked. Who has waited longest for a new key, or NULL. */
 struct lease_waiter *lease_pop_wanting(struct lease_keys *);
 /* locked: waiters for new keys that are past their deadline, or all of them, onto the list *late. */

@@ -55,7 +55,7 @@ static void drain(struct lease *l, uint64_t deadline)
 	if (!wait_quiet(l, false, deadline)) {
 		log_warn("operations are still running %u ms after the lock: nothing could be written back",
 		    l->params.drain_ms);
-	} else {
+	} else if (!l->stop) { /* else its thread may have ended */
 		l->drain = DRAIN_WANTED;
 		(void)pthread_cond_broadcast(&l->changed);
 		if (!wait_drain(l, deadline))

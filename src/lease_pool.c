@@ -164,7 +164,7 @@ static int key_from(
 
 static enum kms_status call_generate(struct lease *l, struct lease_key *key, struct call *c, uint8_t *secret)
 {
-	const struct descriptor_slot *rules = descriptor_ruling_slot(l->desc);
+	const struct descriptor_slot *rules = lease_slot(l);
 	const struct context_extra *extra = rules ? descriptor_generation(l->desc, rules->context) : NULL;
 	uint64_t sent = lease_clock();
 	CLEANUP_FREE struct header_slot *slot = NULL;

@@ -71,10 +71,26 @@ static enum kms_status ask_slot(
 	return status;
 }
 
-/* The ruling slot; while a rotation is under way (both filled) the other one may answer as well. */
+/* Slots are not authenticated: the one that opened the domain counts, before that the one that rules. */
+const struct descriptor_slot *lease_slot(const struct lease *l)
+{
+	const struct descriptor_slot *proven = atomic_load(&l->opened_by);
+
+	return proven ? proven : descriptor_ruling_slot(l->desc);
+}
+
+static void opened_by(struct lease *l, const struct descriptor_slot *slot)
+{
+	if (slot != descriptor_ruling_slot(l->desc) && slot != atomic_load(&l->opened_by))
+		log_warn("the domain's ruling slot does not open it, the other one does: a rotation under way, or a "
+		         "forged descriptor");
+	atomic_store(&l->opened_by, slot);
+}
+
+/* The slot that counts; while a rotation is under way (both filled) the other one may answer as well. */
 static enum kms_status ask(struct lease *l, struct lease_domain *out, uint64_t *sent, struct kms_err *err)
 {
-	const struct descriptor_slot *rules = descriptor_ruling_slot(l->desc);
+	const struct descriptor_slot *rules = lease_slot(l);
 	const struct descriptor_slot *other = rules == &l->desc->slot[0] ? &l->desc->slot[1] : &l->desc->slot[0];
 	enum kms_status status, second;
 	struct kms_err err2 = { 0 };
@@ -83,10 +99,14 @@ static enum kms_status ask(struct lease *l, struct lease_domain *out, uint64_t *
 	if (!rules)
 		return fail(err, "Descriptor", "no slot of the domain's descriptor is filled");
 	status = ask_slot(l, rules, out, err);
+	if (status == KMS_OK && out)
+		opened_by(l, rules);
 	if (other->seq == 0 || status == KMS_OK || status == KMS_BUSY || status == KMS_DOWN)
 		return status;
 	*sent = lease_clock();
 	second = ask_slot(l, other, out, &err2);
+	if (second == KMS_OK && out)
+		opened_by(l, other);
 	if (second != KMS_OK && (status == KMS_DENIED || second != KMS_DENIED))
 		return status;
 	*err = err2;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
@@ -313,15 +314,20 @@ static void end(struct daemon *d, bool mounted)
 
 	service_stop(&d->service);
 	sweep_stop(&d->fs);
+	/* Nobody serves the connection any more: notifications that wait for an answer must fail, not hang. */
+	if (d->service.cut && umount2(d->options.mountpoint, MNT_FORCE | MNT_DETACH))
+		log_debug("the connection ends with the device");
+	if (d->fs.states)
+		clean = states_stop(&d->fs, !d->options.readonly && mounted);
+	if (d->fs.lease) /* its threads finish or fail what was parked, so the states outlive it */
+		lease_close(d->fs.lease);
 	if (mounted)
 		fuse_session_unmount(d->fs.se);
 	if (d->fs.states)
-		clean = states_stop(&d->fs, !d->options.readonly && mounted);
-	watchdog_stop(d->service.watchdog);
-	if (d->fs.lease)
-		lease_close(d->fs.lease);
+		states_close(&d->fs);
 	if (d->fs.inodes)
 		inode_table_close(d->fs.inodes);
+	watchdog_stop(d->service.watchdog);
 	if (d->fs.se)
 		fuse_session_destroy(d->fs.se);
 	kms_close(d->kms);

@@ -93,9 +93,9 @@ void fs_lost(struct fs *fs, struct inode *inode)
 	unsigned now = atomic_load(&fs->opening);
 
 	pthread_mutex_lock(&inode->lock);
-	bool first = inode->flags != now;
+	bool first = inode->lost_in != now;
 
-	inode->flags = now;
+	inode->lost_in = now;
 	pthread_mutex_unlock(&inode->lock);
 	if (!first)
 		return;

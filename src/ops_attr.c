@@ -203,6 +203,7 @@ int fs_drop_privileges(struct task *t, struct inode *inode, struct file *f)
 /* Sets the size first: it alone can ask for a key, and nothing may have happened before that. */
 static int set_size(struct task *t, struct inode *inode)
 {
+	struct fs *fs = t->fs; /* a parked task may be gone */
 	struct file_key fk;
 	struct file *f;
 	int r = state_pin(t, inode, true, &f);
@@ -220,8 +221,8 @@ static int set_size(struct task *t, struct inode *inode)
 	if (!r && !t->handle)
 		r = file_flush(f, &fk, true);
 	if (!r)
-		state_changed(t->fs, inode);
-	state_unpin(t->fs, inode);
+		state_changed(fs, inode);
+	state_unpin(fs, inode);
 	return r;
 }
 
@@ -273,13 +274,14 @@ static int set_attributes(struct task *t, struct inode *inode)
 
 static int run_setattr(struct task *t)
 {
-	struct inode *inode = fs_inode(t->fs, t->ino);
+	struct fs *fs = t->fs; /* a parked task may be gone */
+	struct inode *inode = fs_inode(fs, t->ino);
 	int r;
 
 	if (!inode)
 		return -ESTALE;
 	r = set_attributes(t, inode);
-	inode_put(t->fs->inodes, inode);
+	inode_put(fs->inodes, inode);
 	return r;
 }
 

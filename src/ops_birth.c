@@ -105,9 +105,16 @@ int fs_birth_acl(struct fs *fs, struct fs_birth *b, int fd, const uint8_t id[sta
 	return r;
 }
 
+static void wipe_free(uint8_t *acl, size_t n)
+{
+	if (acl)
+		explicit_bzero(acl, n);
+	free(acl);
+}
+
 void fs_birth_free(struct fs_birth *b)
 {
-	free(b->access_acl);
-	free(b->default_acl);
+	wipe_free(b->access_acl, b->access_len);
+	wipe_free(b->default_acl, b->default_len);
 	b->access_acl = b->default_acl = NULL;
 }

@@ -131,11 +131,12 @@ static int run_create(struct task *t)
 {
 	struct birth b = { .fd = -1 };
 	struct header_slot slot;
-	int r = fs_dir_get(t->fs, t->ino, &b.d);
+	struct fs *fs = t->fs; /* a parked task may be gone */
+	int r = fs_dir_get(fs, t->ino, &b.d);
 
 	if (r)
 		return r;
-	r = fs_birth(t->fs, &b.d, S_IFREG | (mode_t)t->mode, t->umask, t->uid, t->gid, &b.b);
+	r = fs_birth(fs, &b.d, S_IFREG | (mode_t)t->mode, t->umask, t->uid, t->gid, &b.b);
 	if (!r)
 		r = task_key_new(t, &b.ident, &slot, &b.fk);
 	if (!r)
@@ -147,7 +148,7 @@ static int run_create(struct task *t)
 	if (b.fd >= 0)
 		(void)close(b.fd);
 	fs_birth_free(&b.b);
-	fs_dir_put(t->fs, &b.d);
+	fs_dir_put(fs, &b.d);
 	return r;
 }
 
@@ -222,6 +223,7 @@ static int open_pin(struct task *t, struct inode *inode, struct file **f)
 {
 	bool write = (t->fi.flags & O_ACCMODE) != O_RDONLY;
 	bool trunc = (t->fi.flags & O_TRUNC) != 0;
+	struct fs *fs = t->fs; /* a parked task may be gone */
 	int r = state_pin(t, inode, write || trunc, f);
 
 	if (r == -ENODATA) {
@@ -233,7 +235,7 @@ static int open_pin(struct task *t, struct inode *inode, struct file **f)
 		return r;
 	r = truncate_open(t, inode, *f);
 	if (r)
-		state_unpin(t->fs, inode);
+		state_unpin(fs, inode);
 	return r;
 }
 
@@ -338,6 +340,12 @@ static int run_read(struct task *t)
 
 	if (n < 0)
 		return (int)n;
+	/* The storage may have kept us waiting past the end of the lease. */
+	r = lease_still(t->fs->lease, t->class);
+	if (r) {
+		explicit_bzero(buf, (size_t)n);
+		return r;
+	}
 	if (n > 0 && !atomic_load_explicit(&t->handle->touched, memory_order_relaxed))
 		touch(t->fs, t->handle, file_fd(f));
 	(void)fuse_reply_buf(t->req, (const char *)buf, (size_t)n);
@@ -368,11 +376,8 @@ static int run_write(struct task *t)
 		r = fs_drop_privileges(t, inode, f);
 	if (r)
 		return r;
-	bool was = file_dirty(f);
-
 	r = file_write(f, &fk, t->data, t->size, t->off);
-	if (!was)
-		state_changed(t->fs, inode);
+	state_changed(t->fs, inode);
 	if (r)
 		return r;
 	/* The last bytes of a page live elsewhere: changing only them may write nothing yet. */
@@ -453,10 +458,11 @@ static int run_fallocate(struct task *t)
 	struct inode *inode = t->handle->inode;
 	struct file *f = inode->file;
 	struct file_key fk;
-	int r = task_key(t, f, &fk);
 
 	/* The kernel has no flag for it here; whoever is not root is taken not to have CAP_FSETID. */
 	t->kill = t->uid != 0;
+	int r = task_key(t, f, &fk);
+
 	if (!r)
 		r = fs_drop_privileges(t, inode, f);
 	if (!r)

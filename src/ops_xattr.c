@@ -269,12 +269,12 @@ static int set_access_acl(
 	if (mode & S_ISGID && fuse_req_ctx(req)->uid != 0 && !caller_in_group(req, st.st_gid))
 		mode &= ~(mode_t)S_ISGID;
 	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", x->fd);
-	if (chmod(path, mode))
-		return -errno;
-	if (!minimal)
-		return xattr_set(x->fd, x->id, names, ACL_ACCESS, value, size, flags);
-	r = xattr_remove(x->fd, x->id, names, ACL_ACCESS);
-	return r == -ENODATA ? 0 : r;
+	/* The list first: if it cannot be stored, no wider mode must stay behind. */
+	r = minimal ? xattr_remove(x->fd, x->id, names, ACL_ACCESS)
+	            : xattr_set(x->fd, x->id, names, ACL_ACCESS, value, size, flags);
+	if (r && !(minimal && r == -ENODATA))
+		return r;
+	return chmod(path, mode) ? -errno : 0;
 }
 
 static int set_default_acl(struct fs *fs, const struct xobject *x, const void *value, size_t size, int flags)
@@ -291,11 +291,17 @@ static int set_default_acl(struct fs *fs, const struct xobject *x, const void *v
 	return xattr_set(x->fd, x->id, lease_names(fs->lease), ACL_DEFAULT, value, size, flags);
 }
 
+/* Without multiuser the ACL flag is not negotiated: some kernels then let anybody set one, and none enforces it. */
+static bool acl_unserved(const struct fs *fs, const char *name)
+{
+	return !fs->params.multiuser && (strcmp(name, ACL_ACCESS) == 0 || strcmp(name, ACL_DEFAULT) == 0);
+}
+
 static int setxattr_(
     struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
 {
 	struct xobject x;
-	int r = xobject_get(fs, ino, &x);
+	int r = acl_unserved(fs, name) ? -EOPNOTSUPP : xobject_get(fs, ino, &x);
 
 	if (r)
 		return r;
@@ -322,7 +328,7 @@ void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *v
 static int removexattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *name)
 {
 	struct xobject x;
-	int r = xobject_get(fs, ino, &x);
+	int r = acl_unserved(fs, name) ? -EOPNOTSUPP : xobject_get(fs, ino, &x);
 
 	if (r)
 		return r;

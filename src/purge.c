@@ -115,6 +115,8 @@ static void wipe(void *arg)
 {
 	struct fs *fs = arg;
 	(void)states_wipe(fs);
+	/* A drain that ended only now must not count for the next lock. */
+	atomic_store(&fs->drained, false);
 	op_dir_wipe(fs);
 }
 

@@ -168,12 +168,18 @@ static void sync_mount(const char *mountpoint)
 static void stop_mount(struct service *s)
 {
 	tell_systemd("STOPPING=1");
-	if (umount2(s->mountpoint, UMOUNT_NOFOLLOW) == 0)
-		return; /* the session loop sees the end of the connection */
+	if (s->stopping)
+		return;
+	s->stopping = true;
+	if (umount2(s->mountpoint, UMOUNT_NOFOLLOW) == 0 || (errno != EBUSY && errno != EPERM))
+		return; /* the session loop sees, or has seen, the end of the connection */
 	log_warn("'%s' is busy: open files are cut off", s->mountpoint);
 	sync_mount(s->mountpoint);
-	if (lease_lock(s->fs->lease, "stopping") == 0 && lease_wait(s->fs->lease, LEASE_LOCKED, io_boot_ms() + 10000))
+	if (lease_lock(s->fs->lease, "stopping") == -EALREADY)
+		log_debug("locked already");
+	if (lease_wait(s->fs->lease, LEASE_LOCKED, io_boot_ms() + 10000))
 		log_warn("locking did not end in time");
+	s->cut = true;
 	fuse_session_exit(s->fs->se);
 	(void)pthread_kill(s->loop, SIGUSR1);
 }

@@ -19,6 +19,8 @@ struct service {
 	int64_t started;
 	pthread_t signals, loop;
 	bool running, watchdog_dead, keep_stderr;
+	bool stopping;
+	bool cut; /* stopped while busy: the connection is still there */
 };
 
 /* Forks; the parent waits for the child's verdict and exits with it, the child returns with *ready_fd. Foreground: -1.

@@ -214,6 +214,14 @@ static int load_locked(struct fs *fs, struct inode *inode, int *fd, bool readonl
 	if (r)
 		return r;
 	*fd = -1;
+	/* What xattr calls took from an unauthenticated page 0 must be what is authentic. */
+	if (inode->have_fileid && memcmp(inode->fileid, file_ident(f)->file, CONTEXT_ID) != 0) {
+		file_close(f);
+		fs_damaged(inode, "its identity was another one before");
+		return -EIO;
+	}
+	memcpy(inode->fileid, file_ident(f)->file, CONTEXT_ID);
+	inode->have_fileid = true;
 	if (told != file_size(f)) {
 		/* A hint that cannot be set right must not be believed again. */
 		if (readonly)

@@ -90,10 +90,12 @@ static void give_back(struct fs *fs, struct job *jobs, size_t n)
 		pthread_mutex_lock(&s->lock);
 		st->syncing = false;
 		st->since = io_boot_ms();
+		TAILQ_REMOVE(&s->queue, st, link);
 		if (idle) {
-			TAILQ_REMOVE(&s->queue, st, link);
 			st->queued = false;
 			s->queued--;
+		} else { /* others first: it may fail for ever */
+			TAILQ_INSERT_TAIL(&s->queue, st, link);
 		}
 		pthread_mutex_unlock(&s->lock);
 		pthread_mutex_unlock(&inode->lock);
@@ -153,12 +155,11 @@ static size_t promote_round(struct fs *fs, struct job *jobs, size_t n)
 }
 
 /* Promotes up to STATES_MANY queued files until nothing is pending. false: some could not be. */
-static bool promote(struct fs *fs, size_t *worked)
+static bool promote(struct fs *fs)
 {
 	struct job *jobs = calloc(STATES_MANY, sizeof(*jobs));
 	bool clean = true;
 
-	*worked = 0;
 	if (!jobs)
 		return false;
 	size_t n = take(fs, jobs, STATES_MANY, UINT64_MAX);
@@ -174,7 +175,6 @@ static bool promote(struct fs *fs, size_t *worked)
 	}
 	give_back(fs, jobs, n);
 	free(jobs);
-	*worked = n;
 	return clean;
 }
 
@@ -194,12 +194,11 @@ static void *syncer(void *arg)
 
 		pthread_mutex_unlock(&s->lock);
 		uint64_t now = io_boot_ms();
-		size_t worked;
 
 		flush_old(fs);
 		purge_again(fs);
 		if (many || now - s->promoted >= STATES_PROMOTE_MS) {
-			(void)promote(fs, &worked);
+			(void)promote(fs);
 			s->promoted = io_boot_ms();
 		}
 		pthread_mutex_lock(&s->lock);
@@ -241,7 +240,6 @@ bool states_stop(struct fs *fs, bool flush)
 {
 	struct states *s = fs->states;
 	bool clean = true;
-	size_t worked = 1;
 
 	if (!s)
 		return true;
@@ -252,16 +250,25 @@ bool states_stop(struct fs *fs, bool flush)
 		pthread_cond_signal(&s->wake);
 		pthread_mutex_unlock(&s->lock);
 		(void)pthread_join(s->thread, NULL);
+		s->running = false;
 	}
-	for (size_t rounds = 0; flush && worked && clean && rounds < 10000; rounds++)
-		clean = promote(fs, &worked);
-	clean = clean && s->queued == 0;
+	/* Every file gets its turn, whatever happens to others. */
+	for (size_t left = flush ? s->queued / STATES_MANY + 1 : 0; left > 0; left--)
+		clean = promote(fs) && clean;
+	return clean && s->queued == 0;
+}
+
+void states_close(struct fs *fs)
+{
+	struct states *s = fs->states;
+
+	if (!s)
+		return;
 	inode_each(fs->inodes, true, close_one, fs);
 	pthread_mutex_destroy(&s->lock);
 	pthread_cond_destroy(&s->wake);
 	free(s);
 	fs->states = NULL;
-	return clean;
 }
 
 struct sweep {
@@ -298,9 +305,7 @@ static bool flush_cached(void *arg, struct inode *inode)
 		}
 		sweep->count += r != 0;
 	}
-	pthread_mutex_lock(&inode->lock);
-	inode->opens--;
-	pthread_mutex_unlock(&inode->lock);
+	state_unpin(fs, inode);
 	return true;
 }
 

@@ -352,6 +352,20 @@ def test_a_file_moved_in_the_store(mount):
     assert get(mount.path("one", "a")) == DATA
 
 
+def test_a_file_in_the_place_of_another_directorys(mount):
+    """Documented: files are not bound to their names, so the storage may give one the place of another."""
+    os.makedirs(mount.path("one"))
+    os.makedirs(mount.path("two"))
+    put(mount.path("one", "a"), DATA)
+    put(mount.path("two", "b"), SMALL)
+    source, place = backing_of(mount, "one", "a"), backing_of(mount, "two", "b")
+    mount.umount()
+    os.rename(source, place)
+    mount.mount()
+    assert os.listdir(mount.path("one")) == []
+    assert get(mount.path("two", "b")) == DATA, "the content is authentic, the name is not bound to it"
+
+
 IDS = {
     "removed": lambda d, other: os.unlink(d),
     "altered": lambda d, other: relink(d, alter(os.readlink(d), 30)),

@@ -408,12 +408,47 @@ static void test_keys_while_locking(void **state)
 	assert_int_equal(calls(CALL_FILE), 1);
 }
 
+/* Slots are not authenticated: a higher one that opens nothing must not choose the context of new files. */
+static void test_context_of_the_slot_that_opened(void **state)
+{
+	struct header_ident ident;
+	struct header_slot slot;
+	struct lease_key *key;
+
+	(void)state;
+	le32_put(w.desc.slot[1].blob, 999999);
+	w.desc.slot[1].seq = 2;
+	w.desc.slot[1].context = 7;
+	w.params.pool = 1;
+	open_for_long();
+	UNTIL(status_now().pool_ready == 1);
+	assert_int_equal(lease_enter(w.lease, LEASE_WORK), 0);
+	assert_int_equal(lease_new_key(w.lease, NULL, &key, &ident, &slot), 0);
+	assert_int_equal(slot.generation, 1);
+	lease_key_put(key);
+	lease_leave(w.lease, LEASE_WORK);
+}
+
+/* An operation that entered in time but was kept waiting by the storage must ask again before it shows anything. */
+static void test_still_after_a_lock(void **state)
+{
+	(void)state;
+	open_for_long();
+	assert_int_equal(lease_enter(w.lease, LEASE_WORK), 0);
+	assert_int_equal(lease_still(w.lease, LEASE_WORK), 0);
+	assert_int_equal(lease_lock(w.lease, "closed"), 0);
+	UNTIL(lease_still(w.lease, LEASE_WORK) == -EIO);
+	lease_leave(w.lease, LEASE_WORK);
+	UNTIL(settled(LEASE_LOCKED));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = { T(test_single_flight), T(test_damaged_keys), T(test_max_age),
 		T(test_denied_file), T(test_idle), T(test_waiter_deadline), T(test_seal_domain), T(test_pool),
 		T(test_demand_beyond_pool), T(test_new_key_refused), T(test_pool_backs_off),
-		T(test_parked_fail_on_lock), T(test_keys_while_locking) };
+		T(test_parked_fail_on_lock), T(test_keys_while_locking), T(test_context_of_the_slot_that_opened),
+		T(test_still_after_a_lock) };
 
 	return world_init() ? 1 : cmocka_run_group_tests_name("lease_keys", tests, NULL, NULL);
 }

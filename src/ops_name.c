@@ -126,6 +126,7 @@ static int mkdir_acl(struct fs *fs, struct fs_birth *b, const struct fs_dir *d, 
 struct making {
 	mode_t mode, umask;
 	const char *target;
+	size_t target_len;
 	dev_t rdev;
 };
 
@@ -137,7 +138,7 @@ static int make_backing(
 	if (S_ISDIR(m->mode))
 		return dir_mkdir(&d->dir, name, len, b->mode & 07777, &b->owner, 0, st);
 	if (S_ISLNK(m->mode))
-		return dir_symlink(&d->dir, name, len, m->target, strlen(m->target), &b->owner, st);
+		return dir_symlink(&d->dir, name, len, m->target, m->target_len, &b->owner, st);
 	return dir_mknod(&d->dir, name, len, b->mode, m->rdev, &b->owner, st);
 }
 
@@ -178,7 +179,7 @@ void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 
 void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
-	struct making m = { .mode = S_IFLNK | 0777, .target = target };
+	struct making m = { .mode = S_IFLNK | 0777, .target = target, .target_len = strlen(target) };
 
 	FS_OP(req, make(fs, req, parent, name, &m));
 }

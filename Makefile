@@ -125,8 +125,8 @@ lint: deps-lint deps-test
 	@$(MAKE) --no-print-directory style
 	cppcheck --quiet --std=c11 --enable=warning,portability,performance --inline-suppr --error-exitcode=1 -j2 -Iinclude -Itools \
 		-D_GNU_SOURCE --suppress=missingIncludeSystem --suppress=unknownMacro --suppress=memleak --suppress=uninitvar '-DSTAILQ_HEAD(n,t)=struct n{struct t*f;}' src tools
-	ls src/*.c tools/*.c | grep -v devkms | xargs -P2 -n4 sh -c \
-		'clang-tidy --quiet --warnings-as-errors="*" "$$@" -- -std=gnu11 $(CPPFLAGS) -Itools $(PKG_CFLAGS) 2>/dev/null' _
+	ls src/*.c tools/*.c | grep -v devkms | TIDY='-std=gnu11 -Iinclude -Itools -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=312 \
+		-DBYOKFS_VERSION="lint" $(PKG_CFLAGS)' xargs -P2 -n4 sh -c 'clang-tidy --quiet --warnings-as-errors="*" "$$@" -- $$TIDY 2>/dev/null' _
 	@$(MAKE) --no-print-directory BUILD=build-analyzer OPT='-O2 -g -fanalyzer $(ANALYZER_OFF)' WERROR=1 all 
 
 # --- trial, bench, installation -------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ static int first_entry(int fd, char name[static 256])
 
 static int check_empty(int fd, const char *path, char *why)
 {
-	char name[256];
+	char name[256] = "";
 	struct stat st;
 	int r;
 

@@ -153,6 +153,8 @@ MUST_CHECK int fs_birth(
 /* Stores the inherited ACLs in the new object behind fd and frees them. */
 MUST_CHECK int fs_birth_acl(struct fs *, struct fs_birth *, int fd, const uint8_t id[static 16]);
 void fs_birth_free(struct fs_birth *);
+/* chmod(2) of any descriptor's object, O_PATH too. */
+MUST_CHECK int fs_chmod(int fd, mode_t mode);
 /* inode->flags: known to have no security.capability. */
 #define FS_NO_CAPABILITY 1u
 /* inode->flags: known to have no extended attribute; may have got one in this inode's life, so that the first must not

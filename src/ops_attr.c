@@ -14,11 +14,12 @@
 #include "state.h"
 #include "xattr.h"
 
-#define PROC_PATH 40
-
-static void proc_path(char out[static PROC_PATH], int fd)
+int fs_chmod(int fd, mode_t mode)
 {
-	(void)snprintf(out, PROC_PATH, "/proc/self/fd/%d", fd);
+	char path[40];
+
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return chmod(path, mode & 07777) ? -errno : 0;
 }
 
 /* The size of a regular file that has no state. */
@@ -141,12 +142,9 @@ static int acl_follow(struct fs *fs, struct inode *inode, int fd, mode_t mode)
 
 static int set_mode(struct fs *fs, struct inode *inode, int fd, mode_t mode)
 {
-	char path[PROC_PATH];
+	int r = fs_chmod(fd, mode);
 
-	proc_path(path, fd);
-	if (chmod(path, mode & 07777))
-		return -errno;
-	return fs->params.multiuser ? acl_follow(fs, inode, fd, mode) : 0;
+	return r || !fs->params.multiuser ? r : acl_follow(fs, inode, fd, mode);
 }
 
 static int set_owner(int fd, const struct stat *attr, int mask)
@@ -180,7 +178,6 @@ static int set_times(struct inode *inode, int fd, const struct stat *attr, int m
 
 static int kill_bits(int fd)
 {
-	char path[PROC_PATH];
 	struct stat st;
 
 	if (fstat(fd, &st))
@@ -189,8 +186,7 @@ static int kill_bits(int fd)
 
 	if (!S_ISREG(st.st_mode) || !(st.st_mode & gone))
 		return 0;
-	proc_path(path, fd);
-	return chmod(path, st.st_mode & 07777 & ~gone) ? -errno : 0;
+	return fs_chmod(fd, st.st_mode & ~gone);
 }
 
 int fs_drop_privileges(struct task *t, struct inode *inode, struct file *f)

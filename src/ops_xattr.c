@@ -14,8 +14,6 @@
 #include "ops.h"
 #include "xattr.h"
 
-#define PROC_PATH 40
-
 int fs_object_id(struct fs *fs, struct inode *inode, uint8_t id[static 16])
 {
 	struct header_ident ident;
@@ -255,7 +253,6 @@ static int set_access_acl(
     struct fs *fs, fuse_req_t req, const struct xobject *x, const void *value, size_t size, int flags)
 {
 	const struct name_keys *names = lease_names(fs->lease);
-	char path[PROC_PATH];
 	struct stat st;
 	bool minimal;
 	mode_t mode;
@@ -268,13 +265,12 @@ static int set_access_acl(
 	mode |= st.st_mode & 07000;
 	if (mode & S_ISGID && fuse_req_ctx(req)->uid != 0 && !caller_in_group(req, st.st_gid))
 		mode &= ~(mode_t)S_ISGID;
-	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", x->fd);
 	/* The list first: if it cannot be stored, no wider mode must stay behind. */
 	r = minimal ? xattr_remove(x->fd, x->id, names, ACL_ACCESS)
 	            : xattr_set(x->fd, x->id, names, ACL_ACCESS, value, size, flags);
 	if (r && !(minimal && r == -ENODATA))
 		return r;
-	return chmod(path, mode) ? -errno : 0;
+	return fs_chmod(x->fd, mode);
 }
 
 static int set_default_acl(struct fs *fs, const struct xobject *x, const void *value, size_t size, int flags)

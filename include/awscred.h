@@ -1,33 +1,67 @@
-/* awscred.h — AWS credentials and Region, as the SDKs find them: environment, then the shared files.
+/* awscred.h — AWS credentials and Region, found as the SDKs find them, and kept fresh.
  *
- * AWS_ACCESS_KEY_ID/SECRET/SESSION_TOKEN; AWS_SHARED_CREDENTIALS_FILE, AWS_CONFIG_FILE, AWS_PROFILE. A
- * profile named explicitly switches the environment off. Profiles that need SSO, MFA, a process or a role are
- * refused with a message saying so (roles, web identity, container and IMDS are another module's). Files are
- * read again when they changed or when awscred_refresh() is called, so rotated keys are picked up. */
+ * The chain: environment (AWS_ACCESS_KEY_ID/SECRET/SESSION_TOKEN); the shared files and their profiles (keys; role_arn
+ * with source_profile or credential_source, external_id, role_session_name, duration_seconds; web_identity_token_file;
+ * credential_process); web identity (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN); container (ECS, EKS Pod Identity);
+ * IMDSv2, never v1. A profile named explicitly switches the environment off. On top of whatever the chain gives,
+ * params->role_arn is assumed. SSO, login and MFA are refused with a message saying so.
+ *
+ * Credentials that expire are renewed ahead by a thread of this module's own, started by the first awscred_get() that
+ * meets such; no caller waits while the old ones still serve. Expired ones are never used. Files are read again when
+ * they changed. All network calls are http.h's, none outlives its deadline. Every secret lives in secret memory. */
 #ifndef BYOKFS_AWSCRED_H
 #define BYOKFS_AWSCRED_H
 
+#include <stdbool.h>
+
 #include "sigv4.h"
+
+#define AWSCRED_WHY 200u
 
 struct awscred;
 
+/* Strings are copied; NULL: default. */
 struct awscred_params {
-	const char *profile; /* NULL: AWS_PROFILE, else "default"; copied */
+	const char *profile;  /* NULL: AWS_PROFILE, else "default" */
+	const char *role_arn; /* assumed with what the chain gives */
+	const char *external_id;
+	const char *session_name; /* NULL: "byokfs-<host>" */
+	const char *region;       /* whose STS is asked; NULL: awscred_region()'s */
+	const char *ca_bundle, *proxy, *user_agent;
+	uint32_t connect_timeout_ms;
 };
 
+/* Before the process has threads: a profile with credential_process makes it fork a helper that runs the program. */
 MUST_CHECK int awscred_open(struct awscred **out, const struct awscred_params *);
 void awscred_close(struct awscred *);
-/* A copy of the current credentials in secret memory; free with awscred_put(). 0, or -ENOENT (none found),
- * -EINVAL (unusable profile), -EACCES/-errno (file); why (200 bytes) names file, profile and what to do.
- * Thread-safe. */
-MUST_CHECK int awscred_get(struct awscred *, struct sigv4_credentials **out, char *why);
+/* A copy of the current credentials in secret memory; free with awscred_put(). Blocks at most until the deadline
+ * (io_boot_ms() time). 0, or
+ *   -ENOENT      none found anywhere
+ *   -EINVAL      unusable (profile, MFA, SSO, a source that answered nonsense)
+ *   -EACCES      STS denies the role: the customer removed the trust, which is a denial like the KMS's own (class D)
+ *   -ETIMEDOUT   a source that should have them did not answer (class T)
+ *   -errno       a file
+ * why (AWSCRED_WHY bytes) names source, file or profile, STS's code, and what to do. Thread-safe. */
+MUST_CHECK int awscred_get(struct awscred *, uint64_t deadline, struct sigv4_credentials **out, char *why);
 void awscred_put(struct sigv4_credentials *);
-/* Forget what is cached: the KMS called it expired or unknown. */
+/* Forget what is cached: the KMS called it expired or unknown, or the administrator says so (SIGHUP). */
 void awscred_refresh(struct awscred *);
-/* Region from AWS_REGION, AWS_DEFAULT_REGION, profile; "" when none. out holds 64. */
+
+/* For people: "the environment", "profile 'x'", "role arn:... through IMDS", ...; "" before the first awscred_get().
+ * out holds 256. *expires: Unix seconds, 0 never. */
+void awscred_identity(struct awscred *, char *out, int64_t *expires);
+/* Region from AWS_REGION, AWS_DEFAULT_REGION, profile, IMDS (asked once, briefly, only where the chain reaches it); ""
+ * when none. out holds 64. */
 void awscred_region(struct awscred *, char *out);
-/* Endpoint override for service "kms": AWS_ENDPOINT_URL_KMS, AWS_ENDPOINT_URL, the profile's [services] section,
- * its endpoint_url; "" when none, or with AWS_IGNORE_CONFIGURED_ENDPOINT_URLS. out holds 512. */
+/* Endpoint override for a service ("kms", "sts"): AWS_ENDPOINT_URL_KMS, AWS_ENDPOINT_URL, the profile's [services]
+ * section, its endpoint_url; "" when none, or with AWS_IGNORE_CONFIGURED_ENDPOINT_URLS. out holds 512. */
 void awscred_endpoint(struct awscred *, const char *service, char *out);
+/* AWS_USE_FIPS_ENDPOINT or use_fips_endpoint; AWS_USE_DUALSTACK_ENDPOINT or use_dualstack_endpoint. */
+bool awscred_fips(struct awscred *);
+bool awscred_dualstack(struct awscred *);
+
+/* The host of a service in a Region, from the four templates (kms.eu-west-1.amazonaws.com, kms-fips..., .api.aws; China
+ * and the isolated partitions have suffixes of their own). out holds 300. Pure. */
+void awscred_host(char *out, const char *service, const char *region, bool fips, bool dualstack);
 
 #endif

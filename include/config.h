@@ -1,8 +1,8 @@
 /* config.h — byokfs.ini and `-o section.key=value` in one table: parse, check, defaults (byokfs.ini(5)).
  *
  * Unknown section or key, duplicate, value out of range, over-long line: an error naming file, line and key. Durations
- * take ms, s, m, h. Keys of later versions (role_arn, replicas, [vault], ...) are refused as such, never silently
- * accepted. No other layer includes this header: main and the tools hand each module its own parameters. */
+ * take ms, s, m, h; a list may go on on indented lines. Keys of later versions ([alert], ...) are refused as such. No
+ * other layer includes this header: main and the tools hand each module its own parameters. */
 #ifndef BYOKFS_CONFIG_H
 #define BYOKFS_CONFIG_H
 
@@ -23,13 +23,23 @@ struct config {
 		char *provider, *key, *region, *endpoint, *profile, *ca_bundle;
 		char *proxy;   /* NULL: the environment's; "" none ("none" in the ini) */
 		char *context; /* as written; extra holds it parsed */
-		uint32_t connect_timeout_ms, request_timeout_ms, max_connections;
+		char *role_arn, *external_id, *session_name;
+		char *replicas; /* as written: ARNs between commas and blanks */
+		bool failover;  /* to a replica, when the Region cannot be reached */
+		uint32_t failover_after_ms, connect_timeout_ms, request_timeout_ms, max_connections;
 	} kms;
+	struct {
+		char *address, *mount, *key, *namespace, *token_file, *role_id, *secret_id_file, *auth_mount;
+		char *ca_bundle;
+	} vault;
+	struct {
+		char *module, *token, *key, *pin_file;
+	} pkcs11;
 	struct {
 		char *path;
 	} keyfile;
 	struct {
-		uint32_t probe_ms, lease_ms, max_age_ms, idle_ms, pool;
+		uint32_t probe_ms, lease_ms, max_age_ms, idle_ms, pool, read_ahead;
 		bool allow_unlocked;
 	} cache;
 	struct {
@@ -46,6 +56,10 @@ struct config {
 		bool syslog;
 		char *level; /* err, warn, info, debug */
 	} log;
+	struct {
+		char *file, *level; /* "calls", "changes" */
+		bool syslog;
+	} audit;
 	struct context_extra extra; /* kms.context, parsed */
 };
 

@@ -33,8 +33,16 @@ struct context_ids {
 	uint8_t domain[CONTEXT_ID];
 };
 
+/* On whose behalf the KMS is asked: for the audit only, never part of what is bound or sent. pid 0: the daemon's own
+ * business. */
+struct context_cause {
+	uint32_t uid;
+	int32_t pid;
+};
+
 /* All pairs of one KMS call, ascending by name (byte order). About 12 KiB: heap or static, not deep stacks. */
 struct context {
+	struct context_cause cause; /* context_build() leaves it empty */
 	size_t n;
 	struct context_pair pair[CONTEXT_PAIRS_MAX];
 };

@@ -1,6 +1,6 @@
 /* kms.h — ask a key service to make, unwrap or re-wrap a data key.
  *
- * Providers are tables (struct kms_provider) behind this checking wrapper; callers never test provider names.
+ * Providers are tables (kms_provider.h) behind this checking wrapper; callers never test provider names.
  * Every provider maps its errors to one class here, once; whatever the class, the file operation gets EIO,
  * and the reason goes to log and status. Every call blocks at most until its deadline; retries with
  * full-jitter backoff happen inside it for class T. Thread-safe. No FUSE worker calls this.
@@ -58,12 +58,35 @@ struct kms_description {
 
 /* Configuration a provider may need; strings are copied. NULL or 0: default. */
 struct kms_params {
-	const char *provider; /* "aws", "keyfile" */
-	const char *key;      /* ARN, id or alias; keyfile: ignored */
+	const char *provider; /* "aws", "vault", "pkcs11", "keyfile" */
+	const char *key;      /* aws: ARN, id or alias; vault, pkcs11: as in their section, or as kms_key() gives it;
+	                         keyfile: ignored */
 	const char *region, *endpoint, *profile, *ca_bundle, *proxy;
+	const char *role_arn, *external_id, *session_name;
+	const char *replicas; /* ARNs between commas and blanks */
+	bool failover;        /* to a replica when the Region cannot be reached for failover_after_ms */
+	uint32_t failover_after_ms;
+	struct {
+		const char *address, *mount, *namespace, *token_file, *role_id, *secret_id_file, *auth_mount;
+	} vault;
+	struct {
+		const char *module, *token, *pin_file;
+	} pkcs11;
 	const char *keyfile_path;
 	uint32_t connect_timeout_ms, request_timeout_ms, max_connections;
 	const char *user_agent;
+	struct kms *share; /* NULL, or an open one of the same provider whose credentials and connections are used too;
+	                      it must be closed after this one */
+};
+
+/* One request to the service and its answer, as an observer sees it (audit). Every attempt is one. */
+struct kms_event {
+	const char *operation; /* "GenerateDataKey", "Decrypt", "Encrypt", "ReEncrypt", "DescribeKey" */
+	const struct context *context; /* NULL for DescribeKey */
+	const char *key;               /* that answered, else that was asked */
+	const struct kms_used *used;   /* NULL unless it succeeded and says so */
+	const struct kms_err *err;     /* err->status KMS_OK: it succeeded */
+	uint32_t latency_ms;
 };
 
 /* Every attempt counts, retries too. */
@@ -72,45 +95,31 @@ struct kms_stats {
 	uint64_t latency_ms_sum, latency_ms_max;
 };
 
-struct kms;
-
-/* A provider. Each function: deadline in io_boot_ms() time; returns a status and fills *err unless KMS_OK.
- * priv is the provider's own. open: 0 or -errno with a message in err (nobody but the administrator is
- * watching yet). */
-struct kms_provider {
-	const char *name;
-	uint8_t number; /* byokfs-format(5), section 3.1: 1 aws, 2 vault, 3 keyfile, 4 pkcs11 */
-	int (*open)(void **priv, const struct kms_params *, struct kms_err *err);
-	void (*close)(void *priv);
-	enum kms_status (*generate)(void *priv, const struct context *, uint64_t deadline, uint8_t secret[static 32],
-	    struct kms_blob *, struct kms_used *, struct kms_err *err);
-	enum kms_status (*decrypt)(void *priv, const char *key, const struct context *, const uint8_t *blob, size_t len,
-	    uint64_t deadline, uint8_t secret[static 32], struct kms_used *, struct kms_err *err);
-	enum kms_status (*encrypt)(void *priv, const struct context *, const uint8_t secret[static 32],
-	    uint64_t deadline, struct kms_blob *, struct kms_used *, struct kms_err *err);
-	/* optional: NULL when the service has no such call */
-	enum kms_status (*reencrypt)(void *priv, const char *from, const struct context *src, const uint8_t *blob,
-	    size_t len, const char *to, const struct context *dst, uint64_t deadline, struct kms_blob *,
-	    struct kms_used *, struct kms_err *err);
-	enum kms_status (*describe)(
-	    void *priv, const char *key, uint64_t deadline, struct kms_description *, struct kms_err *err);
-	/* optional: forget cached credentials (SIGHUP) */
-	void (*refresh)(void *priv);
-	/* optional: the name of a key the configuration does not name; constant after open */
-	const char *(*key)(void *priv);
-	/* optional: false when this text (an alias, an id) does not name one key for ever, and describe must
-	 * tell its name */
-	bool (*pinned)(const char *key);
+/* Where requests go now, and as whom. */
+struct kms_where {
+	char region[64];       /* asked now */
+	bool away;             /* not the configured key's */
+	char identity[256];    /* "role arn:aws:...", "profile 'x'", "the environment", "AppRole ..." */
+	int64_t expires;       /* of the credentials, Unix seconds; 0: never, or not known */
 };
+
+/* One of many to be unwrapped together. */
+struct kms_item {
+	const struct context *context;
+	const uint8_t *blob;
+	size_t len;
+	uint8_t *secret; /* 32 bytes of the caller's, in secret memory; wiped unless KMS_OK */
+	struct kms_used used;
+	struct kms_err err; /* err.status is the result */
+};
+
+struct kms;
 
 /* Opens the provider and, for aws, resolves an alias or id by DescribeKey so that kms_key() is an ARN.
  * -EINVAL (unknown provider, bad parameters, refused credentials: exit 3), -EACCES (denied, or key file open
  * to others), -ETIMEDOUT (no answer) or another -errno; err->status tells more. resolve = false skips the
  * network. Starts no thread, but the connections must not cross a fork: open after it. */
 MUST_CHECK int kms_open(struct kms **out, const struct kms_params *, bool resolve, struct kms_err *err);
-/* Used by unit tests: a provider of their own; its close, unless NULL, is called by kms_close(). */
-MUST_CHECK int kms_open_with(
-    struct kms **out, const struct kms_provider *, void *priv, const char *key, uint32_t request_timeout_ms);
 void kms_close(struct kms *);
 
 const char *kms_key(const struct kms *); /* full ARN or name; constant after open */
@@ -121,13 +130,18 @@ void kms_key_hash(uint8_t out[static 8], const char *key);
 uint8_t kms_provider_from_name(const char *name); /* 0: unknown */
 const char *kms_provider_to_name(uint8_t number);
 
-/* A fresh 32-byte secret sealed under kms_key(). The answer's KeyId must equal kms_key() (else KMS_CONFIG),
+/* A fresh 32-byte secret sealed under kms_key(). The answer's KeyId must be kms_key()'s key (else KMS_CONFIG),
  * secret must be 32 bytes. secret is the caller's, in secret memory; wiped unless KMS_OK. */
 enum kms_status kms_generate(struct kms *, const struct context *, uint64_t deadline, uint8_t secret[static 32],
     struct kms_blob *, struct kms_used *, struct kms_err *err);
 /* Unseals under the configured key (never the descriptor's). */
 enum kms_status kms_decrypt(struct kms *, const struct context *, const uint8_t *blob, size_t len, uint64_t deadline,
     uint8_t secret[static 32], struct kms_used *, struct kms_err *err);
+/* Unseals n blobs, in one request where the provider can (kms_batch_max() at a time), else one after the other. One
+ * attempt without retries: each item's err.status tells. */
+void kms_decrypt_batch(struct kms *, struct kms_item *, size_t n, uint64_t deadline);
+/* Blobs that one request can unseal; 1: no batches. */
+size_t kms_batch_max(const struct kms *);
 enum kms_status kms_encrypt(struct kms *, const struct context *, const uint8_t secret[static 32], uint64_t deadline,
     struct kms_blob *, struct kms_used *, struct kms_err *err);
 enum kms_status kms_reencrypt(struct kms *, const char *from, const struct context *src, const uint8_t *blob,
@@ -136,6 +150,14 @@ enum kms_status kms_reencrypt(struct kms *, const char *from, const struct conte
 enum kms_status kms_describe(
     struct kms *, const char *key, uint64_t deadline, struct kms_description *, struct kms_err *err);
 void kms_refresh(struct kms *);
+/* Settings that may change while mounted; provider and key must stay the same key. 0, or -EINVAL with *err filled. */
+MUST_CHECK int kms_reconfigure(struct kms *, const struct kms_params *, struct kms_err *err);
+void kms_where(struct kms *, struct kms_where *out);
+/* Do both names stand for one key, for this provider? */
+bool kms_same_key(const struct kms *, const char *a, const char *b);
+/* Everyone who is told of each request, on the thread that made it, with no lock held; before the first call, or never.
+ * The event is valid during fn only. */
+void kms_observe(struct kms *, void (*fn)(void *arg, const struct kms_event *), void *arg);
 void kms_stats(struct kms *, struct kms_stats *out);
 /* request_timeout from now. */
 uint64_t kms_deadline(const struct kms *);

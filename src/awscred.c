@@ -279,8 +279,9 @@ static int from_files(struct awscred *a, struct sigv4_credentials **out, char *w
 	return -ENOENT;
 }
 
-int awscred_get(struct awscred *a, struct sigv4_credentials **out, char *why)
+int awscred_get(struct awscred *a, uint64_t deadline, struct sigv4_credentials **out, char *why)
 {
+	(void)deadline;
 	int r = a->profile ? -ENOENT : from_env(out, why);
 
 	if (r != -ENOENT)

@@ -6,9 +6,9 @@
 #include <stddef.h>
 #include <sys/stat.h>
 
+#include "awscred.h"
 #include "cleanup.h"
 
-#define AWSCRED_WHY       200u
 #define AWSCRED_TOKEN_MAX 8192u
 
 /* Lives in secret memory. Empty text: not given. */

@@ -17,6 +17,7 @@ struct reading {
 	const char *path;
 	unsigned line;
 	unsigned seen[CONFIG_KEYS]; /* line of the first occurrence */
+	bool list, indented;        /* the last key is a list; this line goes on with it */
 	int err;
 	char *why;
 };
@@ -28,17 +29,23 @@ static void refuse(struct reading *r, int err, const char *what)
 }
 
 /* What inih would read differently from a person. line has no end-of-line. */
-static const char *line_refused(const char *line)
+static const char *line_refused(struct reading *r, char *line)
 {
-	const char *p = line + strspn(line, " \t");
+	char *p = line + strspn(line, " \t");
 
 	for (const char *q = p; *q; q++)
 		if ((unsigned char)*q < ' ' && *q != '\t')
 			return "control character in the line";
 	if (*p == '\0' || *p == '#' || *p == ';')
 		return NULL;
-	if (p != line)
-		return "a line may not begin with a blank (there are no continuation lines)";
+	r->indented = p != line;
+	if (r->indented && r->list && !strchr(p, '=')) {
+		p[strcspn(p, ";")] = '\0'; /* inih keeps comments here */
+		return NULL;
+	}
+	if (r->indented)
+		return "a line may not begin with a blank (only a list goes on so)";
+	r->list = false;
 	if (*p == '[') {
 		p = strchr(p, ']');
 		if (!p)
@@ -96,7 +103,7 @@ static char *reader(char *str, int num, void *arg)
 		refuse(r, -EFBIG, "line too long (190 bytes at most)");
 		return NULL;
 	}
-	what = line_refused(str);
+	what = line_refused(r, str);
 	if (what) {
 		refuse(r, -EINVAL, what);
 		return NULL;
@@ -111,13 +118,16 @@ static int handler(void *arg, const char *section, const char *name, const char 
 	char what[CONFIG_WHY];
 	int ret = config_key_find(section, name, &k, what);
 
-	if (ret == 0 && r->seen[k])
+	if (ret == 0 && r->seen[k] && !r->indented)
 		ret = config_fail(what, -EINVAL, "'%s' in [%s] was already set in line %u", name, section, r->seen[k]);
 	else if (ret == 0) {
 		char why[CONFIG_WHY];
 
-		r->seen[k] = r->line;
-		ret = config_key_set(r->config, k, value, why);
+		if (!r->seen[k])
+			r->seen[k] = r->line;
+		ret = r->indented ? config_key_append(r->config, k, value, why)
+		                  : config_key_set(r->config, k, value, why);
+		r->list = config_key_is_list(k);
 		if (ret < 0)
 			(void)config_fail(what, ret, "'%s' in [%s]: %.200s", name, section, why);
 	}
@@ -159,16 +169,38 @@ int config_read(struct config *c, const char *path, char *why)
 	return c->source ? 0 : config_fail(why, -ENOMEM, "out of memory");
 }
 
+static int check_vault(const struct config *c, char *why)
+{
+	if (!c->vault.address || !c->vault.key)
+		return config_fail(why, -EINVAL, "[vault] needs 'address' and 'key'");
+	if (!c->vault.token_file == !c->vault.role_id)
+		return config_fail(why, -EINVAL, "[vault] needs one of 'token_file' and 'role_id'");
+	if (c->vault.role_id && !c->vault.secret_id_file)
+		return config_fail(why, -EINVAL, "'role_id' in [vault] needs 'secret_id_file'");
+	return 0;
+}
+
 static int check_provider(struct config *c, char *why)
 {
 	const char *missing = config_key_missing(c);
 
 	if (missing)
 		return config_fail(why, -EINVAL, "'%s' is empty", missing);
-	if (strcmp(c->kms.provider, "keyfile") == 0 && !c->keyfile.path)
-		return config_fail(why, -EINVAL, "no key: set 'path' in [keyfile]");
-	if (strcmp(c->kms.provider, "keyfile") != 0 && !c->kms.key)
+	if (strcmp(c->kms.provider, "keyfile") == 0)
+		return c->keyfile.path ? 0 : config_fail(why, -EINVAL, "no key: set 'path' in [keyfile]");
+	if (strcmp(c->kms.provider, "vault") == 0)
+		return check_vault(c, why);
+	if (strcmp(c->kms.provider, "pkcs11") == 0)
+		return c->pkcs11.module && c->pkcs11.token && c->pkcs11.key && c->pkcs11.pin_file
+		    ? 0
+		    : config_fail(why, -EINVAL, "[pkcs11] needs 'module', 'token', 'key' and 'pin_file'");
+	if (!c->kms.key)
 		return config_fail(why, -EINVAL, "no key: set 'key' in [kms] to the ARN of the customer's key");
+	if ((c->kms.external_id || c->kms.session_name) && !c->kms.role_arn)
+		return config_fail(
+		    why, -EINVAL, "'external_id' and 'session_name' in [kms] are of no use without 'role_arn'");
+	if (c->kms.failover && !c->kms.replicas)
+		return config_fail(why, -EINVAL, "'failover' in [kms] needs 'replicas'");
 	return 0;
 }
 

@@ -11,6 +11,9 @@
 MUST_CHECK int config_key_find(const char *section, const char *name, size_t *number, char *why);
 /* The value as text into the field; "" takes a text back. */
 MUST_CHECK int config_key_set(struct config *, size_t number, const char *value, char *why);
+/* A list goes on: the value behind what is there already. */
+MUST_CHECK int config_key_append(struct config *, size_t number, const char *value, char *why);
+bool config_key_is_list(size_t number);
 /* A text with a preset that has none: the administrator emptied it, or memory was short. NULL: all there. */
 const char *config_key_missing(const struct config *);
 

@@ -17,6 +17,7 @@ enum kind {
 	CHOICE,   /* TEXT, one of choices */
 	ID,       /* TEXT, 32 lower-case hex digits */
 	CONTEXT,  /* TEXT, name:value, ... */
+	LIST,     /* TEXT; indented lines go on with it */
 	FLAG,     /* bool; choices are the words for false and true */
 	DURATION, /* uint32_t milliseconds */
 	NUMBER,   /* uint32_t */
@@ -39,8 +40,8 @@ struct key {
 #define HOUR   (3600u * SECOND)
 
 static const struct key keys[] = {
-	{ "kms", "provider", CHOICE, AT(kms.provider), 0, 0, "aws", "", "aws|keyfile", "vault|pkcs11",
-	    "who keeps the key: AWS KMS, or the administrator in a file, see [keyfile]" },
+	{ "kms", "provider", CHOICE, AT(kms.provider), 0, 0, "aws", "", "aws|vault|pkcs11|keyfile", NULL,
+	    "who keeps the key: AWS KMS; Vault or OpenBao, see [vault]; a token, see [pkcs11]; a file, see [keyfile]" },
 	{ "kms", "key", TEXT, AT(kms.key), 0, 2048, "", "ARN, id or alias", NULL, NULL,
 	    "the customer's key; mounts need the ARN that init printed" },
 	{ "kms", "region", TEXT, AT(kms.region), 0, 63, "", "name", NULL, NULL,
@@ -55,12 +56,46 @@ static const struct key keys[] = {
 	    "default: https_proxy and no_proxy of the environment" },
 	{ "kms", "context", CONTEXT, AT(kms.context), 0, 2048, "", "name:value, ...", NULL, NULL,
 	    "extra encryption-context pairs of new stores, shown in CloudTrail" },
+	{ "kms", "role_arn", TEXT, AT(kms.role_arn), 0, 2048, "", "ARN", NULL, NULL,
+	    "role to assume before the KMS is asked, with the credentials found otherwise" },
+	{ "kms", "external_id", TEXT, AT(kms.external_id), 0, 1224, "", "text", NULL, NULL,
+	    "ExternalId that the role's trust policy asks for" },
+	{ "kms", "session_name", TEXT, AT(kms.session_name), 0, 64, "", "name", NULL, NULL,
+	    "role session shown in CloudTrail; default: byokfs-<host>" },
+	{ "kms", "replicas", LIST, AT(kms.replicas), 0, 4095, "", "ARN, ...; may go on on indented lines", NULL, NULL,
+	    "the key's replicas in other Regions, if it is a multi-Region key" },
+	{ "kms", "failover", FLAG, AT(kms.failover), 0, 0, "no", "", "no|unreachable", NULL,
+	    "unreachable: ask a replica while the key's Region cannot be reached; never after a denial" },
+	{ "kms", "failover_after", DURATION, AT(kms.failover_after_ms), 0, HOUR, "5s", "duration", NULL, NULL,
+	    "how long the Region must have been unreachable; less than the lease to keep it" },
 	{ "kms", "connect_timeout", DURATION, AT(kms.connect_timeout_ms), 50, 60 * SECOND, "2s", "duration", NULL, NULL,
 	    "for one connection; capped by request_timeout" },
 	{ "kms", "request_timeout", DURATION, AT(kms.request_timeout_ms), 100, 120 * SECOND, "5s", "duration", NULL,
 	    NULL, "for one answer, retries included; capped by the lease" },
 	{ "kms", "max_connections", NUMBER, AT(kms.max_connections), 1, 64, "8", "connections", NULL, NULL,
 	    "at most, to the KMS at once" },
+	{ "vault", "address", TEXT, AT(vault.address), 0, 500, "", "URL", NULL, NULL,
+	    "https://host:port of the server" },
+	{ "vault", "mount", TEXT, AT(vault.mount), 0, 128, "transit", "path", NULL, NULL,
+	    "where the transit engine is" },
+	{ "vault", "key", TEXT, AT(vault.key), 0, 128, "", "name", NULL, NULL, "the customer's key in that engine" },
+	{ "vault", "namespace", TEXT, AT(vault.namespace), 0, 255, "", "path", NULL, NULL, "default: none" },
+	{ "vault", "token_file", PATH, AT(vault.token_file), 0, 4095, "", "absolute path", NULL, NULL,
+	    "file with a token, read again when it changes (an agent's sink); or use role_id" },
+	{ "vault", "role_id", TEXT, AT(vault.role_id), 0, 255, "", "id", NULL, NULL, "AppRole to log in with" },
+	{ "vault", "secret_id_file", PATH, AT(vault.secret_id_file), 0, 4095, "", "absolute path", NULL, NULL,
+	    "file with the AppRole's secret id" },
+	{ "vault", "auth_mount", TEXT, AT(vault.auth_mount), 0, 128, "approle", "path", NULL, NULL,
+	    "where AppRole is enabled" },
+	{ "vault", "ca_bundle", PATH, AT(vault.ca_bundle), 0, 4095, "", "absolute path", NULL, NULL,
+	    "certificates to trust; default: the system's" },
+	{ "pkcs11", "module", PATH, AT(pkcs11.module), 0, 4095, "", "absolute path", NULL, NULL,
+	    "the token's PKCS#11 library" },
+	{ "pkcs11", "token", TEXT, AT(pkcs11.token), 0, 32, "", "label", NULL, NULL, "the token" },
+	{ "pkcs11", "key", TEXT, AT(pkcs11.key), 0, 128, "", "label", NULL, NULL,
+	    "the customer's key on it: AES-256, not extractable" },
+	{ "pkcs11", "pin_file", PATH, AT(pkcs11.pin_file), 0, 4095, "", "absolute path", NULL, NULL,
+	    "file with the user PIN, not readable by others" },
 	{ "keyfile", "path", PATH, AT(keyfile.path), 0, 4095, "", "absolute path", NULL, NULL,
 	    "32 bytes of key, kept by the administrator: not a KMS, nobody else can revoke it" },
 	{ "cache", "probe", DURATION, AT(cache.probe_ms), 100, HOUR, "10s", "duration", NULL, NULL,
@@ -73,6 +108,8 @@ static const struct key keys[] = {
 	    "unused file keys are wiped after this" },
 	{ "cache", "pool", NUMBER, AT(cache.pool), 0, 4096, "64", "keys", NULL, NULL,
 	    "fresh file keys kept ready for new files (seal=file)" },
+	{ "cache", "read_ahead", NUMBER, AT(cache.read_ahead), 0, 4096, "256", "keys", NULL, NULL,
+	    "file keys unwrapped ahead, at most, while files are opened in directory order (seal=file); 0: none" },
 	{ "cache", "allow_unlocked", FLAG, AT(cache.allow_unlocked), 0, 0, "no", "", "no|yes", NULL,
 	    "go on where keys cannot be locked into memory (they may reach the swap)" },
 	{ "mount", "writeback", FLAG, AT(mount.writeback), 0, 0, "on", "", "off|on", NULL,
@@ -102,13 +139,17 @@ static const struct key keys[] = {
 	{ "log", "syslog", FLAG, AT(log.syslog), 0, 0, "yes", "", "no|yes", NULL,
 	    "once mounted, write to syslog instead of stderr (not with -f)" },
 	{ "log", "level", CHOICE, AT(log.level), 0, 0, "info", "", "err|warn|info|debug", NULL, "how much is logged" },
+	{ "audit", "file", PATH, AT(audit.file), 0, 4095, "", "absolute path", NULL, NULL,
+	    "one hash-chained JSON line per KMS call and change of state; opened anew on SIGHUP" },
+	{ "audit", "syslog", FLAG, AT(audit.syslog), 0, 0, "no", "", "no|yes", NULL, "the same lines to syslog" },
+	{ "audit", "level", CHOICE, AT(audit.level), 0, 0, "calls", "", "changes|calls", NULL,
+	    "changes: only changes of state and calls that failed" },
 };
 #define NKEYS (sizeof(keys) / sizeof(keys[0]))
 _Static_assert(NKEYS <= CONFIG_KEYS, "raise CONFIG_KEYS");
 
 /* What product and documents name but this version cannot do: "section.*" or "section.key". */
-static const char *const later[] = { "vault.*", "audit.*", "alert.*", "kms.role_arn", "kms.external_id",
-	"kms.session_name", "kms.replicas", "kms.failover", "cache.read_ahead", "mount.shared" };
+static const char *const later[] = { "alert.*", "mount.shared" };
 
 int config_fail(char *why, int err, const char *fmt, ...)
 {
@@ -291,9 +332,24 @@ int config_key_set(struct config *c, size_t number, const char *value, char *why
 	}
 }
 
+bool config_key_is_list(size_t number)
+{
+	return keys[number].kind == LIST;
+}
+
+int config_key_append(struct config *c, size_t number, const char *value, char *why)
+{
+	char *const *field = (char *const *)((const char *)c + keys[number].offset);
+	CLEANUP_FREE char *whole = NULL;
+
+	if (asprintf(&whole, "%s%s%s", *field ? *field : "", *field ? " " : "", value) < 0)
+		return config_fail(why, -ENOMEM, "out of memory");
+	return config_key_set(c, number, whole, why);
+}
+
 static bool is_text(const struct key *k)
 {
-	return k->kind <= CONTEXT;
+	return k->kind <= LIST;
 }
 
 static bool is_later(const char *section, const char *name)

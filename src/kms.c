@@ -1,65 +1,20 @@
 /* kms.c — the checking wrapper round every provider.
  *
- * Hides: the table of providers, the retries, and the checks that no provider is trusted with: the key that
- * answered is the key asked, a sealed key has a possible length, a secret is wiped unless the call succeeded.
- */
-#include "kms.h"
-
+ * Hides: the retries, the observer, and the checks that no provider is trusted with: the key that answered is the key
+ * asked, a sealed key has a possible length, a secret is wiped unless the call succeeded. */
 #include <errno.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 
-#include <openssl/evp.h>
-
 #include "io.h"
-#include "kms_provider.h"
+#include "kms_internal.h"
 #include "secret.h"
 
-#define REQUEST_TIMEOUT_MS 4000u
-#define BACKOFF_FIRST_MS   50u
-#define BACKOFF_MAX_MS     2000u
-#define ATTEMPT_MIN_MS     50u /* with less left, a retry could only replace the real error by a timeout */
-
-struct kms {
-	const struct kms_provider *provider;
-	void *priv;
-	uint32_t request_timeout_ms;
-	atomic_uint_fast64_t calls, errors, by_status[KMS_CONFIG + 1], latency_sum, latency_max;
-	char key[KMS_KEY_MAX + 1];
-};
-
-/* Numbers are those of byokfs-format(5), section 3.1; a name without a provider is known on disk only. */
-static const struct {
-	uint8_t number;
-	const char *name;
-	const struct kms_provider *provider;
-} providers[] = {
-	{ 1, "aws", &kms_aws_provider },
-	{ 2, "vault", NULL },
-	{ 3, "keyfile", &kms_keyfile_provider },
-	{ 4, "pkcs11", NULL },
-};
-
-#define NPROVIDERS (sizeof(providers) / sizeof(providers[0]))
-
-uint8_t kms_provider_from_name(const char *name)
-{
-	for (size_t i = 0; i < NPROVIDERS; i++)
-		if (!strcmp(providers[i].name, name))
-			return providers[i].number;
-	return 0;
-}
-
-const char *kms_provider_to_name(uint8_t number)
-{
-	for (size_t i = 0; i < NPROVIDERS; i++)
-		if (providers[i].number == number)
-			return providers[i].name;
-	return NULL;
-}
+#define BACKOFF_FIRST_MS 50u
+#define BACKOFF_MAX_MS   2000u
+#define ATTEMPT_MIN_MS   50u /* with less left, a retry could only replace the real error by a timeout */
 
 /* ---- errors ---- */
 
@@ -155,18 +110,47 @@ static enum kms_status dispatch(const struct kms *k, const struct call *c, uint6
 	return kms_fail(err, KMS_CONFIG, "Unsupported", "provider '%s' has no such call", p->name);
 }
 
-/* A success that breaks the contract is none. */
-static enum kms_status check_answer(const struct call *c, struct kms_err *err)
+bool kms_same_key(const struct kms *k, const char *a, const char *b)
 {
-	if (c->used && strcmp(c->used->key, c->to))
-		return kms_fail(
-		    err, KMS_CONFIG, "UnexpectedKey", "key '%.90s' answered instead of '%.90s'", c->used->key, c->to);
+	return k->provider->same_key ? k->provider->same_key(a, b) : !strcmp(a, b);
+}
+
+static enum kms_status check_key(const struct kms *k, const char *got, const char *wanted, struct kms_err *err)
+{
+	if (kms_same_key(k, got, wanted))
+		return KMS_OK;
+	return kms_fail(err, KMS_CONFIG, "UnexpectedKey", "key '%.90s' answered instead of '%.90s'", got, wanted);
+}
+
+/* A success that breaks the contract is none. */
+static enum kms_status check_answer(const struct kms *k, const struct call *c, struct kms_err *err)
+{
+	if (c->used && check_key(k, c->used->key, c->to, err) != KMS_OK)
+		return err->status;
 	if (c->blob && (!c->blob->len || c->blob->len > KMS_BLOB_MAX))
 		return kms_fail(
 		    err, KMS_CONFIG, "UnexpectedBlob", "a sealed key of %zu bytes is not possible", c->blob->len);
 	if (c->description && !*c->description->arn)
 		return kms_fail(err, KMS_CONFIG, "UnexpectedKey", "the answer names no key");
 	return KMS_OK;
+}
+
+/* The books, and whoever observes. */
+static void told(struct kms *k, const struct call *c, const struct kms_err *err, uint64_t ms)
+{
+	static const char *const names[] = { "GenerateDataKey", "Decrypt", "Encrypt", "ReEncrypt", "DescribeKey" };
+	const struct kms_used *used = err->status == KMS_OK ? c->used : NULL;
+	const char *asked = c->key ? c->key : c->to;
+	const struct kms_event event = { .operation = names[c->op],
+		.context = c->dst ? c->dst : c->ctx,
+		.key = used ? used->key : asked,
+		.used = used,
+		.err = err,
+		.latency_ms = (uint32_t)ms };
+
+	count(k, err->status, ms);
+	if (k->observe)
+		k->observe(k->observer, &event);
 }
 
 static enum kms_status attempt(struct kms *k, const struct call *c, uint64_t deadline, struct kms_err *err)
@@ -186,11 +170,11 @@ static enum kms_status attempt(struct kms *k, const struct call *c, uint64_t dea
 		status =
 		    kms_fail(err, KMS_CONFIG, "BadProvider", "provider '%s' broke its contract", k->provider->name);
 	if (status == KMS_OK)
-		status = check_answer(c, err);
+		status = check_answer(k, c, err);
 	err->status = status;
 	if (status != KMS_OK && c->blob)
 		c->blob->len = 0;
-	count(k, status, io_boot_ms() - begun);
+	told(k, c, err, io_boot_ms() - begun);
 	return status;
 }
 
@@ -228,120 +212,6 @@ static enum kms_status run(struct kms *k, const struct call *c, uint64_t deadlin
 			return status;
 		sleep_ms(pause);
 	}
-}
-
-/* ---- open ---- */
-
-static int make(
-    struct kms **out, const struct kms_provider *provider, void *priv, const char *key, uint32_t request_timeout_ms)
-{
-	struct kms *k;
-
-	if (!key || !*key || strlen(key) > KMS_KEY_MAX)
-		return -EINVAL;
-	k = calloc(1, sizeof(*k));
-	if (!k)
-		return -ENOMEM;
-	k->provider = provider;
-	k->priv = priv;
-	k->request_timeout_ms = request_timeout_ms ? request_timeout_ms : REQUEST_TIMEOUT_MS;
-	strcpy(k->key, key);
-	*out = k;
-	return 0;
-}
-
-int kms_open_with(
-    struct kms **out, const struct kms_provider *provider, void *priv, const char *key, uint32_t request_timeout_ms)
-{
-	return make(out, provider, priv, key, request_timeout_ms);
-}
-
-void kms_close(struct kms *k)
-{
-	if (k && k->provider->close)
-		k->provider->close(k->priv);
-	free(k);
-}
-
-static int open_provider(
-    struct kms **out, const struct kms_provider *p, const struct kms_params *params, struct kms_err *err)
-{
-	void *priv = NULL;
-	int r = p->open(&priv, params, err);
-
-	if (r) {
-		if (err->status == KMS_OK)
-			(void)kms_fail(err, KMS_CONFIG, "OpenFailed", "%s", strerrordesc_np(-r));
-		return r;
-	}
-	r = make(out, p, priv, p->key ? p->key(priv) : params->key, params->request_timeout_ms);
-	if (r) {
-		(void)kms_fail(
-		    err, KMS_CONFIG, "BadParameters", r == -EINVAL ? "no key is configured" : "out of memory");
-		p->close(priv);
-	}
-	return r;
-}
-
-static int errno_of(enum kms_status status)
-{
-	switch (status) {
-	case KMS_OK:
-		return 0;
-	case KMS_DENIED:
-		return -EACCES;
-	case KMS_BUSY:
-	case KMS_DOWN:
-		return -ETIMEDOUT;
-	default:
-		return -EINVAL;
-	}
-}
-
-/* An alias can be pointed elsewhere later: the key is pinned by the name it has now. */
-static int pin(struct kms **k, const struct kms_provider *p, const struct kms_params *params, struct kms_err *err)
-{
-	CLEANUP_FREE struct kms_description *d = calloc(1, sizeof(*d));
-	struct kms_params pinned = *params;
-	struct kms *again = NULL;
-	int r;
-
-	if (!d)
-		return -ENOMEM;
-	r = errno_of(kms_describe(*k, kms_key(*k), kms_deadline(*k), d, err));
-	pinned.key = d->arn;
-	if (!r)
-		r = open_provider(&again, p, &pinned, err);
-	if (!r) {
-		kms_close(*k);
-		*k = again;
-	}
-	return r;
-}
-
-int kms_open(struct kms **out, const struct kms_params *params, bool resolve, struct kms_err *err)
-{
-	const struct kms_provider *p = NULL;
-	struct kms *k = NULL;
-	int r;
-
-	memset(err, 0, sizeof(*err));
-	for (size_t i = 0; i < NPROVIDERS; i++)
-		if (params->provider && !strcmp(providers[i].name, params->provider))
-			p = providers[i].provider;
-	if (!p) {
-		(void)kms_fail(err, KMS_CONFIG, "UnknownProvider", "provider '%.60s' is not supported",
-		    params->provider ? params->provider : "");
-		return -EINVAL;
-	}
-	r = open_provider(&k, p, params, err);
-	if (!r && resolve && p->pinned && !p->pinned(kms_key(k)))
-		r = pin(&k, p, params, err);
-	if (r)
-		kms_close(k);
-	else
-		*out = k;
-	return r;
 }
 
 /* ---- the calls ---- */
@@ -416,6 +286,80 @@ enum kms_status kms_describe(
 	return run(k, &c, deadline, err);
 }
 
+/* ---- many at once ---- */
+
+size_t kms_batch_max(const struct kms *k)
+{
+	return k->provider->decrypt_batch && k->provider->batch_max ? k->provider->batch_max : 1;
+}
+
+static void settle_item(struct kms *k, struct kms_item *i, uint64_t ms)
+{
+	const struct call c = { .op = DECRYPT, .key = k->key, .to = k->key, .ctx = i->context, .used = &i->used };
+
+	if ((unsigned)i->err.status > KMS_CONFIG)
+		(void)kms_fail(
+		    &i->err, KMS_CONFIG, "BadProvider", "provider '%s' broke its contract", k->provider->name);
+	if (i->err.status == KMS_OK)
+		i->err.status = check_answer(k, &c, &i->err);
+	if (i->err.status != KMS_OK)
+		explicit_bzero(i->secret, 32);
+	told(k, &c, &i->err, ms);
+}
+
+static void batch(struct kms *k, struct kms_item *items, size_t n, uint64_t deadline)
+{
+	uint64_t begun = io_boot_ms(), own_end = begun + k->request_timeout_ms;
+
+	for (size_t i = 0; i < n; i++) {
+		memset(&items[i].used, 0, sizeof(items[i].used));
+		memset(&items[i].err, 0, sizeof(items[i].err));
+		/* What the provider forgets has not been unsealed. */
+		(void)kms_fail(&items[i].err, KMS_DOWN, "NoAnswer", "the answer leaves this key out");
+	}
+	k->provider->decrypt_batch(k->priv, k->key, items, n, own_end < deadline ? own_end : deadline);
+	for (size_t i = 0; i < n; i++)
+		settle_item(k, &items[i], io_boot_ms() - begun);
+}
+
+void kms_decrypt_batch(struct kms *k, struct kms_item *items, size_t n, uint64_t deadline)
+{
+	size_t most = kms_batch_max(k);
+
+	for (size_t i = 0, part; i < n; i += part) {
+		struct kms_item *it = &items[i];
+		const struct call c = { .op = DECRYPT,
+			.key = k->key,
+			.to = k->key,
+			.ctx = it->context,
+			.in = it->blob,
+			.len = it->len,
+			.secret = it->secret,
+			.used = &it->used };
+
+		part = n - i < most ? n - i : most;
+		if (most > 1)
+			batch(k, it, part, deadline);
+		else if (attempt(k, &c, deadline, &it->err) != KMS_OK)
+			explicit_bzero(it->secret, 32);
+	}
+}
+
+/* ---- the rest ---- */
+
+void kms_observe(struct kms *k, void (*fn)(void *arg, const struct kms_event *), void *arg)
+{
+	k->observe = fn;
+	k->observer = arg;
+}
+
+void kms_where(struct kms *k, struct kms_where *out)
+{
+	memset(out, 0, sizeof(*out));
+	if (k->provider->where)
+		k->provider->where(k->priv, out);
+}
+
 void kms_refresh(struct kms *k)
 {
 	if (k->provider->refresh)
@@ -452,12 +396,4 @@ const char *kms_provider_name(const struct kms *k)
 uint8_t kms_provider_number(const struct kms *k)
 {
 	return k->provider->number;
-}
-
-void kms_key_hash(uint8_t out[static 8], const char *key)
-{
-	uint8_t md[EVP_MAX_MD_SIZE] = { 0 };
-
-	(void)EVP_Digest(key, strlen(key), md, NULL, EVP_sha256(), NULL);
-	memcpy(out, md, 8);
 }

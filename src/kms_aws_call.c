@@ -114,7 +114,7 @@ static enum kms_status send_request(
 	__attribute__((cleanup(free_lines))) struct lines lines = { .token = NULL };
 	struct sigv4_signature sig;
 	char target[48], why[WHY] = "";
-	int r = awscred_get(a->cred, &cred, why);
+	int r = awscred_get(a->cred, call->deadline, &cred, why);
 	struct http_request req = { .method = "POST",
 		.url = a->endpoint.url,
 		.headers = lines.list,

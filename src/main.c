@@ -15,6 +15,7 @@
 #include "fuseio.h"
 #include "log.h"
 #include "options.h"
+#include "params.h"
 #include "purge.h"
 #include "secret.h"
 #include "service.h"
@@ -148,22 +149,8 @@ static enum kms_status open_lease(struct daemon *d, const struct lease_params *l
 static int open_kms(struct daemon *d)
 {
 	const struct config *c = &d->config;
-	char agent[64];
 	struct kms_err err = { 0 };
-	struct kms_params params = {
-		.provider = c->kms.provider,
-		.key = c->kms.key,
-		.region = c->kms.region,
-		.endpoint = c->kms.endpoint,
-		.profile = c->kms.profile,
-		.ca_bundle = c->kms.ca_bundle,
-		.proxy = c->kms.proxy,
-		.keyfile_path = c->keyfile.path,
-		.connect_timeout_ms = c->kms.connect_timeout_ms,
-		.request_timeout_ms = c->kms.request_timeout_ms,
-		.max_connections = c->kms.max_connections,
-		.user_agent = agent,
-	};
+	struct kms_params params;
 	struct lease_params lp = {
 		.probe_ms = c->cache.probe_ms,
 		.lease_ms = c->cache.lease_ms,
@@ -174,7 +161,7 @@ static int open_kms(struct daemon *d)
 		.threads = c->kms.max_connections,
 	};
 
-	(void)snprintf(agent, sizeof(agent), "byokfs/%s", BYOKFS_VERSION);
+	params_kms(&params, c, "byokfs/" BYOKFS_VERSION);
 	if (kms_open(&d->kms, &params, true, &err))
 		return fail_kms(d, &err, err.status == KMS_OK ? KMS_CONFIG : err.status);
 	enum kms_status st = open_lease(d, &lp, &err);

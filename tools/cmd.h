@@ -78,7 +78,6 @@ int cmd_kms_failed(const char *what, const struct kms_err *);
 
 /* The configured key service. EXIT_OK, or an error was printed. */
 MUST_CHECK int cmd_kms_open(struct kms **out, const struct config *, struct kms_err *err);
-void cmd_kms_params(struct kms_params *, const struct config *);
 /* Unwraps the store's domain secret and authenticates the descriptors: an open lease, or NULL with err or why filled.
  */
 MUST_CHECK int cmd_unseal(struct store *, struct kms *, const struct config *, struct kms_err *err, char *why);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "jsonio.h"
+#include "params.h"
 
 int cmd_exit_store(int err)
 {
@@ -75,31 +76,13 @@ int cmd_kms_failed(const char *what, const struct kms_err *err)
 	return cmd_exit_kms(err->status);
 }
 
-void cmd_kms_params(struct kms_params *p, const struct config *c)
-{
-	*p = (struct kms_params){
-		.provider = c->kms.provider,
-		.key = c->kms.key,
-		.region = c->kms.region,
-		.endpoint = c->kms.endpoint,
-		.profile = c->kms.profile,
-		.ca_bundle = c->kms.ca_bundle,
-		.proxy = c->kms.proxy,
-		.keyfile_path = c->keyfile.path,
-		.connect_timeout_ms = c->kms.connect_timeout_ms,
-		.request_timeout_ms = c->kms.request_timeout_ms,
-		.max_connections = c->kms.max_connections,
-		.user_agent = "byokfsctl/" BYOKFS_VERSION,
-	};
-}
-
 int cmd_kms_open(struct kms **out, const struct config *c, struct kms_err *err)
 {
 	struct kms_params params;
 	int ret;
 
 	memset(err, 0, sizeof(*err));
-	cmd_kms_params(&params, c);
+	params_kms(&params, c, "byokfsctl/" BYOKFS_VERSION);
 	ret = kms_open(out, &params, true, err);
 	if (ret == 0)
 		return EXIT_OK;

@@ -108,7 +108,7 @@ static bool try_credentials(struct trial *t)
 
 	if (ret == 0) {
 		awscred_region(cred, t->host_region);
-		ret = awscred_get(cred, &c, why);
+		ret = awscred_get(cred, io_boot_ms() + t->config.kms.request_timeout_ms, &c, why);
 	}
 	if (ret < 0 || !c)
 		failed(t, EXIT_CONFIG, "credentials",

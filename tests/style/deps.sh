@@ -23,11 +23,11 @@ BEGIN {
 	# base, format (pure), keys, files, FUSE, configuration and control, programs
 	place(0, "cleanup bytes io log secret jsonio exitcode")
 	place(1, "layout context kdf block header name descriptor acl")
-	place(2, "sigv4 http awscred kms lease")
+	place(2, "sigv4 http awsclock stsxml awscred kms audit lease")
 	place(3, "dir store file inode xattr newborn")
-	place(4, "fuseio fs ops state purge keywait sweep watchdog")
+	place(4, "fuseio fs domain ops state purge keywait keyahead sweep watchdog")
 	place(5, "config ctl")
-	place(6, "control service options main")
+	place(6, "control service options params main")
 
 	may("fuse_lowlevel.h", "include/fs.h|src/(ops.*|fuseio.*|purge|main|options)\\.[ch]")
 	may("curl/curl.h", "src/http(_.*)?\\.[ch]")
@@ -37,7 +37,7 @@ BEGIN {
 	may("jansson.h", "include/(jsonio|ctl)\\.h|src/secret\\.c|src/control\\.h|tools/.*")
 	may("sodium.h", "src/(block_aead|bytes|ctl|descriptor_text|header|kdf|lease_key_life|name|secret|store_copies)\\.c|" \
 	    "tools/(check_entry|cmd_init|devkms_.*)\\.c")
-	may("openssl/", "src/(block_internal|kdf|kms|kms_keyfile|name_siv|secret|sigv4)\\.[ch]|tools/devkms_crypto\\.c")
+	may("openssl/", "src/(block_internal|kdf|kms_open|kms_keyfile|name_siv|secret|sigv4)\\.[ch]|tools/devkms_crypto\\.c")
 
 	# Private headers belong to the files of their module; these are shared by a neighbour on purpose.
 	neighbour["dir_internal.h"] = "^src/(store_create|store_marker|xattr)\\.c$"

@@ -15,6 +15,7 @@
 
 #include "../../src/lease_internal.h"
 #include "bytes.h"
+#include "kms_provider.h"
 #include "log.h"
 #include "secret.h"
 

@@ -85,7 +85,7 @@ static void expect(struct fixture *f, const char *access, const char *secret, co
 {
 	struct sigv4_credentials *c = NULL;
 
-	assert_int_equal(awscred_get(f->a, &c, f->why), 0);
+	assert_int_equal(awscred_get(f->a, UINT64_MAX, &c, f->why), 0);
 	assert_string_equal(c->access_key, access);
 	assert_string_equal(c->secret_key, secret);
 	if (token)
@@ -99,7 +99,7 @@ static void expect_error(struct fixture *f, int error, const char *words)
 {
 	struct sigv4_credentials *c = NULL;
 
-	assert_int_equal(awscred_get(f->a, &c, f->why), error);
+	assert_int_equal(awscred_get(f->a, UINT64_MAX, &c, f->why), error);
 	assert_null(c);
 	if (!strstr(f->why, words))
 		fail_msg("'%s' does not say '%s'", f->why, words);

@@ -158,16 +158,52 @@ static void later_things_are_named_as_such(void **state)
 {
 	struct fixture *f = *state;
 
-	refused(f, "[vault]\naddress = https://x\n", 2, "not supported by this version");
-	refused(f, "[audit]\nfile = /x\n", 2, "not supported by this version");
 	refused(f, "[alert]\nkey_age_days = 90\n", 2, "not supported by this version");
-	refused(f, "[kms]\nrole_arn = arn:aws:iam::1:role/x\n", 2, "not supported by this version");
-	refused(f, "[kms]\nreplicas = a\n", 2, "not supported by this version");
-	refused(f, "[kms]\nfailover = unreachable\n", 2, "not supported by this version");
-	refused(f, "[kms]\nprovider = vault\n", 2, "provider 'vault' is not supported by this version");
 	refused(f, "[mount]\ntransport = io_uring\n", 2, "not supported by this version");
-	refused(f, "[kms]\nprovider = gcp\n", 2, "none of aws|keyfile");
+	refused(f, "[kms]\nprovider = gcp\n", 2, "none of aws|vault|pkcs11|keyfile");
 	accepted(f, "[mount]\ntransport = fuse\n");
+}
+
+static void lists_go_on_on_indented_lines(void **state)
+{
+	struct fixture *f = *state;
+
+	accepted(f, "[kms]\nreplicas = a,\n  b ; second\n\n# between\n\tc, d\nkey = k\n");
+	assert_string_equal(f->config.kms.replicas, "a, b c, d");
+	assert_string_equal(f->config.kms.key, "k");
+	accepted(f, "[kms]\nreplicas =\n  a\n");
+	assert_string_equal(f->config.kms.replicas, "a");
+	refused(f, "[kms]\nreplicas = a\nkey = k\n  b\n", 4, "begin with a blank");
+	refused(f, "[kms]\nreplicas = a\n[cache]\n  b\n", 4, "begin with a blank");
+	refused(f, "[kms]\nreplicas = a\n  key = b\n", 3, "begin with a blank");
+	refused(f, "[kms]\nreplicas = a\n  b\nreplicas = c\n", 4, "already set in line 2");
+}
+
+static void providers_need_their_sections(void **state)
+{
+	struct fixture *f = *state;
+	struct config *c = &f->config;
+
+	accepted(f, "[kms]\nprovider = vault\n[vault]\naddress = https://v\nkey = k\n");
+	assert_int_equal(config_check(c, f->why), -EINVAL);
+	accepted(f, "[kms]\nprovider = vault\n[vault]\naddress = https://v\nkey = k\ntoken_file = /t\n");
+	assert_int_equal(config_check(c, f->why), 0);
+	assert_string_equal(c->vault.mount, "transit");
+	accepted(f, "[kms]\nprovider = vault\n[vault]\naddress = https://v\nkey = k\ntoken_file = /t\nrole_id = r\n");
+	assert_int_equal(config_check(c, f->why), -EINVAL);
+	accepted(f, "[kms]\nprovider = vault\n[vault]\naddress = https://v\nkey = k\nrole_id = r\n");
+	assert_int_equal(config_check(c, f->why), -EINVAL);
+	accepted(f, "[kms]\nprovider = pkcs11\n[pkcs11]\nmodule = /m\ntoken = t\nkey = k\n");
+	assert_int_equal(config_check(c, f->why), -EINVAL);
+	accepted(f, "[kms]\nprovider = pkcs11\n[pkcs11]\nmodule = /m\ntoken = t\nkey = k\npin_file = /p\n");
+	assert_int_equal(config_check(c, f->why), 0);
+	accepted(f, "[kms]\nkey = k\nexternal_id = x\n");
+	assert_int_equal(config_check(c, f->why), -EINVAL);
+	accepted(f, "[kms]\nkey = k\nfailover = unreachable\n");
+	assert_int_equal(config_check(c, f->why), -EINVAL);
+	accepted(f, "[kms]\nkey = k\nfailover = unreachable\nreplicas = r\n");
+	assert_int_equal(config_check(c, f->why), 0);
+	assert_true(c->kms.failover);
 }
 
 static void values_out_of_range_are_refused(void **state)
@@ -275,7 +311,7 @@ static void options_override_and_are_named_in_errors(void **state)
 	assert_string_equal(f->why, "-o cache.ttl: unknown key 'ttl' in [cache]");
 	assert_int_equal(config_set(c, "cache.lease", "x", f->why), -EINVAL);
 	assert_string_equal(f->why, "-o cache.lease: 'x' is not a number");
-	assert_int_equal(config_set(c, "vault.address", "x", f->why), -ENOTSUP);
+	assert_int_equal(config_set(c, "alert.key_age_days", "90", f->why), -ENOTSUP);
 	assert_int_equal(config_set(c, "kms.key", "a\nb", f->why), -EINVAL);
 	assert_int_equal(config_set(c, ".key", "a", f->why), -EINVAL);
 	assert_int_equal(config_set(c, "a-section-name-of-more-than-32-bytes.key", "a", f->why), -EINVAL);
@@ -431,6 +467,8 @@ int main(void)
 		T(windows_line_ends_and_bom_do_no_harm),
 		T(unknown_and_repeated_names_are_refused),
 		T(later_things_are_named_as_such),
+		T(lists_go_on_on_indented_lines),
+		T(providers_need_their_sections),
 		T(values_out_of_range_are_refused),
 		T(what_inih_would_misread_is_refused),
 		T(long_lines_are_whole_or_refused),

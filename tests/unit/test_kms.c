@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "io.h"
-#include "kms.h"
+#include "kms_provider.h"
 #include "secret.h"
 
 #define KEY "arn:aws:kms:eu-west-1:111122223333:key/1234"

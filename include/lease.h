@@ -47,6 +47,8 @@ struct lease_hooks {
 	void (*purge)(void *arg);  /* invalidate everything the kernel still caches */
 	void (*wipe)(void *arg);   /* drop plaintext the files layer holds; nothing is in flight */
 	void (*opened)(void *arg); /* the domain answers again */
+	/* may be NULL: LOCKING begins (with the reason), LOCKED is complete, OPEN again; for the audit */
+	void (*changed)(void *arg, enum lease_state, const char *reason);
 };
 
 struct lease;     /* one key domain at run time */
@@ -61,6 +63,7 @@ enum lease_class { LEASE_WORK, LEASE_WRITEBACK };
 struct lease_waiter {
 	void (*ready)(struct lease_waiter *);
 	int result;
+	struct context_cause cause;  /* who waits, for the audit */
 	struct lease_key *key;     /* private */
 	uint64_t deadline;         /* private */
 	struct lease_waiter *next; /* private */

@@ -67,6 +67,13 @@ static void drain(struct lease *l, uint64_t deadline)
 	(void)wait_drain(l, deadline + l->params.drain_ms);
 }
 
+/* No lock held. */
+static void tell_changed(struct lease *l, enum lease_state state, const char *reason)
+{
+	if (l->hooks.changed)
+		l->hooks.changed(l->hooks.arg, state, reason);
+}
+
 /* lock held; given up while hooks run. */
 static void lock_domain(struct lease *l)
 {
@@ -80,6 +87,7 @@ static void lock_domain(struct lease *l)
 	lease_set_state(l, LEASE_LOCKING);
 	memcpy(reason, l->reason, sizeof(reason));
 	(void)pthread_mutex_unlock(&l->lock);
+	tell_changed(l, LEASE_LOCKING, reason);
 	lease_keys_refuse(&l->keys);
 	(void)pthread_mutex_lock(&l->lock);
 	drain(l, deadline);
@@ -94,6 +102,7 @@ static void lock_domain(struct lease *l)
 	block_forget_all();
 	lease_domain_wipe(&l->domain);
 	log_warn("locked: %s", reason);
+	tell_changed(l, LEASE_LOCKED, reason);
 	(void)pthread_mutex_lock(&l->lock);
 	l->busy = false;
 	l->good = 0;
@@ -126,6 +135,7 @@ void *lease_thread_main(void *arg)
 			(void)pthread_mutex_unlock(&l->lock);
 			log_info("open: the KMS answers again");
 			l->hooks.opened(l->hooks.arg);
+			tell_changed(l, LEASE_OPEN, "the KMS answers again");
 			(void)pthread_mutex_lock(&l->lock);
 		} else if (lock_due(l)) {
 			lock_domain(l);

@@ -14,6 +14,7 @@
 
 /* One call's question and answer. Large, hence one per thread, on the heap. */
 struct call {
+	struct context_cause cause;
 	struct context context;
 	struct kms_blob blob;
 	struct kms_used used;
@@ -39,6 +40,7 @@ static enum kms_status call_decrypt(
 		return extra ? KMS_BUSY : KMS_BAD_BLOB;
 	}
 	context_build(&c->context, CONTEXT_FILE, &l->ids, key->file, extra);
+	c->context.cause = c->cause;
 	status =
 	    kms_decrypt(l->kms, &c->context, blob->bytes, blob->len, kms_deadline(l->kms), secret, &c->used, &c->err);
 	if (status != KMS_OK)
@@ -103,6 +105,7 @@ static void run_unwrap(struct lease_keys *k, struct lease_key *key, struct call 
 	bool current;
 
 	memcpy(file, key->file, sizeof(file));
+	c->cause = key->waiters ? key->waiters->cause : (struct context_cause){ 0 };
 	k->unwraps++;
 	(void)pthread_mutex_unlock(&k->lock);
 	status = call_decrypt(l, key, c, &keys);
@@ -179,6 +182,7 @@ static enum kms_status call_generate(struct lease *l, struct lease_key *key, str
 		return KMS_CONFIG;
 	}
 	context_build(&c->context, CONTEXT_FILE, &l->ids, key->file, extra);
+	c->context.cause = c->cause;
 	status = kms_generate(l->kms, &c->context, kms_deadline(l->kms), secret, &c->blob, &c->used, &c->err);
 	if (status != KMS_OK) {
 		kms_err_text(c->text, sizeof(c->text), &c->err);
@@ -236,6 +240,7 @@ static void run_make(struct lease_keys *k, struct call *c)
 	enum kms_status status;
 	bool current;
 
+	c->cause = k->wanting ? k->wanting->cause : (struct context_cause){ 0 };
 	k->making++;
 	k->generates++;
 	(void)pthread_mutex_unlock(&k->lock);

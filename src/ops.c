@@ -45,6 +45,7 @@ void task_init(
 	t->uid = ctx->uid;
 	t->gid = ctx->gid;
 	t->umask = ctx->umask;
+	t->waiter.cause = (struct context_cause){ ctx->uid, ctx->pid };
 	t->kill = fuseio_kill_suidgid();
 	if (fi) {
 		t->fi = *fi;
@@ -74,7 +75,7 @@ static struct task *task_copy(const struct task *t)
 	*h = *t;
 	h->heap = true;
 	h->data = NULL;
-	h->waiter = (struct lease_waiter){ .ready = task_ready };
+	h->waiter = (struct lease_waiter){ .ready = task_ready, .cause = t->waiter.cause };
 	if (t->data) {
 		void *data = malloc(t->size ? t->size : 1);
 

@@ -103,6 +103,7 @@ struct dk_fault {
 	bool hang, no_request_id, bad_json, huge, truncate_body;
 	bool wrong_key_id, wrong_plaintext, deny_access, error_in_header;
 	char error_type[64], error_message[256], raw_type[64], raw_body[4096];
+	char use[16]; /* "": any */
 	json_t *operations; /* NULL: all. Owned by the table; not to be used in a copy */
 };
 
@@ -342,7 +343,7 @@ void dk_faults_clear(struct dk_faults *);
 void dk_faults_stop(struct dk_faults *);
 json_t *dk_faults_show(struct dk_faults *);
 /* The first fault for operation, copied; false when there is none. */
-bool dk_fault_pick(struct dk_faults *, const char *operation, struct dk_fault *out);
+bool dk_fault_pick(struct dk_faults *, const char *operation, const char *body, struct dk_fault *out);
 /* Sleeps as the fault says; -ECANCELED when the client went away, the table changed while hanging, or the
  * server stops. */
 MUST_CHECK int dk_fault_wait(struct dk_faults *, const struct dk_fault *, int client_fd);

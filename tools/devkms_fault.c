@@ -46,6 +46,7 @@ static const struct member {
 	M(TEXT, error_message),
 	M(TEXT, raw_type),
 	M(TEXT, raw_body),
+	M(TEXT, use),
 #undef M
 };
 
@@ -200,11 +201,16 @@ json_t *dk_faults_show(struct dk_faults *t)
 	return list;
 }
 
-static bool concerns(const struct dk_fault *f, const char *operation)
+/* body: a request as byokfs writes it, without blanks. */
+static bool concerns(const struct dk_fault *f, const char *operation, const char *body)
 {
+	char pair[48];
 	size_t i;
 	json_t *v;
 
+	(void)snprintf(pair, sizeof(pair), "\"byokfs-use\":\"%s\"", f->use);
+	if (*f->use && !strstr(body, pair))
+		return false;
 	if (!f->operations)
 		return true;
 	json_array_foreach(f->operations, i, v)
@@ -222,14 +228,14 @@ static void remove_at(struct dk_faults *t, size_t i)
 	t->n--;
 }
 
-bool dk_fault_pick(struct dk_faults *t, const char *operation, struct dk_fault *out)
+bool dk_fault_pick(struct dk_faults *t, const char *operation, const char *body, struct dk_fault *out)
 {
 	/* the usual case must not queue for a lock */
 	if (t->n == 0)
 		return false;
 	LOCK_SCOPE(&t->lock);
 	for (size_t i = 0; i < t->n; i++) {
-		if (!concerns(&t->fault[i], operation))
+		if (!concerns(&t->fault[i], operation, body))
 			continue;
 		*out = t->fault[i];
 		out->operations = NULL;

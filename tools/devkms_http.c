@@ -216,7 +216,7 @@ static enum MHD_Result run_call(struct devkms *srv, struct MHD_Connection *conn,
 
 	c.operation = sts ? dk_sts_operation(req) : dk_kms_operation(target);
 	dk_uuid(c.request_id);
-	if (dk_fault_pick(&srv->faults, c.operation ? c.operation : "", &fault))
+	if (dk_fault_pick(&srv->faults, c.operation ? c.operation : "", req->body ? req->body : "", &fault))
 		c.fault = &fault;
 	c.now = io_unix_time() + c.fault->clock_skew_s;
 	if (!c.operation)

@@ -133,8 +133,12 @@ class Mount:
         if not os.path.exists(os.path.join(self.cipher, ".byokfs")):
             self.ctl("init", "-c", self.ini, *init, self.cipher, check=True)
 
+    def environment(self):
+        """What the programs find; for those whose credentials come from elsewhere."""
+        return environment()
+
     def ctl(self, *args, check=False, timeout=60):
-        return subprocess.run([CTL, *args], env=environment(), capture_output=True, text=True, check=check, timeout=timeout)
+        return subprocess.run([CTL, *args], env=self.environment(), capture_output=True, text=True, check=check, timeout=timeout)
 
     def mount(self, *options, check=True):
         """Foreground, so that the daemon is our child; ready when the mount table and the root answer."""
@@ -142,7 +146,7 @@ class Mount:
         for o in [*self.options, *options]:
             args += ["-o", o]
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen([*args, self.cipher, self.plain], stdout=log, stderr=log, env=environment())
+            self.process = subprocess.Popen([*args, self.cipher, self.plain], stdout=log, stderr=log, env=self.environment())
         if check:
             wait_until(lambda: self.mounted() or self.process.poll() is not None)
             assert self.process.poll() is None, self.read_log()

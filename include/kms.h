@@ -56,6 +56,8 @@ struct kms_description {
 	bool multi_region;
 };
 
+struct kms_event;
+
 /* Configuration a provider may need; strings are copied. NULL or 0: default. */
 struct kms_params {
 	const char *provider; /* "aws", "vault", "pkcs11", "keyfile" */
@@ -75,6 +77,9 @@ struct kms_params {
 	const char *keyfile_path;
 	uint32_t connect_timeout_ms, request_timeout_ms, max_connections;
 	const char *user_agent;
+	/* Whom kms_open() tells of its own requests already (an alias is asked for), see kms_observe(). */
+	void (*observe)(void *arg, const struct kms_event *);
+	void *observer;
 	struct kms *share; /* NULL, or an open one of the same provider whose credentials and connections are used too;
 	                      it must be closed after this one */
 };
@@ -85,7 +90,7 @@ struct kms_event {
 	const struct context *context; /* NULL for DescribeKey */
 	const char *key;               /* that answered, else that was asked */
 	const struct kms_used *used;   /* NULL unless it succeeded and says so */
-	const struct kms_err *err;     /* err->status KMS_OK: it succeeded */
+	const struct kms_err *err;     /* err->status KMS_OK: it succeeded; request_id then too, where used is NULL */
 	uint32_t latency_ms;
 };
 

@@ -220,13 +220,12 @@ static enum kms_status describe(
 	CLEANUP_JSON json_t *request = json_pack("{s:s}", "KeyId", key);
 	CLEANUP_JSON json_t *answer = NULL;
 	const struct aws_call call = { "DescribeKey", request, false, deadline };
-	char request_id[128];
 	enum kms_status status;
 	const json_t *meta;
 
 	if (!request)
 		return no_request(err);
-	status = aws_call(a, &call, &answer, request_id, err);
+	status = aws_call(a, &call, &answer, err->request_id, err);
 	if (status != KMS_OK)
 		return status;
 	meta = json_object_get(answer, "KeyMetadata");

@@ -90,6 +90,8 @@ static int open_provider(
 		(void)kms_fail(
 		    err, KMS_CONFIG, "BadParameters", r == -EINVAL ? "no key is configured" : "out of memory");
 		p->close(priv);
+	} else {
+		kms_observe(*out, params->observe, params->observer);
 	}
 	return r;
 }

@@ -21,6 +21,7 @@
 #include "lease.h"
 #include "store.h"
 
+struct audit;
 struct states;
 
 struct fs_params {
@@ -40,6 +41,7 @@ struct fs {
 	struct lease *lease; /* domain 0 */
 	struct inode_table *inodes;
 	struct states *states;
+	struct audit *audit;    /* NULL: none is kept */
 	atomic_bool ready;      /* the store was authenticated (false only after locked_start) */
 	atomic_bool drained;    /* this lock's drain invalidated every inode */
 	atomic_uint stragglers; /* passes over the open files still to be made while locked, see purge_again() */

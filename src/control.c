@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "audit.h"
 #include "bytes.h"
 #include "exitcode.h"
 #include "io.h"
@@ -58,6 +59,19 @@ static json_t *kms_part(struct kms *kms)
 	    (json_int_t)st.latency_ms_max);
 }
 
+static json_t *audit_part(struct audit *audit)
+{
+	struct audit_status st;
+	char head[2 * AUDIT_HASH + 1];
+
+	if (!audit_status(audit, &st))
+		return NULL;
+	bytes_hex(head, st.head, AUDIT_HASH);
+	return json_pack("{s:o, s:I, s:I, s:I, s:I, s:s, s:s}", "file", text(st.path ? st.path : "syslog"), "lines",
+	    (json_int_t)st.lines, "dropped", (json_int_t)st.dropped, "queued", (json_int_t)st.queued, "seq",
+	    (json_int_t)st.seq, "head", head, "error", st.error ? strerrordesc_np(st.error) : "");
+}
+
 static json_t *status(struct service *s)
 {
 	struct lease_status ls;
@@ -67,12 +81,12 @@ static json_t *status(struct service *s)
 	bytes_hex(id, s->fs->store->desc.store, 16);
 	io_utc(since, ls.since);
 	io_utc(started, s->started);
-	return json_pack("{s:i, s:s, s:o, s:o, s:s, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:s, s:i, s:o*, s:o*}", "code",
-	    EXIT_OK, "message", "ok", "mountpoint", text(s->mountpoint), "cipherdir", text(s->fs->store->path), "store",
-	    id, "state", lease_state_name(ls.state), "reason", text(ls.reason), "since", since, "since_unix",
+	return json_pack("{s:i, s:s, s:o, s:o, s:s, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:s, s:i, s:o*, s:o*, s:o*}",
+	    "code", EXIT_OK, "message", "ok", "mountpoint", text(s->mountpoint), "cipherdir", text(s->fs->store->path),
+	    "store", id, "state", lease_state_name(ls.state), "reason", text(ls.reason), "since", since, "since_unix",
 	    (json_int_t)ls.since, "lease_left_ms", (json_int_t)ls.lease_left_ms, "by_admin", ls.by_admin, "watchdog",
 	    !s->watchdog_dead, "started", started, "pid", (int)getpid(), "kms", kms_part(s->kms), "counters",
-	    counters(s->fs, &ls));
+	    counters(s->fs, &ls), "audit", audit_part(s->fs->audit));
 }
 
 static json_t *lock(struct service *s)

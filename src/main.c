@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include "audit.h"
 #include "bytes.h"
 #include "config.h"
 #include "exitcode.h"
@@ -28,6 +29,7 @@ struct daemon {
 	struct store store;
 	bool store_open;
 	struct kms *kms;
+	struct audit *audit;
 	struct fs fs;
 	struct service service;
 	unsigned connection; /* 0: unknown */
@@ -146,6 +148,32 @@ static enum kms_status open_lease(struct daemon *d, const struct lease_params *l
 	    d->config.mount.locked_start, err);
 }
 
+/* Before the first request to the KMS. An audit that was asked for must be there. */
+static int open_audit(struct daemon *d)
+{
+	char why[AUDIT_WHY];
+	struct kms_params kms;
+	int r;
+
+	if (!d->config.audit.file && !d->config.audit.syslog)
+		return 0;
+	params_kms(&kms, &d->config, NULL);
+	const struct audit_params params = { .path = d->config.audit.file,
+		.syslog = d->config.audit.syslog,
+		.changes_only = strcmp(d->config.audit.level, "changes") == 0,
+		.program = "byokfs/" BYOKFS_VERSION,
+		.mount = d->options.mountpoint,
+		.key = kms.key,
+		.store = d->store.desc.store };
+
+	r = audit_open(&d->audit, &params, why);
+	if (!r)
+		return 0;
+	return fail(EXIT_CONFIG, why,
+	    r == -EBUSY ? "every mount needs an [audit] file of its own"
+			: "[audit] file must be a regular file of the daemon's user in a directory that exists");
+}
+
 static int open_kms(struct daemon *d)
 {
 	const struct config *c = &d->config;
@@ -162,6 +190,8 @@ static int open_kms(struct daemon *d)
 	};
 
 	params_kms(&params, c, "byokfs/" BYOKFS_VERSION);
+	params.observe = d->audit ? audit_kms : NULL;
+	params.observer = d->audit;
 	if (kms_open(&d->kms, &params, true, &err))
 		return fail_kms(d, &err, err.status == KMS_OK ? KMS_CONFIG : err.status);
 	enum kms_status st = open_lease(d, &lp, &err);
@@ -212,6 +242,7 @@ static int open_fs(struct daemon *d)
 	if (r)
 		return fail_errno("cannot set up the file table", r);
 	fs->store = &d->store;
+	fs->audit = d->audit;
 	fs_describe_in(fs);
 	atomic_store(&fs->opening, 1);
 	pthread_mutex_init(&fs->dirs_lock, NULL);
@@ -257,6 +288,15 @@ static int mount_fs(struct daemon *d)
 	return r ? fail_errno("cannot arm the watchdog", r) : 0;
 }
 
+/* What the audit's lines about changes of state start from. */
+static void audit_first_state(const struct daemon *d)
+{
+	struct lease_status ls;
+
+	lease_status(d->fs.lease, &ls);
+	audit_state(d->audit, &d->store.ids, lease_state_name(ls.state), *ls.reason ? ls.reason : "mounted");
+}
+
 static int serve(struct daemon *d)
 {
 	struct fuse_loop_config *loop = fuse_loop_cfg_create();
@@ -270,6 +310,7 @@ static int serve(struct daemon *d)
 	fuse_loop_cfg_set_idle_threads(loop, d->config.mount.threads);
 	fuse_loop_cfg_set_clone_fd(loop, 0);
 	purge_hooks(fs, &hooks);
+	audit_first_state(d);
 	r = lease_start(fs->lease, &hooks);
 	if (!r)
 		r = states_start(fs);
@@ -318,6 +359,7 @@ static void end(struct daemon *d, bool mounted)
 	if (d->fs.se)
 		fuse_session_destroy(d->fs.se);
 	kms_close(d->kms);
+	audit_close(d->audit, mounted ? "unmounted" : "not mounted");
 	if (d->store_open)
 		store_close(&d->store, clean || !mounted);
 	options_free(&d->options);
@@ -333,7 +375,9 @@ static int run(struct daemon *d)
 	if (watchdog_start(&d->service.watchdog))
 		return fail(EXIT_FAILED, "cannot start the watchdog", NULL);
 	secret_lock_process();
-	code = open_kms(d);
+	code = open_audit(d);
+	if (!code)
+		code = open_kms(d);
 	if (!code)
 		code = authenticate(d);
 	if (!code)

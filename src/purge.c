@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "audit.h"
 #include "fuseio.h"
 #include "io.h"
 #include "log.h"
@@ -144,7 +145,16 @@ static void opened(void *arg)
 	atomic_store_explicit(&fs->ready, true, memory_order_release);
 }
 
+static void changed(void *arg, enum lease_state state, const char *reason)
+{
+	const struct fs *fs = arg;
+
+	audit_state(fs->audit, lease_ids(fs->lease), lease_state_name(state), reason);
+}
+
 void purge_hooks(struct fs *fs, struct lease_hooks *out)
 {
-	*out = (struct lease_hooks){ .arg = fs, .drain = drain, .purge = purge, .wipe = wipe, .opened = opened };
+	*out = (struct lease_hooks){
+		.arg = fs, .drain = drain, .purge = purge, .wipe = wipe, .opened = opened, .changed = changed
+	};
 }

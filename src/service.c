@@ -15,6 +15,7 @@
 #include <sys/vfs.h>
 #include <sys/wait.h>
 
+#include "audit.h"
 #include "control.h"
 #include "exitcode.h"
 #include "io.h"
@@ -205,6 +206,7 @@ static void *signals(void *arg)
 		if (!__atomic_load_n(&s->running, __ATOMIC_ACQUIRE))
 			return NULL;
 		if (sig == SIGHUP) {
+			audit_reopen(s->fs->audit);
 			kms_refresh(s->kms);
 			log_info("credentials will be read again");
 		} else if (sig > 0) {

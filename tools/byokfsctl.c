@@ -34,6 +34,10 @@ const struct cmd cmd_table[] = {
 	{ "check", cmd_check, "CIPHERDIR [--json]", "check a store's structure, without keys",
 	    "Reads descriptors, names, directory ids and page 0 of every file; changes nothing.\n"
 	    "Exit code 7 when something is damaged. Litter and sizes in doubt are warnings.\n" },
+	{ "audit", cmd_audit, "verify FILE... [--anchor=HASH] [--json]", "check the chain of an audit log",
+	    "Files from the oldest to the newest; '-' is standard input. Finds lines that were changed, removed,\n"
+	    "inserted or moved. A cut-off end shows only against an anchor: a line's hash that was kept elsewhere\n"
+	    "('byokfsctl status' and the daemon's log tell the newest). Exit code 7 when something was found.\n" },
 	{ "help", cmd_help, "[VERB | byokfs.ini]", "explain a verb, or print every configuration key", "" },
 	{ "version", cmd_version, "", "print the version", "" },
 	{ NULL, NULL, NULL, NULL, NULL },
@@ -118,5 +122,8 @@ int main(int argc, char **argv)
 	}
 	if (secret_init(false) < 0)
 		return EXIT_FAILED;
-	return c->run(argc - 1, argv + 1);
+	int code = c->run(argc - 1, argv + 1);
+
+	cmd_audit_end();
+	return code;
 }

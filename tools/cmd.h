@@ -32,17 +32,19 @@ int cmd_status(int argc, char **argv);
 int cmd_lock(int argc, char **argv);
 int cmd_unlock(int argc, char **argv);
 int cmd_check(int argc, char **argv);
+int cmd_audit(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
 /* Arguments. */
 #define CMD_SETTINGS 32u
+#define CMD_OPERANDS 512u
 struct cmd_args {
 	const char *config;                /* -c FILE */
 	const char *setting[CMD_SETTINGS]; /* -o section.key=value[,section.key=value...] */
 	size_t nsetting;
 	bool json;
-	const char *operand[2];
+	const char *operand[CMD_OPERANDS];
 	size_t noperand;
 };
 
@@ -76,8 +78,11 @@ const char *cmd_kms_hint(const struct kms_err *);
 /* Prints "what: the KMS's words" and the hint; returns the exit code. */
 int cmd_kms_failed(const char *what, const struct kms_err *);
 
-/* The configured key service. EXIT_OK, or an error was printed. */
+/* The configured key service. EXIT_OK, or an error was printed. Its requests go to the configured audit, if that is not
+ * in use by a mount: then a warning says that they do not. */
 MUST_CHECK int cmd_kms_open(struct kms **out, const struct config *, struct kms_err *err);
+/* Once, when no key service is open any more. */
+void cmd_audit_end(void);
 /* Unwraps the store's domain secret and authenticates the descriptors: an open lease, or NULL with err or why filled.
  */
 MUST_CHECK int cmd_unseal(struct store *, struct kms *, const struct config *, struct kms_err *err, char *why);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "audit.h"
 #include "jsonio.h"
 #include "params.h"
 
@@ -76,6 +77,36 @@ int cmd_kms_failed(const char *what, const struct kms_err *err)
 	return cmd_exit_kms(err->status);
 }
 
+static struct audit *audit;
+
+/* An audit that was asked for must be there; but a mount that writes it cannot be asked to stop. */
+static int open_audit(const struct config *c, struct kms_params *kms, struct kms_err *err)
+{
+	const struct audit_params params = { .path = c->audit.file,
+		.syslog = c->audit.syslog,
+		.changes_only = c->audit.level && strcmp(c->audit.level, "changes") == 0,
+		.program = "byokfsctl/" BYOKFS_VERSION,
+		.key = kms->key };
+	char why[AUDIT_WHY];
+	int ret = audit || (!params.path && !params.syslog) ? 0 : audit_open(&audit, &params, why);
+
+	if (ret == -EBUSY)
+		(void)fprintf(stderr, "byokfsctl: warning: %s: this command's KMS calls are not in it\n", why);
+	kms->observe = audit ? audit_kms : NULL;
+	kms->observer = audit;
+	if (!ret || ret == -EBUSY)
+		return 0;
+	err->status = KMS_CONFIG;
+	(void)snprintf(err->code, sizeof(err->code), "NoAudit");
+	(void)snprintf(err->message, sizeof(err->message), "%.255s", why);
+	return ret;
+}
+
+void cmd_audit_end(void)
+{
+	audit_close(steal_ptr(&audit), "done");
+}
+
 int cmd_kms_open(struct kms **out, const struct config *c, struct kms_err *err)
 {
 	struct kms_params params;
@@ -83,6 +114,8 @@ int cmd_kms_open(struct kms **out, const struct config *c, struct kms_err *err)
 
 	memset(err, 0, sizeof(*err));
 	params_kms(&params, c, "byokfsctl/" BYOKFS_VERSION);
+	if (open_audit(c, &params, err))
+		return EXIT_CONFIG;
 	ret = kms_open(out, &params, true, err);
 	if (ret == 0)
 		return EXIT_OK;

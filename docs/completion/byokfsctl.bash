@@ -8,7 +8,7 @@ _byokfsctl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]} words=
 	COMPREPLY=()
 	if ((COMP_CWORD == 1)); then
-		mapfile -t COMPREPLY < <(compgen -W 'init info test status lock unlock check help version' -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W 'init info test status lock unlock check audit help version' -- "$cur")
 		return
 	fi
 	case $prev in
@@ -27,9 +27,14 @@ _byokfsctl() {
 	init) words='-c -o --seal=file --seal=domain --names=siv64 --names=siv32 --names=plain --plain-names --suite=1 --suite=2 --json' ;;
 	test) words='-c -o' ;;
 	info | check | status) words=--json ;;
-	help) words='init info test status lock unlock check version byokfs.ini' ;;
+	audit) words='--anchor= --json' ;;
+	help) words='init info test status lock unlock check audit version byokfs.ini' ;;
 	esac
-	if [[ $cur == -* || $verb == help ]]; then
+	if [[ $verb == audit && $COMP_CWORD -eq 2 ]]; then
+		mapfile -t COMPREPLY < <(compgen -W verify -- "$cur")
+	elif [[ $verb == audit && $cur != -* ]]; then
+		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+	elif [[ $cur == -* || $verb == help ]]; then
 		mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 	elif [[ $verb == status || $verb == lock || $verb == unlock ]]; then
 		mapfile -t COMPREPLY < <(compgen -W "$(_byokfsctl_mounts)" -- "$cur")

@@ -131,7 +131,7 @@ static const struct key keys[] = {
 	{ "mount", "transport", CHOICE, AT(mount.transport), 0, 0, "fuse", "", "fuse", "io_uring",
 	    "how requests come from the kernel" },
 	{ "store", "id", ID, AT(store.id), 0, 32, "", "32 hex digits", NULL, NULL,
-	    "refuse any other store (byokfsctl info prints it)" },
+	    "refuse any other store (byokfsctl info prints it); init makes such" },
 	{ "store", "names", CHOICE, AT(store.names), 0, 0, "", "", "siv64|siv32|plain", NULL,
 	    "refuse a store with other names; init makes such" },
 	{ "store", "suite", NUMBER, AT(store.suite), 0, 2, "0", "suite", NULL, NULL,

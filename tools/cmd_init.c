@@ -260,6 +260,15 @@ static int report(const struct making *m, const struct cmd_args *args)
 	return fflush(stdout) == 0 ? EXIT_OK : EXIT_FAILED;
 }
 
+/* An id that is pinned is the one a policy may have been written for, before there was a store. */
+static void choose_store_id(struct making *m)
+{
+	const char *id = m->config.store.id;
+
+	if (!id || bytes_unhex(m->create.ids.store, CONTEXT_ID, id, strlen(id)) < 0)
+		secret_random(m->create.ids.store, CONTEXT_ID);
+}
+
 static int make(struct making *m)
 {
 	struct kms_err err;
@@ -274,7 +283,7 @@ static int make(struct making *m)
 		return code;
 	if (cmd_kms_open(&m->kms, &m->config, &err) != EXIT_OK)
 		return cmd_kms_failed("cannot use the key service", &err);
-	secret_random(m->create.ids.store, CONTEXT_ID);
+	choose_store_id(m);
 	secret_random(m->create.ids.domain, CONTEXT_ID);
 	secret_random(m->create.dirid, sizeof(m->create.dirid));
 	m->create.by = "byokfs " BYOKFS_VERSION;

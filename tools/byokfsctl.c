@@ -21,10 +21,27 @@ const struct cmd cmd_table[] = {
 	{ "info", cmd_info, "CIPHERDIR [--json]", "show a store's descriptor, without the KMS",
 	    "Nothing shown is secret, and nothing shown has been authenticated: that takes the key (byokfsctl "
 	    "test).\n" },
-	{ "test", cmd_test, "[CIPHERDIR] [-c FILE] [-o KEY=VALUE]",
+	{ "test", cmd_test, "[CIPHERDIR] [-c FILE] [-o KEY=VALUE] [--json]",
 	    "try configuration, credentials and key, step by step",
-	    "One line each: ok, FAILED and what to do. With CIPHERDIR also that the key opens this store.\n"
+	    "One line each: ok, note, or FAILED and what to do. Every missing permission is named, with its key\n"
+	    "and the identity that lacks it. With CIPHERDIR the store's own encryption context is used, and the\n"
+	    "key must open each domain. Refused calls are part of the test: its owner sees them in CloudTrail.\n"
 	    "The exit code tells the first failure: 3 configuration or credentials, 5 denied, 6 not reached.\n" },
+	{ "policy", cmd_policy,
+	    "[CIPHERDIR] [-c FILE] [-o KEY=VALUE] [--host ARN] [--rotator ARN] [--admin ARN] [--no-root] "
+	    "[--external-id ID] [--account ID] [--key ARN] [--only=key|host|rotator|trust] [--terraform]",
+	    "print the least policies for a key of AWS KMS",
+	    "One JSON object: the key's policy, the host role's permissions, the rotator's, the role's trust.\n"
+	    "\n"
+	    "  --host ARN         role or user that asks the KMS (default: role_arn in [kms])\n"
+	    "  --rotator ARN      role that rotates: ReEncrypt only\n"
+	    "  --admin ARN        who administers the key, without Decrypt (default: as the account's policies say)\n"
+	    "  --no-root          leave out the statement that recovers the key when the administrator is gone\n"
+	    "  --external-id ID   what the role's trust asks for (default: external_id in [kms])\n"
+	    "  --account ID       account, or ARN of the role in it, that may assume the host's role\n"
+	    "  --key ARN          this key only\n"
+	    "  --only=DOCUMENT    that document alone, as the AWS CLI takes it\n"
+	    "  --terraform        resources instead of JSON\n" },
 	{ "status", cmd_status, "[MOUNT] [--json]", "show the state of a mount, or of all",
 	    "open, or locked with the reason and since when; lease, counters, the KMS's latency and errors.\n" },
 	{ "lock", cmd_lock, "MOUNT", "write back, then drop every key and all cached plaintext now",

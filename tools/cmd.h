@@ -28,6 +28,7 @@ const struct cmd *cmd_find(const char *name);
 int cmd_init(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_test(int argc, char **argv);
+int cmd_policy(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_lock(int argc, char **argv);
 int cmd_unlock(int argc, char **argv);
@@ -64,6 +65,8 @@ MUST_CHECK int cmd_parse(
 /* The configuration: file, then settings, then the check of the whole; says what is wrong. EXIT_OK or EXIT_CONFIG.
  * config_free() it either way. */
 MUST_CHECK int cmd_configure(struct config *, const struct cmd_args *);
+/* The same without the check, for verbs that ask no key service: what is missing is missing, extra is not parsed. */
+MUST_CHECK int cmd_read_config(struct config *, const struct cmd_args *);
 
 /* The voice: "byokfsctl: error: ...", "byokfsctl: hint: ...". */
 void cmd_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -86,6 +89,10 @@ void cmd_audit_end(void);
 /* Unwraps the store's domain secret and authenticates the descriptors: an open lease, or NULL with err or why filled.
  */
 MUST_CHECK int cmd_unseal(struct store *, struct kms *, const struct config *, struct kms_err *err, char *why);
+
+/* A domain of the store, by its place in store->desc, as its sound copy with the higher seq says; unauthenticated.
+ * descriptor_domain_free() it. 0, or -errno with why (STORE_WHY). */
+MUST_CHECK int cmd_domain_load(const struct store *, size_t i, struct descriptor_domain *out, char *why);
 
 /* One line of JSON on stdout; takes the reference. EXIT_OK, or EXIT_FAILED for NULL or a full disk. */
 int cmd_print_json(json_t *);

@@ -200,15 +200,32 @@ static int set_all(struct config *c, const char *settings, char *why)
 	return ret;
 }
 
-int cmd_configure(struct config *c, const struct cmd_args *args)
+static int read_config(struct config *c, const struct cmd_args *args, char *why)
 {
-	char why[CONFIG_WHY] = "";
 	int ret;
 
 	config_init(c);
 	ret = config_load(c, args->config, why);
 	for (size_t i = 0; i < args->nsetting && ret == 0; i++)
 		ret = set_all(c, args->setting[i], why);
+	return ret;
+}
+
+int cmd_read_config(struct config *c, const struct cmd_args *args)
+{
+	char why[CONFIG_WHY] = "";
+
+	if (read_config(c, args, why) == 0)
+		return EXIT_OK;
+	cmd_error("%s", *why ? why : "out of memory");
+	return EXIT_CONFIG;
+}
+
+int cmd_configure(struct config *c, const struct cmd_args *args)
+{
+	char why[CONFIG_WHY] = "";
+	int ret = read_config(c, args, why);
+
 	if (ret == 0)
 		ret = config_check(c, why);
 	if (ret < 0) {

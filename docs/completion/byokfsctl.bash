@@ -8,7 +8,7 @@ _byokfsctl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]} words=
 	COMPREPLY=()
 	if ((COMP_CWORD == 1)); then
-		mapfile -t COMPREPLY < <(compgen -W 'init info test status lock unlock check audit help version' -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W 'init info test policy status lock unlock check audit help version' -- "$cur")
 		return
 	fi
 	case $prev in
@@ -25,10 +25,13 @@ _byokfsctl() {
 	esac
 	case $verb in
 	init) words='-c -o --seal=file --seal=domain --names=siv64 --names=siv32 --names=plain --plain-names --suite=1 --suite=2 --json' ;;
-	test) words='-c -o' ;;
+	test) words='-c -o --json' ;;
+	policy)
+		words='-c -o --host --rotator --admin --no-root --external-id --account --key --only=key --only=host --only=rotator --only=trust --terraform'
+		;;
 	info | check | status) words=--json ;;
 	audit) words='--anchor= --json' ;;
-	help) words='init info test status lock unlock check audit version byokfs.ini' ;;
+	help) words='init info test policy status lock unlock check audit version byokfs.ini' ;;
 	esac
 	if [[ $verb == audit && $COMP_CWORD -eq 2 ]]; then
 		mapfile -t COMPREPLY < <(compgen -W verify -- "$cur")

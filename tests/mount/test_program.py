@@ -399,7 +399,7 @@ def test_ordinary_user(tmp_path, shared_devkms, request):
 @pytest.mark.parametrize("args", [
     [], ["nonsense"], ["init"], ["init", "a", "b"], ["init", "--nonsense", "a"], ["init", "--seal=x", "a"], ["init", "--names=x", "a"],
     ["init", "--suite=3", "a"], ["init", "-c"], ["init", "-o"], ["init", "--names=siv32", "--plain-names", "a"], ["info"], ["info", "a", "b"],
-    ["info", "-c", "x", "a"], ["check"], ["check", "a", "b"], ["check", "--nonsense", "a"], ["test", "a", "b"], ["test", "--json"],
+    ["info", "-c", "x", "a"], ["check"], ["check", "a", "b"], ["check", "--nonsense", "a"], ["test", "a", "b"], ["test", "--nonsense"],
     ["status", "a", "b"], ["status", "--nonsense"], ["lock"], ["lock", "a", "b"], ["lock", "--json", "a"], ["unlock"], ["unlock", "a", "b"],
     ["help", "nonsense"], ["init", "--json=1", "a"], ["version", "x"], ["help", "init", "x"]])
 def test_ctl_usage(shop, args):
@@ -412,7 +412,7 @@ def test_ctl_usage(shop, args):
 def test_ctl_help():
     overview = run(CTL, "help")
     assert overview.code == 0 and not overview.err
-    for verb in ("init", "info", "test", "status", "lock", "unlock", "check", "help", "version"):
+    for verb in ("init", "info", "test", "policy", "status", "lock", "unlock", "check", "help", "version"):
         assert verb in overview.out
         by_help, by_flag = run(CTL, "help", verb), run(CTL, verb, "--help")
         assert by_help.code == 0 and f"usage: byokfsctl {verb}" in by_help.out, by_help

@@ -31,7 +31,7 @@ struct kms_err {
 	long http;
 	char code[96]; /* the KMS's own error code, or curl's class */
 	char request_id[128];
-	char message[256];
+	char message[400]; /* who lacks which permission, and in whose policy, takes this much */
 };
 
 #define KMS_BLOB_MAX 6144u
@@ -54,6 +54,7 @@ struct kms_description {
 	char state[32]; /* "Enabled", ... */
 	char usage[32], spec[32], region[64];
 	bool multi_region;
+	char regions[300]; /* of a multi-Region key, the primary's first: "us-east-1, eu-west-1"; cut if too many */
 };
 
 struct kms_event;

@@ -214,6 +214,29 @@ static void copy_member(char *out, size_t size, const json_t *obj, const char *m
 		out[0] = '\0';
 }
 
+static void add_region(struct kms_description *d, const json_t *key)
+{
+	const char *region = jsonio_str(key, "Region");
+	size_t n = strlen(d->regions);
+
+	if (region && region[strspn(region, "abcdefghijklmnopqrstuvwxyz0123456789-")] == '\0' &&
+	    n + strlen(region) + 2 < sizeof(d->regions))
+		snprintf(d->regions + n, sizeof(d->regions) - n, "%s%s", n ? ", " : "", region);
+}
+
+static void read_regions(struct kms_description *d, const json_t *meta)
+{
+	const json_t *of = json_object_get(meta, "MultiRegionConfiguration"), *replica;
+	size_t i;
+
+	d->multi_region = json_is_true(json_object_get(meta, "MultiRegion"));
+	add_region(d, json_object_get(of, "PrimaryKey"));
+	json_array_foreach(json_object_get(of, "ReplicaKeys"), i, replica)
+	{
+		add_region(d, replica);
+	}
+}
+
 static enum kms_status describe(
     struct aws *a, const char *key, uint64_t deadline, struct kms_description *d, struct kms_err *err)
 {
@@ -235,7 +258,7 @@ static enum kms_status describe(
 	copy_member(d->spec, sizeof(d->spec), meta, "KeySpec");
 	if (!*d->spec) /* before 2021 */
 		copy_member(d->spec, sizeof(d->spec), meta, "CustomerMasterKeySpec");
-	d->multi_region = json_is_true(json_object_get(meta, "MultiRegion"));
+	read_regions(d, meta);
 	if (!aws_arn_is_key(d->arn) || !aws_arn_region(d->region, d->arn))
 		return kms_fail(err, KMS_DOWN, "MalformedAnswer", "the answer names no key ARN");
 	return KMS_OK;

@@ -84,6 +84,8 @@ int cmd_kms_failed(const char *what, const struct kms_err *);
 /* The configured key service. EXIT_OK, or an error was printed. Its requests go to the configured audit, if that is not
  * in use by a mount: then a warning says that they do not. */
 MUST_CHECK int cmd_kms_open(struct kms **out, const struct config *, struct kms_err *err);
+/* Its parameters, for a verb that opens another key too; the audit included. EXIT_OK, or EXIT_CONFIG with err. */
+MUST_CHECK int cmd_kms_params(struct kms_params *, const struct config *, struct kms_err *err);
 /* Once, when no key service is open any more. */
 void cmd_audit_end(void);
 /* Unwraps the store's domain secret and authenticates the descriptors: an open lease, or NULL with err or why filled.

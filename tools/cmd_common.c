@@ -107,14 +107,19 @@ void cmd_audit_end(void)
 	audit_close(steal_ptr(&audit), "done");
 }
 
+int cmd_kms_params(struct kms_params *params, const struct config *c, struct kms_err *err)
+{
+	memset(err, 0, sizeof(*err));
+	params_kms(params, c, "byokfsctl/" BYOKFS_VERSION);
+	return open_audit(c, params, err) ? EXIT_CONFIG : EXIT_OK;
+}
+
 int cmd_kms_open(struct kms **out, const struct config *c, struct kms_err *err)
 {
 	struct kms_params params;
 	int ret;
 
-	memset(err, 0, sizeof(*err));
-	params_kms(&params, c, "byokfsctl/" BYOKFS_VERSION);
-	if (open_audit(c, &params, err))
+	if (cmd_kms_params(&params, c, err) != EXIT_OK)
 		return EXIT_CONFIG;
 	ret = kms_open(out, &params, true, err);
 	if (ret == 0)

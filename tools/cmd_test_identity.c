@@ -1,0 +1,154 @@
+/* cmd_test_identity.c — whose credentials these are, in AWS's own words: one GetCallerIdentity, which needs no
+ * permission. Its ARN is what the key's owner must allow. */
+#include "cmd_test.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "http.h"
+#include "io.h"
+#include "secret.h"
+#include "sigv4.h"
+
+#define CONTENT_TYPE "application/x-www-form-urlencoded"
+#define BODY         "Action=GetCallerIdentity&Version=2011-06-15"
+
+bool test_whoami_read(char *arn, size_t size, const char *xml, size_t len)
+{
+	static const char open[] = "<Arn>";
+	const char *from = memmem(xml, len, open, sizeof(open) - 1), *to;
+	size_t n;
+
+	if (!from)
+		return false;
+	from += sizeof(open) - 1;
+	to = memchr(from, '<', len - (size_t)(from - xml));
+	n = to ? (size_t)(to - from) : 0;
+	if (n == 0 || n >= size || strncmp(from, "arn:", 4) != 0)
+		return false;
+	for (size_t i = 0; i < n; i++)
+		if (from[i] <= ' ' || from[i] > '~' || from[i] == '&')
+			return false;
+	memcpy(arn, from, n);
+	arn[n] = '\0';
+	return true;
+}
+
+/* host[:port] as it is sent: without the scheme's own port. */
+static int host_of(char *out, size_t size, const char *url)
+{
+	const char *port = strncasecmp(url, "http:", 5) == 0 ? ":80" : ":443", *from = strstr(url, "://");
+	size_t n = from ? strcspn(from + 3, "/") : 0, np = strlen(port);
+
+	if (n == 0 || n >= size)
+		return -EINVAL;
+	if (n > np && strncmp(from + 3 + n - np, port, np) == 0)
+		n -= np;
+	memcpy(out, from + 3, n);
+	out[n] = '\0';
+	return 0;
+}
+
+static int sign(struct sigv4_signature *sig, const char *host, const char *region, const struct sigv4_credentials *c)
+{
+	const struct sigv4_header header[] = { { "Host", host }, { "Content-Type", CONTENT_TYPE } };
+	const struct sigv4_request request = { .method = "POST",
+		.path = "/",
+		.query = "",
+		.header = header,
+		.nheader = 2,
+		.body = BODY,
+		.bodylen = strlen(BODY),
+		.region = region,
+		.service = "sts",
+		.time = io_unix_time() };
+
+	return sigv4_sign(sig, &request, c);
+}
+
+static void free_secret(char **p)
+{
+	secret_free(*p);
+}
+
+static int ask(struct http *http, const char *url, const char *region, const struct sigv4_credentials *c,
+    uint64_t deadline, struct http_response *answer, char *why)
+{
+	static const char type_line[] = "Content-Type: " CONTENT_TYPE;
+	const char *token = c->session_token ? c->session_token : "";
+	__attribute__((cleanup(free_secret))) char *token_line = secret_alloc(strlen(token) + 32);
+	char host[300], host_line[320], date[40], authorization[1100];
+	const char *lines[] = { host_line, type_line, date, authorization, *token ? token_line : NULL, NULL };
+	const struct http_request request = { .method = "POST",
+		.url = url,
+		.headers = lines,
+		.body = BODY,
+		.bodylen = strlen(BODY),
+		.deadline = deadline };
+	struct sigv4_signature sig;
+	int ret = token_line ? host_of(host, sizeof(host), url) : -ENOMEM;
+
+	if (ret == 0)
+		ret = sign(&sig, host, region, c);
+	if (ret < 0) {
+		(void)snprintf(why, AWSCRED_WHY, "cannot ask STS at '%.100s': %s", url, strerror(-ret));
+		return ret;
+	}
+	(void)snprintf(host_line, sizeof(host_line), "Host: %s", host);
+	(void)snprintf(date, sizeof(date), "X-Amz-Date: %s", sig.amz_date);
+	(void)snprintf(authorization, sizeof(authorization), "Authorization: %s", sig.authorization);
+	(void)snprintf(token_line, strlen(token) + 32, "X-Amz-Security-Token: %s", token);
+	ret = http_do(http, &request, answer, why);
+	explicit_bzero(authorization, sizeof(authorization));
+	return ret;
+}
+
+/* A KMS with an address of its own (a VPC endpoint, a stand-in) says nothing of where STS is. */
+static int find_url(char url[static 600], struct awscred *cred, const struct config *c, const char *region, char *why)
+{
+	size_t n;
+
+	awscred_endpoint(cred, "sts", url);
+	n = strlen(url);
+	if (n == 0 && c->kms.endpoint) {
+		(void)snprintf(why, AWSCRED_WHY, "'endpoint' in [kms] is set, and AWS_ENDPOINT_URL_STS is not");
+		return -ENOENT;
+	}
+	if (n == 0)
+		(void)snprintf(
+		    url, 600, "https://sts.%s.amazonaws.com%s/", region, strncmp(region, "cn-", 3) ? "" : ".cn");
+	else if (url[n - 1] != '/')
+		(void)snprintf(url + n, 600 - n, "/");
+	return 0;
+}
+
+int test_whoami(char *arn, size_t size, struct awscred *cred, const struct sigv4_credentials *credentials,
+    const struct config *c, const char *region, char *why)
+{
+	const struct http_params params = { .connect_timeout_ms = c->kms.connect_timeout_ms,
+		.max_handles = 1,
+		.ca_bundle = c->kms.ca_bundle ? c->kms.ca_bundle : getenv("AWS_CA_BUNDLE"),
+		.proxy = c->kms.proxy,
+		.user_agent = "byokfsctl/" BYOKFS_VERSION };
+	__attribute__((cleanup(http_response_free))) struct http_response answer = { 0 };
+	struct http *http = NULL;
+	char url[600] = "";
+	int ret = find_url(url, cred, c, region, why);
+
+	if (ret < 0)
+		return ret;
+	ret = http_open(&http, &params);
+	if (ret < 0)
+		(void)snprintf(why, AWSCRED_WHY, "%s", strerror(-ret));
+	else
+		ret = ask(http, url, region, credentials, io_boot_ms() + c->kms.request_timeout_ms, &answer, why);
+	if (ret == 0 && (answer.status != 200 || !test_whoami_read(arn, size, (const char *)answer.body, answer.len))) {
+		(void)snprintf(
+		    why, AWSCRED_WHY, "STS at '%.80s' gave no identity (HTTP status %ld)", url, answer.status);
+		ret = -EPROTO;
+	}
+	http_close(http);
+	return ret;
+}

@@ -11,7 +11,7 @@ PYTHON  ?= /usr/bin/python3
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo 1.0.0)
 
 PKGS     := fuse3 libsodium libcrypto libcurl inih jansson expat
-PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS) libmicrohttpd 2>/dev/null)
+PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS) libmicrohttpd p11-kit-1 2>/dev/null)
 LIBS      = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lpthread
 
 WARN := -Wall -Wextra -Wshadow -Wvla -Wformat=2 -Wstrict-prototypes -Wmissing-prototypes \
@@ -66,8 +66,8 @@ $(BUILD)/%.o: %.c
 
 # --- what a bare Debian 12 lacks ------------------------------------------------------------------------------------
 DEPS_BUILD := gcc make pkg-config libfuse3-dev fuse3 libsodium-dev libssl-dev libcurl4-openssl-dev libinih-dev libjansson-dev \
-	libexpat1-dev libmicrohttpd-dev ca-certificates
-DEPS_TEST  := procps libcmocka-dev python3-pytest python3-boto3 python3-cryptography awscli git rsync sqlite3 attr acl mandoc strace xfsprogs e2fsprogs curl vim-tiny
+	libexpat1-dev libmicrohttpd-dev libp11-kit-dev ca-certificates
+DEPS_TEST  := procps libcmocka-dev python3-pytest python3-boto3 python3-cryptography awscli git rsync sqlite3 attr acl mandoc strace xfsprogs e2fsprogs curl vim-tiny softhsm2 opensc
 DEPS_LINT  := clang-tidy cppcheck
 DEPS_BENCH := gocryptfs securefs
 SUDO       := $(if $(filter 0,$(shell id -u)),,sudo)

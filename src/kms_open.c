@@ -20,7 +20,7 @@ static const struct {
 	{ 1, "aws", &kms_aws_provider },
 	{ 2, "vault", NULL },
 	{ 3, "keyfile", &kms_keyfile_provider },
-	{ 4, "pkcs11", NULL },
+	{ 4, "pkcs11", &kms_pkcs11_provider },
 };
 
 #define NPROVIDERS (sizeof(providers) / sizeof(providers[0]))

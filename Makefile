@@ -59,6 +59,12 @@ $(BUILD)/unit/%: $(BUILD)/tests/unit/%.o $(BUILD)/libbyokfs.a
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+# A PKCS#11 module for test_kms_pkcs11, which finds it beside itself.
+$(BUILD)/unit/test_kms_pkcs11: | $(BUILD)/unit/fake_pkcs11.so
+$(BUILD)/unit/fake_pkcs11.so: tests/unit/fake_pkcs11.c tests/unit/fake_pkcs11.h
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -shared -Wl,-z,relro,-z,now -o $@ $<
 $(BUILD)/%.o: %.c
 	$(call say,CC,$<)
 	@mkdir -p $(@D)

@@ -63,7 +63,7 @@ struct kms_event;
 struct kms_params {
 	const char *provider; /* "aws", "vault", "pkcs11", "keyfile" */
 	const char *key;      /* aws: ARN, id or alias; vault, pkcs11: as in their section, or as kms_key() gives it;
-	                         keyfile: ignored */
+	                         keyfile: NULL, or the name it must have, with which a missing file is waited for */
 	const char *region, *endpoint, *profile, *ca_bundle, *proxy;
 	const char *role_arn, *external_id, *session_name;
 	const char *replicas; /* ARNs between commas and blanks */

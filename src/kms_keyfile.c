@@ -272,10 +272,34 @@ static void keyfile_close(void *priv)
 	free(k);
 }
 
+static int make(void **priv, const char *path, const char *name)
+{
+	struct keyfile *k = calloc(1, sizeof(*k));
+
+	if (!k)
+		return -ENOMEM;
+	memcpy(k->name, name, sizeof(k->name));
+	k->path = strdup(path);
+	if (!k->path) {
+		keyfile_close(k);
+		return -ENOMEM;
+	}
+	*priv = k;
+	return 0;
+}
+
+/* A file that is not there may come back, if it is known which key it must hold. */
+static bool awaited(int r, const char *name)
+{
+	static const char prefix[] = "keyfile:";
+
+	return r && r != -EPERM && r != -ENOMEM && name && !strncmp(name, prefix, sizeof(prefix) - 1) &&
+	    strlen(name) == NAME - 1 && strspn(name + sizeof(prefix) - 1, "0123456789abcdef") == 2 * ID;
+}
+
 static int keyfile_open(void **priv, const struct kms_params *params, struct kms_err *err)
 {
 	CLEANUP_MATERIAL struct material *m = NULL;
-	struct keyfile *k;
 	int r;
 
 	if (!params->keyfile_path || *params->keyfile_path != '/') {
@@ -283,21 +307,13 @@ static int keyfile_open(void **priv, const struct kms_params *params, struct kms
 		return -EINVAL;
 	}
 	r = load(&m, params->keyfile_path);
+	if (awaited(r, params->key))
+		return make(priv, params->keyfile_path, params->key);
 	if (r) {
 		(void)unusable(err, params->keyfile_path, r);
 		return r == -EPERM ? -EACCES : r;
 	}
-	k = calloc(1, sizeof(*k));
-	if (!k)
-		return -ENOMEM;
-	memcpy(k->name, m->name, sizeof(k->name));
-	k->path = strdup(params->keyfile_path);
-	if (!k->path) {
-		keyfile_close(k);
-		return -ENOMEM;
-	}
-	*priv = k;
-	return 0;
+	return make(priv, params->keyfile_path, m->name);
 }
 
 static const char *keyfile_key(void *priv)

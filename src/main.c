@@ -176,6 +176,7 @@ static int open_audit(struct daemon *d)
 
 static int open_kms(struct daemon *d)
 {
+	const struct descriptor_slot *slot = descriptor_ruling_slot(&d->store.domain);
 	const struct config *c = &d->config;
 	struct kms_err err = { 0 };
 	struct kms_params params;
@@ -192,6 +193,9 @@ static int open_kms(struct daemon *d)
 	params_kms(&params, c, "byokfs/" BYOKFS_VERSION);
 	params.observe = d->audit ? audit_kms : NULL;
 	params.observer = d->audit;
+	/* A key file that is missing does not tell its name; the name decides nothing but what is waited for. */
+	if (slot && c->mount.locked_start && !params.key)
+		params.key = slot->key;
 	if (kms_open(&d->kms, &params, true, &err))
 		return fail_kms(d, &err, err.status == KMS_OK ? KMS_CONFIG : err.status);
 	enum kms_status st = open_lease(d, &lp, &err);

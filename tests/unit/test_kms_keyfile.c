@@ -237,6 +237,33 @@ static void test_refused_at_open(void **state)
 	assert_string_equal(f->err.code, "NoKey");
 }
 
+/* Without the file its name is what the caller knows it must be. */
+static void test_awaited(void **state)
+{
+	static const char *const others[] = { NULL, "", "keyfile:", "keyfile:344ab22bd8b5264", "keyfile:344ab22bd8b526411",
+		"keyfile:344AB22BD8B52641", "arn:aws:kms:eu-west-1:111122223333:key/1234" };
+	struct fixture *f = *state;
+	struct kms_params params = { .provider = "keyfile", .keyfile_path = f->path };
+
+	assert_int_equal(unlink(f->path), 0);
+	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+		params.key = others[i];
+		assert_int_equal(kms_open(&f->kms, &params, true, &f->err), -ENOENT);
+	}
+	params.key = NAME;
+	write_key(f, 0, 32, 0644);
+	assert_int_equal(kms_open(&f->kms, &params, true, &f->err), -EACCES);
+	assert_int_equal(unlink(f->path), 0);
+	assert_int_equal(kms_open(&f->kms, &params, true, &f->err), 0);
+	assert_string_equal(kms_key(f->kms), NAME);
+	assert_int_equal(generate(f), KMS_DENIED);
+	write_key(f, 7, 32, 0600);
+	assert_int_equal(generate(f), KMS_DENIED);
+	write_key(f, 0, 32, 0600);
+	assert_int_equal(generate(f), KMS_OK);
+	assert_int_equal(decrypt(f), KMS_OK);
+}
+
 static void test_describe(void **state)
 {
 	struct fixture *f = *state;
@@ -264,6 +291,7 @@ int main(void)
 		OPEN(test_changed_file_denies),
 		OPEN(test_unreadable_file_is_down),
 		cmocka_unit_test_setup_teardown(test_refused_at_open, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_awaited, setup, teardown),
 		OPEN(test_describe),
 	};
 

@@ -296,7 +296,8 @@ void fake_reset(void)
 {
 	for (int i = 0; i < FAKE_CALLS; i++)
 		fake.calls[i] = fake.times[i] = 0;
-	fake.hang = fake.sees_late = fake.own_nonce = fake.extractable = fake.insensitive = fake.may_not_decrypt = false;
+	fake.hang = fake.sees_late = fake.own_nonce = false;
+	fake.extractable = fake.insensitive = fake.may_not_decrypt = false;
 	fake.present = true;
 	fake.tokens = fake.keys = 1;
 	fake.flags = 0;

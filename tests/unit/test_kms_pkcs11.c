@@ -38,6 +38,11 @@ struct fixture {
 	struct kms_err err;
 };
 
+static uint64_t far(void)
+{
+	return io_boot_ms() + WAIT_MS;
+}
+
 /* ---- fixtures ---- */
 
 static void __attribute__((format(printf, 2, 3))) shell(const struct fixture *f, const char *fmt, ...)
@@ -158,13 +163,13 @@ static void open_kms(struct fixture *f)
 /* One attempt for what the wrapper would try again. */
 static enum kms_status generate(struct fixture *f)
 {
-	return kms_generate(f->kms, &f->ctx, io_boot_ms() + WAIT_MS, f->secret, &f->blob, &f->used, &f->err);
+	return kms_generate(f->kms, &f->ctx, far(), f->secret, &f->blob, &f->used, &f->err);
 }
 
 static enum kms_status decrypt(struct fixture *f)
 {
 	return kms_decrypt(
-	    f->kms, &f->ctx, f->blob.bytes, f->blob.len, io_boot_ms() + WAIT_MS, f->secret, &f->used, &f->err);
+	    f->kms, &f->ctx, f->blob.bytes, f->blob.len, far(), f->secret, &f->used, &f->err);
 }
 
 /* Without the wrapper's retries, which go on until the deadline. */
@@ -174,7 +179,7 @@ static enum kms_status attempt(struct fixture *f)
 		.context = &f->ctx, .blob = f->blob.bytes, .len = f->blob.len, .secret = f->secret
 	};
 
-	kms_decrypt_batch(f->kms, &item, 1, io_boot_ms() + WAIT_MS);
+	kms_decrypt_batch(f->kms, &item, 1, far());
 	f->err = item.err;
 	return item.err.status;
 }
@@ -261,17 +266,17 @@ static void test_round_trips(void **state)
 	explicit_bzero(f->secret, 32);
 	assert_int_equal(decrypt(f), KMS_OK);
 	assert_memory_equal(f->secret, first, 32);
-	assert_int_equal(kms_encrypt(f->kms, &f->ctx, first, io_boot_ms() + WAIT_MS, &f->blob, &f->used, &f->err), KMS_OK);
+	assert_int_equal(kms_encrypt(f->kms, &f->ctx, first, far(), &f->blob, &f->used, &f->err), KMS_OK);
 	assert_memory_not_equal(f->blob.bytes + 1, blob + 1, 12);
 	assert_int_equal(decrypt(f), KMS_OK);
 	assert_memory_equal(f->secret, first, 32);
 	assert_int_equal(generate(f), KMS_OK);
 	assert_memory_not_equal(f->secret, first, 32);
-	assert_int_equal(kms_describe(f->kms, NAME, io_boot_ms() + WAIT_MS, d, &f->err), KMS_OK);
+	assert_int_equal(kms_describe(f->kms, NAME, far(), d, &f->err), KMS_OK);
 	assert_string_equal(d->arn, NAME);
 	assert_string_equal(d->state, "Enabled");
 	assert_string_equal(d->spec, "AES_256");
-	assert_int_equal(kms_describe(f->kms, "pkcs11:token=a;object=b", io_boot_ms() + WAIT_MS, d, &f->err), KMS_CONFIG);
+	assert_int_equal(kms_describe(f->kms, "pkcs11:token=a;object=b", far(), d, &f->err), KMS_CONFIG);
 	kms_where(f->kms, &where);
 	assert_non_null(strstr(where.identity, "My token"));
 	test_free(d);
@@ -407,8 +412,8 @@ static void *many(void *arg)
 	struct kms_err err;
 
 	for (int i = 0; i < 50; i++)
-		if (kms_generate(b->f->kms, &b->f->ctx, io_boot_ms() + WAIT_MS, one, blob, &used, &err) != KMS_OK ||
-		    kms_decrypt(b->f->kms, &b->f->ctx, blob->bytes, blob->len, io_boot_ms() + WAIT_MS, two, &used,
+		if (kms_generate(b->f->kms, &b->f->ctx, far(), one, blob, &used, &err) != KMS_OK ||
+		    kms_decrypt(b->f->kms, &b->f->ctx, blob->bytes, blob->len, far(), two, &used,
 		        &err) != KMS_OK ||
 		    memcmp(one, two, 32))
 			b->failures++;
@@ -444,7 +449,7 @@ static void test_two_at_once_and_one_after_the_other(void **state)
 	open_kms(f);
 	assert_int_equal(generate(f), KMS_OK);
 	assert_int_equal(kms_open(&other, &f->params, true, &f->err), 0);
-	assert_int_equal(kms_decrypt(other, &f->ctx, f->blob.bytes, 61, io_boot_ms() + WAIT_MS, f->secret, &f->used, &f->err),
+	assert_int_equal(kms_decrypt(other, &f->ctx, f->blob.bytes, 61, far(), f->secret, &f->used, &f->err),
 	    KMS_OK);
 	kms_close(f->kms); /* the module stays up for the other */
 	f->kms = other;
@@ -658,7 +663,7 @@ static void test_a_wrong_pin_is_tried_once(void **state)
 	for (int i = 0; i < 5; i++)
 		assert_int_equal(generate(f), KMS_CONFIG);
 	write_pin(f, "123456", 0600);
-	assert_int_equal(kms_encrypt(other, &f->ctx, f->secret, io_boot_ms() + WAIT_MS, &f->blob, &f->used, &f->err),
+	assert_int_equal(kms_encrypt(other, &f->ctx, f->secret, far(), &f->blob, &f->used, &f->err),
 	    KMS_CONFIG); /* for the whole process */
 	assert_int_equal(f->fake->calls[FAKE_LOGIN], 1);
 	kms_refresh(other);
@@ -705,7 +710,7 @@ static void test_the_token_may_choose_the_nonce(void **state)
 
 static void wait_for(const atomic_uint *what, unsigned value)
 {
-	uint64_t end = io_boot_ms() + WAIT_MS;
+	uint64_t end = far();
 
 	while (atomic_load(what) != value) {
 		assert_true(io_boot_ms() < end);

@@ -1,16 +1,56 @@
-/* kms_provider.h — what a key service must be able to do to seal byokfs's keys. One more of them is one file more:
- * Google Cloud KMS, Azure Key Vault, KMIP (byokfs.8, PROVIDERS, says what each can do).
+/* kms_provider.h — what a key service must be able to do to seal byokfs's keys, and how to add one.
  *
- * A provider is a table of functions. What it owes:
- *   - secrets are 32 bytes; a service that cannot make them (no GenerateDataKey) draws one with secret_random() and
- *     seals it; plaintext, requests and answers that hold it live in secret memory and are wiped;
- *   - the encryption context is bound by the service: as its own map, or context_encode() as associated data (a service
- *     that can bind nothing still serves: the key used is derived from secret and context by the caller);
- *   - every failure gets one class (enum kms_status), by the service's own code and never by HTTP status alone; what is
- *     unknown is KMS_CONFIG or KMS_DOWN, never KMS_OK, and only what proves that the owner refuses is KMS_DENIED;
- *   - every call ends by its deadline and may be made by many threads at once; retries are the wrapper's;
- *   - nothing blocks for ever, no thread is started in open, no child process.
- * The wrapper (kms.c) checks what no provider is trusted with: the key that answered, sizes, wiped secrets. */
+ * A provider is one file, src/kms_NAME.c, with a table of functions. Besides it needs: its line in the table of
+ * src/kms_open.c and its extern below; a number and a name in byokfs-format(5), section 3.1; its settings in struct
+ * kms_params, src/config_keys.c, src/config.c (which must be set) and src/params.c; a line in byokfs(8), PROVIDERS;
+ * tests. Neither the daemon nor the wrapper tests a provider's name. src/kms_keyfile.c is the smallest one to read,
+ * src/kms_aws.c is one that speaks HTTP (http.h, and jsonio.h, whose memory is wiped), src/kms_pkcs11.c is one whose
+ * calls cannot be interrupted.
+ *
+ * What a provider owes:
+ *   Secrets  are 32 bytes. A service that cannot make them draws one with secret_random() and seals that. Whatever
+ *            holds one, requests and answers included, is in secret memory (secret.h) or wiped. Credentials come from
+ *            files that others may not read (refuse them otherwise, as kms_pkcs11_login.c does), never from the
+ *            configuration.
+ *   Context  is bound by the service: as a map of its own, or context_encode() as associated data. A service that
+ *            binds nothing still serves, since the key used is derived from secret and context by the caller;
+ *            byokfs(8) must say so.
+ *   Blobs    are opaque, at most KMS_BLOB_MAX bytes, and at most 440 for seal=file. They hold what decrypt needs
+ *            besides the key's name: a version of the key, a nonce. The first byte of a form of one's own is its
+ *            version.
+ *   Key      names a key for ever, for people and in descriptors: an ARN, a URI. decrypt is never given another than
+ *            the configured one. `used` says which key answered: what the service's answer says, not what was asked,
+ *            where it says so. A name that can be pointed elsewhere is not `pinned`, and describe tells the real one.
+ *   Errors   each get one class (enum kms_status), by the service's own code and never by HTTP status alone:
+ *            KMS_DENIED locks the store at once: only what proves that the owner refuses (disabled, destroyed, not
+ *            permitted, another key in its place). "Not found" and "not permitted" are KMS_CONFIG until the key has
+ *            worked once in this process: nobody took away what never was. KMS_BAD_BLOB is this blob's fault only:
+ *            damaged, or of another key or context.
+ *            KMS_BUSY and KMS_DOWN pass: throttled; no answer, a 5xx, a proxy's page, a lost device. They are
+ *            retried.
+ *            KMS_CONFIG is for the administrator: credentials, Region, a request that is refused as malformed.
+ *            What is unknown is KMS_CONFIG or KMS_DOWN, never KMS_OK. err->code is the service's own word, message
+ *            says what the code does not; both are shown, so neither may hold anything secret.
+ *   Time     every call ends by its deadline (io_boot_ms() time), which the wrapper sets; retries and backoff are the
+ *            wrapper's, so one call is one request, or a few where one alone proves nothing. Many threads call at
+ *            once.
+ *   Life     open checks what can be checked without the service and starts no thread, since the process may still
+ *            fork; connecting is the first call's, so that a mount can start locked. close ends what was started,
+ *            within seconds. No child process. No lock is held across a request.
+ * The wrapper (kms.c) checks what no provider is trusted with: the key that answered, sizes, secrets wiped after
+ * failure.
+ *
+ * How others would fit:
+ *   Google Cloud KMS: encrypt and decrypt a secret drawn here, context_encode() in additionalAuthenticatedData,
+ *            its CRC32C fields checked; key = the CryptoKey's name, not a version's. 400 FAILED_PRECONDITION and 403
+ *            PERMISSION_DENIED: DENIED; 404: as above; 400 INVALID_ARGUMENT on decrypt: BAD_BLOB; 429: BUSY.
+ *            Credentials: the metadata server, as src/awscred*.c does for EC2. No reencrypt.
+ *   Azure Key Vault: wrapkey, unwrapkey of a secret drawn here; the kid of the answer, with its version, goes into the
+ *            blob. RSA-OAEP and AES-KW bind no context; a Managed HSM's AES-GCM encrypt and decrypt do (aad). 403
+ *            with inner code KeyDisabled, KeyExpired or Forbidden: DENIED; 404 KeyNotFound: as above; 429: BUSY.
+ *   KMIP:    Encrypt and Decrypt with AES-GCM, context_encode() as Authenticated Encryption Additional Data; key =
+ *            the Unique Identifier; Batch Count makes decrypt_batch. Result Reason Permission Denied, Wrong Key
+ *            Lifecycle State, Object Destroyed: DENIED; Item Not Found: as above; Cryptographic Failure: BAD_BLOB. */
 #ifndef BYOKFS_KMS_PROVIDER_H
 #define BYOKFS_KMS_PROVIDER_H
 
@@ -21,7 +61,7 @@
  * watching yet). */
 struct kms_provider {
 	const char *name;
-	uint8_t number; /* byokfs-format(5), section 3.1: 1 aws, 2 vault, 3 keyfile, 4 pkcs11 */
+	uint8_t number; /* as written into headers and descriptors */
 	int (*open)(void **priv, const struct kms_params *, struct kms_err *err);
 	void (*close)(void *priv);
 	enum kms_status (*generate)(void *priv, const struct context *, uint64_t deadline, uint8_t secret[static 32],

@@ -240,8 +240,9 @@ static void test_refused_at_open(void **state)
 /* Without the file its name is what the caller knows it must be. */
 static void test_awaited(void **state)
 {
-	static const char *const others[] = { NULL, "", "keyfile:", "keyfile:344ab22bd8b5264", "keyfile:344ab22bd8b526411",
-		"keyfile:344AB22BD8B52641", "arn:aws:kms:eu-west-1:111122223333:key/1234" };
+	static const char *const others[] = { NULL, "", "keyfile:", "keyfile:344ab22bd8b5264",
+		"keyfile:344ab22bd8b526411", "keyfile:344AB22BD8B52641",
+		"arn:aws:kms:eu-west-1:111122223333:key/1234" };
 	struct fixture *f = *state;
 	struct kms_params params = { .provider = "keyfile", .keyfile_path = f->path };
 

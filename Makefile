@@ -59,7 +59,7 @@ $(BUILD)/unit/%: $(BUILD)/tests/unit/%.o $(BUILD)/libbyokfs.a
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
-# A PKCS#11 module for test_kms_pkcs11, which finds it beside itself.
+# A PKCS#11 module that misbehaves, for the tests of that provider.
 $(BUILD)/unit/test_kms_pkcs11: | $(BUILD)/unit/fake_pkcs11.so
 $(BUILD)/unit/fake_pkcs11.so: tests/unit/fake_pkcs11.c tests/unit/fake_pkcs11.h
 	$(call say,LD,$@)
@@ -115,7 +115,7 @@ style:
 	@sh tests/style/run.sh
 conformance: all tools-test
 	BUILD=$(abspath $(BUILD)) $(PYTEST) tests/conformance tests/reader
-mount-test: all
+mount-test: all $(BUILD)/unit/fake_pkcs11.so
 	BUILD=$(abspath $(BUILD)) $(PYTEST) tests/mount
 # The unit layer and the heart of the mount layer once more under AddressSanitizer and UndefinedBehaviorSanitizer.
 check-asan:

@@ -194,6 +194,22 @@ static int pkcs11_open(void **priv, const struct kms_params *params, struct kms_
 	return r;
 }
 
+/* Neither key nor token can change; PIN and the rest are read when they are needed. */
+static int pkcs11_reconfigure(void *priv, const struct kms_params *params, struct kms_err *err)
+{
+	const struct pkcs11 *p = priv;
+	const char *module = params->pkcs11.module, *pin = params->pkcs11.pin_file;
+	struct p11_name name;
+	char why[160];
+
+	if (!p11_name_parse(&name, params->key, params->pkcs11.token, why) && !strcmp(name.key, p->target->name.key) &&
+	    !strcmp(name.token, p->target->name.token) && module && !strcmp(module, p->target->module->path) && pin &&
+	    !strcmp(pin, p->target->pin_file))
+		return 0;
+	(void)kms_fail(err, KMS_CONFIG, "OtherKey", "module, token, key and pin_file cannot change while mounted");
+	return -EINVAL;
+}
+
 static void pkcs11_refresh(void *priv)
 {
 	struct pkcs11 *p = priv;
@@ -226,6 +242,7 @@ const struct kms_provider kms_pkcs11_provider = {
 	.encrypt = pkcs11_encrypt,
 	.describe = pkcs11_describe,
 	.refresh = pkcs11_refresh,
+	.reconfigure = pkcs11_reconfigure,
 	.where = pkcs11_where,
 	.key = pkcs11_key,
 };

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conftest import BYOKFS, wait_until
+from conftest import BUILD, BYOKFS, environment, wait_until
 from faults import GONE, PROMISE, SLACK, err, get, pattern, put, say, until
 from softhsm import KEY, TOKEN, URI, Token, TokenMount
 
@@ -196,6 +196,63 @@ def test_locked_start_without_the_token(store, token):
     put(store.path("a"), DATA)
     store.remount()
     assert get(store.path("a")) == DATA
+
+
+class Stuck:
+    """A module that hangs as long as a file exists."""
+
+    def __init__(self, base):
+        self.file = os.path.join(base, "hang")
+        self.pin_file = os.path.join(base, "pin")
+        with open(self.pin_file, "w") as f:
+            f.write("123456")
+        os.chmod(self.pin_file, 0o600)
+
+    def environment(self):
+        return dict(environment(), FAKE_PKCS11_HANG=self.file)
+
+    def ini(self):
+        return (f"[kms]\nprovider = pkcs11\nrequest_timeout = 1s\nmax_connections = 2\n"
+                f"[pkcs11]\nmodule = {os.path.abspath(BUILD)}/unit/fake_pkcs11.so\ntoken = fake\nkey = key\n"
+                f"pin_file = {self.pin_file}\n[cache]\nprobe = 1s\nlease = {LEASE:.0f}s\n")
+
+    def hang(self):
+        open(self.file, "w").close()
+
+    def go_on(self):
+        os.unlink(self.file)
+
+
+@pytest.mark.sanitizer
+def test_a_module_that_hangs(tmp_path):
+    """Nobody waits for it longer than for a KMS that does not answer, not even the end of the daemon."""
+    stuck = Stuck(str(tmp_path))
+    mount = TokenMount(tmp_path / "store", stuck)
+    try:
+        mount.mount()
+        put(mount.path("a"), DATA)
+        put(mount.path("cold"), DATA)
+        mount.remount()
+        fd = os.open(mount.path("a"), os.O_RDONLY)
+        stuck.hang()
+        begin = time.monotonic()
+        assert read(fd) == 0
+        assert err(get, mount.path("cold")) == errno.EIO
+        say(f"module hangs: cold file EIO after {time.monotonic() - begin:.2f} s")
+        until(lambda: read(fd) == errno.EIO, LEASE + SLACK)
+        wait_until(lambda: mount.state() == "locked")
+        stuck.go_on()
+        say(f"module goes on -> opens after {opens(mount):.2f} s")
+        os.close(fd)
+        stuck.hang()
+        wait_until(lambda: mount.state() == "locked")
+        begin = time.monotonic()
+        mount.umount()
+        say(f"module hangs: unmounted and ended after {time.monotonic() - begin:.2f} s")
+        mount.mount(check=False)
+        assert mount.process.wait(30) == 6, mount.read_log()
+    finally:
+        mount.close()
 
 
 def test_killed_daemon(opened, token):

@@ -1,4 +1,5 @@
 /* fake_pkcs11.c — a PKCS#11 module that fails as told. Its encryption is none: XOR and a checksum. */
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -6,6 +7,7 @@
 
 
 static struct fake fake;
+static const char *hang_file;
 static atomic_bool up, absent_at_start;
 static atomic_ulong last_session, searches;
 
@@ -206,7 +208,7 @@ static ck_rv_t init(ck_session_handle_t s, struct ck_mechanism *m, ck_object_han
 static void hang(void)
 {
 	atomic_fetch_add(&fake.hanging, 1);
-	while (fake.hang)
+	while (fake.hang || (hang_file && access(hang_file, F_OK) == 0))
 		(void)usleep(1000);
 	atomic_fetch_sub(&fake.hanging, 1);
 }
@@ -304,4 +306,10 @@ void fake_reset(void)
 	fake.key = 5;
 	fake.bits = 256;
 	fake.first_key = 100;
+}
+
+static void __attribute__((constructor)) begin(void)
+{
+	hang_file = getenv("FAKE_PKCS11_HANG");
+	fake_reset();
 }

@@ -42,7 +42,8 @@ struct fake {
 	atomic_ulong first_key;     /* likewise */
 };
 
-/* The one of the module; all as after loading: fake_reset(). */
+/* The one of the module; all as after loading: fake_reset(). In a program that knows nothing of this, the environment's
+ * FAKE_PKCS11_HANG names a file; while it exists, calls hang. */
 struct fake *fake_state(void);
 void fake_reset(void);
 

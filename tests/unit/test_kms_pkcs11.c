@@ -307,6 +307,23 @@ static void test_every_bit_and_the_context_count(void **state)
 	assert_int_equal(decrypt(f), KMS_OK);
 }
 
+static void test_reconfigure(void **state)
+{
+	struct fixture *f = *state;
+
+	open_kms(f);
+	assert_int_equal(kms_reconfigure(f->kms, &f->params, &f->err), 0);
+	f->params.key = NAME;
+	assert_int_equal(kms_reconfigure(f->kms, &f->params, &f->err), 0);
+	f->params.pkcs11.token = "Other";
+	assert_int_equal(kms_reconfigure(f->kms, &f->params, &f->err), -EINVAL);
+	f->params.pkcs11.token = "My token";
+	f->params.key = "other";
+	assert_int_equal(kms_reconfigure(f->kms, &f->params, &f->err), -EINVAL);
+	assert_string_equal(f->err.code, "OtherKey");
+	assert_int_equal(generate(f), KMS_OK);
+}
+
 static void test_opens_what_another_process_sealed(void **state)
 {
 	struct fixture *f = *state;
@@ -773,6 +790,7 @@ int main(void)
 		FAKE(test_a_module_that_hangs),
 		SOFT(test_round_trips),
 		SOFT(test_every_bit_and_the_context_count),
+		SOFT(test_reconfigure),
 		SOFT(test_opens_what_another_process_sealed),
 		SOFT(test_destroyed_replaced_and_back),
 		SOFT(test_token_away_and_back),

@@ -2,8 +2,8 @@
  * may use the token (login), a session with the key (session), threads that may get stuck in all this (work), and the
  * provider on top.
  *
- * Locks: a caller of the provider waits for work's only, which is never held across a call into the module. Workers take
- * the module's gate, then login (per token); target's lock and the registry's are taken alone. */
+ * Locks: a caller of the provider waits for work's only, which is never held across a call into the module. Workers
+ * take the module's gate, then login (per token). Nothing is taken under target's lock and the registry's. */
 #ifndef BYOKFS_KMS_PKCS11_INTERNAL_H
 #define BYOKFS_KMS_PKCS11_INTERNAL_H
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import Mount, wait_until
 from faults import PROMISE, SLACK, err, get, pattern, put, say, until
 
-LEASE = 3.0
+LEASE = 2.0
 DATA = pattern(6, 100000)
 
 
@@ -34,7 +34,7 @@ class Keyfile:
 
     def ini(self):
         return (f"[kms]\nprovider = keyfile\nrequest_timeout = 2s\n[keyfile]\npath = {self.path}\n"
-                f"[cache]\nprobe = 1s\nlease = {LEASE:.0f}s\n")
+                f"[cache]\nprobe = 500ms\nlease = {LEASE:.0f}s\n")
 
 
 @pytest.fixture

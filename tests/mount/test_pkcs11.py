@@ -12,7 +12,7 @@ from conftest import BUILD, BYOKFS, environment, wait_until
 from faults import GONE, PROMISE, SLACK, err, get, pattern, put, say, until
 from softhsm import KEY, TOKEN, URI, Token, TokenMount
 
-LEASE = 3.0
+LEASE = 2.0
 DATA = pattern(5, 100000)
 
 
@@ -214,7 +214,7 @@ class Stuck:
     def ini(self):
         return (f"[kms]\nprovider = pkcs11\nrequest_timeout = 1s\nmax_connections = 2\n"
                 f"[pkcs11]\nmodule = {os.path.abspath(BUILD)}/unit/fake_pkcs11.so\ntoken = fake\nkey = key\n"
-                f"pin_file = {self.pin_file}\n[cache]\nprobe = 1s\nlease = {LEASE:.0f}s\n")
+                f"pin_file = {self.pin_file}\n[cache]\nprobe = 500ms\nlease = {LEASE:.0f}s\n")
 
     def hang(self):
         open(self.file, "w").close()

@@ -98,6 +98,7 @@ struct kms_provider {
 };
 
 extern const struct kms_provider kms_aws_provider, kms_keyfile_provider, kms_pkcs11_provider;
+extern const struct kms_provider kms_vault_provider;
 
 /* Used by unit tests: a provider of their own; its close, unless NULL, is called by kms_close(). */
 MUST_CHECK int kms_open_with(

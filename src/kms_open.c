@@ -18,7 +18,7 @@ static const struct {
 	const struct kms_provider *provider;
 } providers[] = {
 	{ 1, "aws", &kms_aws_provider },
-	{ 2, "vault", NULL },
+	{ 2, "vault", &kms_vault_provider },
 	{ 3, "keyfile", &kms_keyfile_provider },
 	{ 4, "pkcs11", &kms_pkcs11_provider },
 };

@@ -269,6 +269,8 @@ static int run(const struct options *o, const sigset_t *ends)
 	if (r == 0)
 		r = dk_store_open(srv, o->state);
 	if (r == 0)
+		r = dk_vault_load(&srv->vault, srv->store.dir);
+	if (r == 0)
 		r = first_key(srv, o);
 	if (r == -EBUSY)
 		code = complain(EXIT_ALREADY, o->state, "another byokfs-devkms uses it");
@@ -276,6 +278,7 @@ static int run(const struct options *o, const sigset_t *ends)
 		code = complain(EXIT_FAILED, o->state, strerror(-r));
 	else
 		code = serve(srv, o, address, ends);
+	dk_vault_close(&srv->vault);
 	dk_store_close(&srv->store);
 	dk_stats_free(&srv->stats);
 	return code;

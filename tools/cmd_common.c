@@ -54,9 +54,9 @@ const char *cmd_kms_hint(const struct kms_err *err)
 	case KMS_BUSY:
 		return "the KMS throttles this account: try again, or ask for a higher quota";
 	case KMS_DOWN:
-		return "check endpoint, Region, proxy and network";
+		return "check endpoint or address, Region, proxy and network";
 	case KMS_CONFIG:
-		return "check credentials, key and Region in [kms]; 'byokfsctl test' shows each step";
+		return "check credentials, key and Region in [kms], or [vault]; 'byokfsctl test' shows each step";
 	case KMS_BAD_BLOB:
 		return "is 'key' in [kms] the key that the store was made under? 'byokfsctl info' shows it";
 	case KMS_OK:

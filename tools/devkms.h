@@ -126,12 +126,22 @@ struct dk_stats {
 	uint64_t next;
 };
 
+/* --- Vault: devkms_vault.c --- */
+
+struct dk_vault {
+	pthread_mutex_t lock;
+	int dir; /* borrowed */
+	json_t *doc;
+	bool sealed, deny, openbao; /* as told by /_devkms/vault/switch; not kept */
+};
+
 /* --- the server --- */
 
 struct devkms {
 	struct dk_store store;
 	struct dk_faults faults;
 	struct dk_stats stats;
+	struct dk_vault vault;
 	char account[13], region[DK_REGION];
 	char access_key[129], secret[129];
 };
@@ -333,6 +343,13 @@ MUST_CHECK int dk_imds_run(struct devkms *, const struct dk_request *, struct dk
 /* devkms_admin.c: /_devkms/ */
 MUST_CHECK int dk_admin_run(struct devkms *, const struct dk_request *, struct dk_reply *);
 MUST_CHECK int dk_reply_json(struct dk_reply *, unsigned int status, json_t *steals);
+
+/* devkms_vault.c: the transit engine of HashiCorp Vault and OpenBao below /v1/, and its control */
+MUST_CHECK int dk_vault_load(struct dk_vault *, int dir);
+void dk_vault_close(struct dk_vault *);
+/* -ECANCELED: say nothing, close. */
+MUST_CHECK int dk_vault_run(struct devkms *, const struct dk_request *, int client_fd, struct dk_reply *);
+MUST_CHECK int dk_vault_admin(struct devkms *, const struct dk_request *, struct dk_reply *);
 
 /* devkms_fault.c */
 void dk_faults_init(struct dk_faults *);

@@ -233,12 +233,17 @@ static enum MHD_Result run_call(struct devkms *srv, struct MHD_Connection *conn,
 
 static enum MHD_Result dispatch(struct devkms *srv, struct MHD_Connection *conn, const struct dk_request *req)
 {
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
 	struct dk_reply r = { .type = "text/plain" };
 	int err;
 
 	if (strcmp(req->method, "POST") == 0 && strcmp(req->path, "/") == 0)
 		return run_call(srv, conn, req);
-	if (strncmp(req->path, "/_devkms/", 9) == 0)
+	if (strncmp(req->path, "/v1/", 4) == 0)
+		err = dk_vault_run(srv, req, info ? info->connect_fd : -1, &r);
+	else if (strncmp(req->path, "/_devkms/vault/", 15) == 0)
+		err = dk_vault_admin(srv, req, &r);
+	else if (strncmp(req->path, "/_devkms/", 9) == 0)
 		err = dk_admin_run(srv, req, &r);
 	else if (strncmp(req->path, "/latest/", 8) == 0)
 		err = dk_imds_run(srv, req, &r);

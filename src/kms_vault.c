@@ -102,6 +102,8 @@ static enum kms_status read_plaintext(uint8_t secret[static 32], const json_t *f
 {
 	size_t len = 32;
 
+	if (!jsonio_str(from, "plaintext"))
+		return kms_fail(err, KMS_DOWN, "MalformedAnswer", "the answer has no plaintext");
 	if (!jsonio_blob(secret, &len, from, "plaintext") && len == 32)
 		return KMS_OK;
 	explicit_bzero(secret, 32);

@@ -200,6 +200,8 @@ enum kms_status vault_call(struct vault_link *l, const struct vault_request *req
 		status = vault_token_get(l, req->deadline, &header, &serial, err);
 		if (status == KMS_OK)
 			status = vault_send(l, req, header, out, err);
+		if (status == KMS_OK && success(out) && !out->body)
+			status = kms_fail(err, KMS_DOWN, "MalformedAnswer", "the answer is not a JSON object");
 		if (status != KMS_OK || success(out))
 			return status;
 		if (out->http != 403)

@@ -16,18 +16,15 @@
 #include "log.h"
 #include "secret.h"
 
-#define BATCH_MAX       128u /* answers of 80 bytes each: far below HTTP_RESPONSE_MAX */
-#define CIPHERTEXT_MAX  1024u
-#define NAME_MAX_LEN    128u
-#define PREFIX          "vault:"
-#define CONTEXT_TEXT    ((CONTEXT_ENCODED_MAX + 2) / 3 * 4 + 1)
+#define BATCH_MAX      128u /* answers of 80 bytes each: far below HTTP_RESPONSE_MAX */
+#define CIPHERTEXT_MAX 1024u
+#define CONTEXT_TEXT   ((CONTEXT_ENCODED_MAX + 2) / 3 * 4 + 1)
 
 struct vault {
 	struct vault_link *link;
 	bool owns_link;
 	atomic_bool worked, looked; /* the key has answered; its properties were asked for */
-	char mount[VAULT_PATH_MAX], name[NAME_MAX_LEN + 1];
-	char key[KMS_KEY_MAX + 1];
+	struct vault_name name;
 };
 
 static void free_json(json_t **json)
@@ -89,7 +86,7 @@ static void fill_used(const struct vault *v, struct kms_used *used, uint64_t ver
 	const char *id = jsonio_str(answer, "request_id");
 	size_t n = 0;
 
-	memcpy(used->key, v->key, strlen(v->key) + 1);
+	memcpy(used->key, v->name.key, strlen(v->name.key) + 1);
 	memset(used->material, 0, sizeof(used->material));
 	for (int i = 0; i < 8; i++)
 		used->material[31 - i] = (uint8_t)(version >> (8 * i));
@@ -120,10 +117,10 @@ static enum kms_status bad_ciphertext(struct kms_err *err)
 static enum kms_status call(struct vault *v, const char *method, const char *operation, const char *body,
     uint64_t deadline, struct vault_answer *a, struct kms_err *err)
 {
-	char path[VAULT_PATH_MAX + NAME_MAX_LEN + 32];
+	char path[VAULT_PATH_MAX + VAULT_NAME_MAX + 32];
 	const struct vault_request req = { method, path, body, deadline };
 
-	(void)snprintf(path, sizeof(path), "%s/%s/%s", v->mount, operation, v->name);
+	(void)snprintf(path, sizeof(path), "%s/%s/%s", v->name.mount, operation, v->name.name);
 	return vault_call(v->link, &req, atomic_load(&v->worked), a, err);
 }
 
@@ -132,14 +129,15 @@ static enum kms_status describe(struct vault *v, uint64_t deadline, struct vault
 	enum kms_status status = call(v, "GET", "keys", NULL, deadline, a, err);
 
 	if (status != KMS_OK && err->http == 404 && !*a->text)
-		return kms_fail(err, KMS_CONFIG, "KeyNotFound", "no key '%s' in '%s'", v->name, v->mount);
+		return kms_fail(err, KMS_CONFIG, "KeyNotFound", "no key '%s' in '%s'", v->name.name, v->name.mount);
 	return status;
 }
 
 static bool strong(const char *type)
 {
 	return type &&
-	    (!strcmp(type, "aes256-gcm96") || !strcmp(type, "chacha20-poly1305") || !strcmp(type, "xchacha20-poly1305"));
+	    (!strcmp(type, "aes256-gcm96") || !strcmp(type, "chacha20-poly1305") ||
+	        !strcmp(type, "xchacha20-poly1305"));
 }
 
 /* Before the first secret is sealed; the policy may forbid it, and then Vault's own refusal of a context has to do. */
@@ -156,11 +154,13 @@ static enum kms_status look_at_key(struct vault *v, uint64_t deadline, struct km
 		return status;
 	data = json_object_get(a.body, "data");
 	if (status == KMS_OK && !strong(jsonio_str(data, "type")))
-		return kms_fail(err, KMS_CONFIG, "WrongKeyType", "key '%s' is of type '%.40s': make one of type aes256-gcm96",
-		    v->name, jsonio_str(data, "type") ? jsonio_str(data, "type") : "");
-	if (status == KMS_OK && (json_is_true(json_object_get(data, "exportable")) ||
-	                            json_is_true(json_object_get(data, "allow_plaintext_backup"))))
-		log_warn("key '%s' may be taken out of Vault (exportable, or allow_plaintext_backup)", v->name);
+		return kms_fail(err, KMS_CONFIG, "WrongKeyType",
+		    "key '%s' is of type '%.40s': make one of type aes256-gcm96", v->name.name,
+		    jsonio_str(data, "type") ? jsonio_str(data, "type") : "");
+	if (status == KMS_OK &&
+	    (json_is_true(json_object_get(data, "exportable")) ||
+	        json_is_true(json_object_get(data, "allow_plaintext_backup"))))
+		log_warn("key '%s' may be taken out of Vault (exportable, or allow_plaintext_backup)", v->name.name);
 	atomic_store(&v->looked, true);
 	return KMS_OK;
 }
@@ -233,8 +233,8 @@ static enum kms_status vault_decrypt(void *priv, const char *key, const struct c
 	uint64_t version = version_of(blob, len);
 	enum kms_status status;
 
-	if (strcmp(key, v->key))
-		return kms_fail(err, KMS_BAD_BLOB, "IncorrectKey", "the key is '%.90s', not '%.90s'", v->key, key);
+	if (strcmp(key, v->name.key))
+		return kms_fail(err, KMS_BAD_BLOB, "IncorrectKey", "the key is '%.90s', not '%.90s'", v->name.key, key);
 	if (!version)
 		return bad_ciphertext(err);
 	request = item_json(ctx, blob, len);
@@ -300,7 +300,7 @@ static void vault_decrypt_batch(void *priv, const char *key, struct kms_item *it
 	struct kms_err err = { 0 };
 	enum kms_status status;
 
-	if (n > BATCH_MAX || strcmp(key, v->key))
+	if (n > BATCH_MAX || strcmp(key, v->name.key))
 		return; /* the wrapper's verdict for what was not answered stands */
 	body = batch_body(items, n, at, &count);
 	if (!body && !count)
@@ -308,7 +308,8 @@ static void vault_decrypt_batch(void *priv, const char *key, struct kms_item *it
 	status = body ? call(v, "POST", "decrypt", body, deadline, &a, &err) : no_request(&err);
 	results = json_object_get(json_object_get(a.body, "data"), "batch_results");
 	if (status == KMS_OK && json_array_size(results) != count)
-		status = kms_fail(&err, KMS_DOWN, "MalformedAnswer", "the answer has not one result for each sealed key");
+		status =
+		    kms_fail(&err, KMS_DOWN, "MalformedAnswer", "the answer has not one result for each sealed key");
 	for (size_t i = 0; i < count; i++)
 		if (status != KMS_OK)
 			items[at[i]].err = err;
@@ -327,8 +328,8 @@ static enum kms_status vault_describe(
 	const char *type;
 	enum kms_status status;
 
-	if (strcmp(key, v->key))
-		return kms_fail(err, KMS_CONFIG, "NotFound", "the key is '%.90s', not '%.90s'", v->key, key);
+	if (strcmp(key, v->name.key))
+		return kms_fail(err, KMS_CONFIG, "NotFound", "the key is '%.90s', not '%.90s'", v->name.key, key);
 	status = describe(v, deadline, &a, err);
 	if (status != KMS_OK)
 		return status;
@@ -336,73 +337,13 @@ static enum kms_status vault_describe(
 	type = jsonio_str(data, "type");
 	if (!type)
 		return kms_fail(err, KMS_DOWN, "MalformedAnswer", "the answer names no type of key");
-	memcpy(d->arn, v->key, strlen(v->key) + 1);
+	memcpy(d->arn, v->name.key, strlen(v->name.key) + 1);
 	(void)snprintf(d->state, sizeof(d->state), "%s",
 	    json_is_true(json_object_get(data, "soft_deleted")) ? "SoftDeleted" : "Enabled");
 	(void)snprintf(d->usage, sizeof(d->usage), "%s", strong(type) ? "ENCRYPT_DECRYPT" : "OTHER");
 	(void)snprintf(d->spec, sizeof(d->spec), "%.20s v%u", type,
 	    (unsigned)json_integer_value(json_object_get(data, "latest_version")));
 	return KMS_OK;
-}
-
-/* ---- names ---- */
-
-/* Vault's own rule for names of keys. */
-static bool name_ok(const char *name)
-{
-	size_t n = strlen(name);
-
-	return n && n <= NAME_MAX_LEN && !strchr(name, '/') && vault_path_ok(name) && !strchr(name, '~') &&
-	    !strchr("-.", name[0]) && !strchr("-.", name[n - 1]);
-}
-
-/* "vault:[NAMESPACE/]MOUNT/keys/NAME" as kms_key() gives it. */
-static int split_key(struct vault *v, const char *key, const char *namespace)
-{
-	const char *path = key + strlen(PREFIX), *name = NULL, *at = path;
-	size_t n = strlen(namespace);
-
-	while ((at = strstr(at, "/keys/"))) {
-		name = at;
-		at++;
-	}
-	if (!name)
-		return -EINVAL;
-	if (n && (strncmp(path, namespace, n) || path[n] != '/'))
-		return -EINVAL;
-	path += n ? n + 1 : 0;
-	if (path >= name || (size_t)(name - path) >= sizeof(v->mount) || strlen(name + 6) > NAME_MAX_LEN)
-		return -EINVAL;
-	memcpy(v->mount, path, (size_t)(name - path));
-	memcpy(v->name, name + 6, strlen(name + 6) + 1);
-	return 0;
-}
-
-static int name_key(struct vault *v, const struct kms_params *p, struct kms_err *err)
-{
-	const char *namespace = v->link->namespace;
-	CLEANUP_FREE char *mount = vault_bare_path(p->vault.mount && *p->vault.mount ? p->vault.mount : "transit");
-	int r = 0;
-
-	if (!mount)
-		return -ENOMEM;
-	if (!strncmp(p->key, PREFIX, strlen(PREFIX)))
-		r = split_key(v, p->key, namespace);
-	else if (strlen(mount) >= sizeof(v->mount) || strlen(p->key) > NAME_MAX_LEN)
-		r = -EINVAL;
-	else {
-		memcpy(v->mount, mount, strlen(mount) + 1);
-		memcpy(v->name, p->key, strlen(p->key) + 1);
-	}
-	if (!r && !vault_path_ok(v->mount))
-		r = -EINVAL;
-	if (r || !name_ok(v->name)) {
-		(void)kms_fail(err, KMS_CONFIG, "BadKeyName",
-		    "'%.90s' in '%.60s' cannot be a key of a transit engine there", p->key, mount);
-		return -EINVAL;
-	}
-	(void)snprintf(v->key, sizeof(v->key), PREFIX "%s%s%s/keys/%s", namespace, *namespace ? "/" : "", v->mount, v->name);
-	return 0;
 }
 
 /* ---- life ---- */
@@ -435,7 +376,7 @@ static int vault_open(void **priv, const struct kms_params *p, struct kms_err *e
 	else
 		v->link = shared->link;
 	if (!r)
-		r = name_key(v, p, err);
+		r = vault_name_key(&v->name, v->link->namespace, p, err);
 	if (r)
 		vault_close(v);
 	else
@@ -447,7 +388,7 @@ static const char *vault_key(void *priv)
 {
 	const struct vault *v = priv;
 
-	return v->key;
+	return v->name.key;
 }
 
 static void vault_refresh(void *priv)
@@ -463,7 +404,7 @@ static int vault_reconfigure(void *priv, const struct kms_params *p, struct kms_
 {
 	const struct vault *v = priv;
 
-	if (vault_link_fits(v->link, p) && p->key && (!strcmp(p->key, v->name) || !strcmp(p->key, v->key)))
+	if (vault_link_fits(v->link, p) && p->key && (!strcmp(p->key, v->name.name) || !strcmp(p->key, v->name.key)))
 		return 0;
 	(void)kms_fail(err, KMS_CONFIG, "OtherSettings", "a mounted store keeps its settings in [vault]: remount it");
 	return -EINVAL;

@@ -14,11 +14,11 @@
 #include "log.h"
 #include "secret.h"
 
-#define HEADER        "X-Vault-Token: "
-#define RETRY_MS      1000u   /* between logins that fail */
-#define SLICE_MS      30000u  /* this wait's clock stops in suspend, a token's time does not */
-#define FRESH_ENOUGH  60000u  /* a denied token is not replaced sooner than this */
-#define LEASE_MAX_S   31536000
+#define HEADER       "X-Vault-Token: "
+#define RETRY_MS     1000u  /* between logins that fail */
+#define SLICE_MS     30000u /* this wait's clock stops in suspend, a token's time does not */
+#define FRESH_ENOUGH 60000u /* a denied token is not replaced sooner than this */
+#define LEASE_MAX_S  31536000
 
 static void free_secret(char **p)
 {
@@ -83,8 +83,7 @@ static enum kms_status read_word(
 	ssize_t n;
 
 	if (fd < 0 || fstat(fd, &st))
-		return kms_fail(
-		    err, KMS_CONFIG, "NoToken", "cannot read '%.120s': %s", path, strerrordesc_np(errno));
+		return kms_fail(err, KMS_CONFIG, "NoToken", "cannot read '%.120s': %s", path, strerrordesc_np(errno));
 	if (!S_ISREG(st.st_mode) || st.st_size > (off_t)VAULT_TOKEN_MAX)
 		return kms_fail(err, KMS_CONFIG, "NoToken", "'%.120s' is no regular file of at most %u bytes", path,
 		    VAULT_TOKEN_MAX);
@@ -93,8 +92,7 @@ static enum kms_status read_word(
 		return kms_fail(err, KMS_DOWN, "OutOfMemory", "no locked memory left for a token");
 	n = io_pread(fd, text + room, VAULT_TOKEN_MAX, 0);
 	if (n < 0)
-		return kms_fail(
-		    err, KMS_CONFIG, "NoToken", "cannot read '%.120s': %s", path, strerrordesc_np((int)-n));
+		return kms_fail(err, KMS_CONFIG, "NoToken", "cannot read '%.120s': %s", path, strerrordesc_np((int)-n));
 	if (!one_word(text + room, (size_t)n))
 		return kms_fail(
 		    err, KMS_CONFIG, "NoToken", "'%.120s' holds not one word, as a token or secret id is", path);
@@ -165,7 +163,8 @@ static enum kms_status read_grant(struct grant *g, const struct vault_answer *a,
 		return kms_fail(err, KMS_DOWN, "MalformedAnswer", "the answer to the login has no usable token");
 	for (const char *c = token; *c; c++)
 		if (*c <= ' ' || *c > '~')
-			return kms_fail(err, KMS_DOWN, "MalformedAnswer", "the answer to the login has no usable token");
+			return kms_fail(
+			    err, KMS_DOWN, "MalformedAnswer", "the answer to the login has no usable token");
 	g->lease_ms = (uint64_t)lease * 1000;
 	g->renewable = json_is_true(json_object_get(auth, "renewable"));
 	g->header = secret_alloc(strlen(HEADER) + strlen(token) + 1);
@@ -201,8 +200,8 @@ static enum kms_status login(struct vault_link *l, uint64_t deadline, struct gra
 		return read_grant(g, &a, err);
 	if (status != KMS_OK || vault_fail(&a, false, err) != KMS_CONFIG)
 		return err->status;
-	return kms_fail(err, KMS_CONFIG, "LoginRefused", "AppRole login at 'auth/%.60s': HTTP status %ld %s", l->auth_mount,
-	    a.http, a.text);
+	return kms_fail(err, KMS_CONFIG, "LoginRefused", "AppRole login at 'auth/%.60s': HTTP status %ld %s",
+	    l->auth_mount, a.http, a.text);
 }
 
 /* KMS_CONFIG: only a login helps. */

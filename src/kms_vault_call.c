@@ -178,16 +178,16 @@ static enum kms_status refused(struct vault_link *l, const struct vault_request 
 		    "the server does not know the token of %.120s, or no longer", whose(l));
 		break;
 	case TOKEN_UNKNOWN:
-		(void)kms_fail(err, KMS_DOWN, "PermissionDenied", "%s, but the server does not say whether for the token's sake",
-		    a->text);
+		(void)kms_fail(err, KMS_DOWN, "PermissionDenied",
+		    "%s, but the server does not say whether for the token's sake", a->text);
 		break;
 	}
 	err->http = a->http;
 	return err->status;
 }
 
-enum kms_status vault_call(struct vault_link *l, const struct vault_request *req, bool worked, struct vault_answer *out,
-    struct kms_err *err)
+enum kms_status vault_call(
+    struct vault_link *l, const struct vault_request *req, bool worked, struct vault_answer *out, struct kms_err *err)
 {
 	bool bad = true;
 	enum kms_status status = KMS_CONFIG;

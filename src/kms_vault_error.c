@@ -1,7 +1,7 @@
 /* kms_vault_error.c — what an error of Vault or OpenBao means.
  *
- * Hides: their texts. Vault has no error codes, and most of its errors share status 400, so the words decide. Only words
- * that Vault itself says are believed to be a denial: a proxy's error page never locks a mount at once. */
+ * Hides: their texts. Vault has no error codes, and most of its errors share status 400, so the words decide. Only
+ * words that Vault itself says are believed to be a denial: a proxy's error page never locks a mount at once. */
 #include <stdio.h>
 #include <string.h>
 
@@ -75,7 +75,8 @@ enum kms_status vault_fail(const struct vault_answer *a, bool worked, struct kms
 
 	if (!strcmp(code, "Standby"))
 		(void)kms_fail(err, status, code,
-		    "this server is a standby and sends its clients elsewhere: let 'address' in [vault] name the active one");
+		    "this server is a standby and sends its clients elsewhere: let 'address' in [vault] "
+		    "name the active one");
 	else if (!strcmp(code, "NoSuchMount"))
 		(void)kms_fail(err, status, code, "%s: is 'mount' in [vault] where the transit engine is?", a->text);
 	else if (*a->text)

@@ -13,6 +13,7 @@
 
 #define VAULT_PATH_MAX  512u
 #define VAULT_TOKEN_MAX 8192u
+#define VAULT_NAME_MAX  128u
 #define VAULT_TEXT      256u
 
 /* What tells one state of a file from another. */
@@ -63,15 +64,15 @@ void vault_answer_free(struct vault_answer *);
 enum kms_status vault_send(const struct vault_link *, const struct vault_request *, const char *header,
     struct vault_answer *out, struct kms_err *err);
 
-/* The same with the link's token, which is looked after when the server refuses it. KMS_OK: status 2xx, or a batch whose
- * items tell. worked: the key has answered before. */
-enum kms_status vault_call(struct vault_link *, const struct vault_request *, bool worked, struct vault_answer *out,
-    struct kms_err *err);
+/* The same with the link's token, which is looked after when the server refuses it. KMS_OK: status 2xx, or a batch
+ * whose items tell. worked: the key has answered before. */
+enum kms_status vault_call(
+    struct vault_link *, const struct vault_request *, bool worked, struct vault_answer *out, struct kms_err *err);
 
 /* An answer that is no success, as an error. */
 enum kms_status vault_fail(const struct vault_answer *, bool worked, struct kms_err *err);
-/* The class of an error by its text and HTTP status; own: from Vault itself, not from something before it. A bare 403 is
- * KMS_CONFIG: vault_call() finds out whose fault it is. *code: for people. Pure. */
+/* The class of an error by its text and HTTP status; own: from Vault itself, not from something before it. A bare 403
+ * is KMS_CONFIG: vault_call() finds out whose fault it is. *code: for people. Pure. */
 enum kms_status vault_classify(long http, const char *text, bool own, bool worked, const char **code);
 
 /* ---- settings: kms_vault_link.c ---- */
@@ -81,6 +82,14 @@ MUST_CHECK int vault_link_open(struct vault_link **out, const struct kms_params 
 void vault_link_close(struct vault_link *);
 /* Would these settings open the same link? */
 bool vault_link_fits(const struct vault_link *, const struct kms_params *);
+/* A transit key: its mount, its name there, and what kms_key() calls it. */
+struct vault_name {
+	char mount[VAULT_PATH_MAX], name[VAULT_NAME_MAX + 1];
+	char key[KMS_KEY_MAX + 1];
+};
+/* From params->key, a bare name or one that kms_key() gave. 0 or -errno, with *err filled for -EINVAL. */
+MUST_CHECK int vault_name_key(
+    struct vault_name *out, const char *namespace, const struct kms_params *, struct kms_err *err);
 /* One or more path elements as they stand in a URL, none of them "." or "..". Pure. */
 bool vault_path_ok(const char *path);
 /* malloc'ed, without slashes at both ends; NULL: no memory. */

@@ -1,5 +1,5 @@
-/* kms_vault_link.c — the settings that say which server is spoken to, and as whom. Hides: what is wrong with them, and
- * when two keys may share a connection and a token. */
+/* kms_vault_link.c — the settings that say which server is spoken to, as whom, and about which key. Hides: what is
+ * wrong with them, the name a key is recorded by, and when two keys may share a connection and a token. */
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
@@ -9,6 +9,7 @@
 
 #define MAX_CONNECTIONS 8u
 #define TIMEOUT_MS      4000u
+#define PREFIX          "vault:"
 
 /* ---- paths ---- */
 
@@ -38,6 +39,66 @@ char *vault_bare_path(const char *path)
 	while (n && path[n - 1] == '/')
 		n--;
 	return strndup(path, n);
+}
+
+/* ---- keys ---- */
+
+/* Vault's own rule for names of keys. */
+static bool name_ok(const char *name)
+{
+	size_t n = strlen(name);
+
+	return n && n <= VAULT_NAME_MAX && !strchr(name, '/') && vault_path_ok(name) && !strchr(name, '~') &&
+	    !strchr("-.", name[0]) && !strchr("-.", name[n - 1]);
+}
+
+/* "vault:[NAMESPACE/]MOUNT/keys/NAME" as kms_key() gives it. */
+static int split_key(struct vault_name *v, const char *key, const char *namespace)
+{
+	const char *path = key + strlen(PREFIX), *name = NULL, *at = path;
+	size_t n = strlen(namespace);
+
+	while ((at = strstr(at, "/keys/"))) {
+		name = at;
+		at++;
+	}
+	if (!name)
+		return -EINVAL;
+	if (n && (strncmp(path, namespace, n) || path[n] != '/'))
+		return -EINVAL;
+	path += n ? n + 1 : 0;
+	if (path >= name || (size_t)(name - path) >= sizeof(v->mount) || strlen(name + 6) > VAULT_NAME_MAX)
+		return -EINVAL;
+	memcpy(v->mount, path, (size_t)(name - path));
+	memcpy(v->name, name + 6, strlen(name + 6) + 1);
+	return 0;
+}
+
+int vault_name_key(struct vault_name *v, const char *namespace, const struct kms_params *p, struct kms_err *err)
+{
+	CLEANUP_FREE char *mount = vault_bare_path(p->vault.mount && *p->vault.mount ? p->vault.mount : "transit");
+	int r = 0;
+
+	if (!mount)
+		return -ENOMEM;
+	if (!strncmp(p->key, PREFIX, strlen(PREFIX)))
+		r = split_key(v, p->key, namespace);
+	else if (strlen(mount) >= sizeof(v->mount) || strlen(p->key) > VAULT_NAME_MAX)
+		r = -EINVAL;
+	else {
+		memcpy(v->mount, mount, strlen(mount) + 1);
+		memcpy(v->name, p->key, strlen(p->key) + 1);
+	}
+	if (!r && !vault_path_ok(v->mount))
+		r = -EINVAL;
+	if (r || !name_ok(v->name)) {
+		(void)kms_fail(err, KMS_CONFIG, "BadKeyName",
+		    "'%.90s' in '%.60s' cannot be a key of a transit engine there", p->key, mount);
+		return -EINVAL;
+	}
+	(void)snprintf(
+	    v->key, sizeof(v->key), PREFIX "%s%s%s/keys/%s", namespace, *namespace ? "/" : "", v->mount, v->name);
+	return 0;
 }
 
 /* ---- the link ---- */
@@ -132,7 +193,8 @@ static bool equal(const char *mine, const char *theirs)
 bool vault_link_fits(const struct vault_link *l, const struct kms_params *p)
 {
 	CLEANUP_FREE char *namespace = vault_bare_path(p->vault.namespace);
-	CLEANUP_FREE char *auth = vault_bare_path(p->vault.auth_mount && *p->vault.auth_mount ? p->vault.auth_mount : "approle");
+	CLEANUP_FREE char *auth =
+	    vault_bare_path(p->vault.auth_mount && *p->vault.auth_mount ? p->vault.auth_mount : "approle");
 	size_t n = strlen(l->address);
 
 	return namespace && auth && p->vault.address && !strncmp(l->address, p->vault.address, n) &&

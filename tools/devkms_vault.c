@@ -149,7 +149,8 @@ bool dk_vault_can(const struct dk_vault_call *c, const char *capability)
 			return true;
 		if (listed(rule, "deny"))
 			return false;
-		yes = yes || listed(rule, capability) || (strcmp(name, "default") == 0 && by_default(c->path, capability));
+		yes = yes || listed(rule, capability) ||
+		    (strcmp(name, "default") == 0 && by_default(c->path, capability));
 	}
 	return yes;
 }
@@ -283,7 +284,9 @@ static void route(struct dk_vault_call *c)
 	}
 	c->entry = dk_vault_token_find(c);
 	if (!c->entry && (!c->token || strcmp(c->token, DK_VAULT_ROOT) != 0)) {
-		dk_vault_error(c, 403, c->v->openbao ? "permission denied" : "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n");
+		dk_vault_error(c, 403,
+		    c->v->openbao ? "permission denied"
+		                  : "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n");
 		return;
 	}
 	if (strncmp(c->path, "auth/", 5) == 0) {
@@ -305,8 +308,8 @@ static const char *operation_of(const struct dk_vault_call *c)
 {
 	static const char *const names[] = { "encrypt", "decrypt", "rewrap", "datakey", "keys", "login", "lookup-self",
 		"renew-self" };
-	static const char *const operations[] = { "VaultEncrypt", "VaultDecrypt", "VaultRewrap", "VaultDatakey", "VaultKeys",
-		"VaultLogin", "VaultLookupSelf", "VaultRenewSelf" };
+	static const char *const operations[] = { "VaultEncrypt", "VaultDecrypt", "VaultRewrap", "VaultDatakey",
+		"VaultKeys", "VaultLogin", "VaultLookupSelf", "VaultRenewSelf" };
 	char part[32];
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
@@ -383,13 +386,15 @@ int dk_vault_run(struct devkms *srv, const struct dk_request *req, int client_fd
 	if (!c)
 		return -ENOMEM;
 	(void)clock_gettime(CLOCK_REALTIME, &now);
-	*c = (struct dk_vault_call){ .v = &srv->vault, .method = strcmp(req->method, "PUT") == 0 ? "POST" : req->method,
-		.token = dk_req_header(req, "x-vault-token"), .status = 200 };
+	*c = (struct dk_vault_call){ .v = &srv->vault,
+		.method = strcmp(req->method, "PUT") == 0 ? "POST" : req->method,
+		.token = dk_req_header(req, "x-vault-token"),
+		.status = 200 };
 	set_path(c, req);
 	c->in = req->len ? jsonio_parse(req->body, req->len, DK_BODY_MAX) : NULL;
 	call.operation = operation_of(c);
 	dk_uuid(call.request_id);
-	if (!dk_fault_pick(&srv->faults, call.operation, &fault))
+	if (!dk_fault_pick(&srv->faults, call.operation, req->body ? req->body : "", &fault))
 		fault = none;
 	err = dk_fault_wait(&srv->faults, &fault, client_fd);
 	if (err == 0 && dk_fault_chance(fault.drop_rate))
@@ -412,7 +417,8 @@ int dk_vault_run(struct devkms *srv, const struct dk_request *req, int client_fd
 
 /* ---- control ---- */
 
-/* POST switch: {"sealed": BOOL, "deny": BOOL, "openbao": BOOL}, each optional; POST expire: every token but root's ends. */
+/* POST switch: {"sealed": BOOL, "deny": BOOL, "openbao": BOOL}, each optional.
+ * POST expire: every token but root's ends. */
 int dk_vault_admin(struct devkms *srv, const struct dk_request *req, struct dk_reply *r)
 {
 	struct dk_vault *v = &srv->vault;

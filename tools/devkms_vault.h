@@ -12,10 +12,10 @@ struct dk_vault_call {
 	const char *method, *rest; /* rest: of the path, below what the handler is for */
 	char path[512];            /* below /v1/, the namespace in front */
 	const char *token;
-	json_t *in;               /* an object, or NULL */
-	json_t *entry;            /* the token's, borrowed */
-	int64_t now;              /* Unix milliseconds */
-	unsigned int status;      /* 200 or 204 unless an error */
+	json_t *in;                 /* an object, or NULL */
+	json_t *entry;              /* the token's, borrowed */
+	int64_t now;                /* Unix milliseconds */
+	unsigned int status;        /* 200 or 204 unless an error */
 	json_t *data, *auth, *bare; /* bare: the whole answer */
 	char error[512];
 	bool changed; /* to be saved */

@@ -50,8 +50,8 @@ static json_t *show_auth(const char *token, const json_t *t, int64_t now)
 	return json_pack("{s:s, s:s, s:O, s:O, s:I, s:O, s:b}", "client_token", token, "accessor",
 	    json_string_value(json_object_get(t, "accessor")), "policies", json_object_get(t, "policies"),
 	    "token_policies", json_object_get(t, "policies"), "lease_duration",
-	    (json_int_t)(expires ? (expires - now + 999) / 1000 : 0), "renewable", json_object_get(t, "renewable"), "orphan",
-	    1);
+	    (json_int_t)(expires ? (expires - now + 999) / 1000 : 0), "renewable", json_object_get(t, "renewable"),
+	    "orphan", 1);
 }
 
 /* The end of a token's time, now that it gets ttl once more. */
@@ -70,9 +70,9 @@ json_t *dk_vault_token_new(struct dk_vault_call *c, json_t *policies, int64_t tt
 	dk_uuid(id);
 	dk_uuid(accessor);
 	(void)snprintf(token, sizeof(token), "hvs.%s", id);
-	t = json_pack("{s:o, s:I, s:I, s:b, s:s, s:I}", "policies", policies ? json_deep_copy(policies) : json_array(), "ttl",
-	    (json_int_t)ttl, "max", (json_int_t)(max ? c->now + max * 1000 : 0), "renewable", renewable, "accessor",
-	    accessor, "created", (json_int_t)c->now);
+	t = json_pack("{s:o, s:I, s:I, s:b, s:s, s:I}", "policies", policies ? json_deep_copy(policies) : json_array(),
+	    "ttl", (json_int_t)ttl, "max", (json_int_t)(max ? c->now + max * 1000 : 0), "renewable", renewable,
+	    "accessor", accessor, "created", (json_int_t)c->now);
 	(void)json_array_append_new(json_object_get(t, "policies"), json_string("default"));
 	(void)json_object_set_new(t, "expires", json_integer(end_of(t, c->now, ttl)));
 	(void)json_object_set_new(table(c->v, "tokens"), token, t);
@@ -148,7 +148,8 @@ static void token_call(struct dk_vault_call *c, const char *what)
 
 static void put_role(struct dk_vault_call *c, const char *name)
 {
-	json_t *role = json_object_get(table(c->v, "roles"), name), *policies = json_object_get(c->in, "token_policies");
+	json_t *role = json_object_get(table(c->v, "roles"), name),
+	       *policies = json_object_get(c->in, "token_policies");
 	char id[37];
 
 	if (!role) {
@@ -158,11 +159,13 @@ static void put_role(struct dk_vault_call *c, const char *name)
 	}
 	if (policies)
 		(void)json_object_set(role, "policies", policies);
+	(void)json_object_set_new(role, "ttl",
+	    json_integer(get_seconds(c->in, "token_ttl", json_object_get(role, "ttl") ? get_int(role, "ttl") : 1200)));
 	(void)json_object_set_new(
-	    role, "ttl", json_integer(get_seconds(c->in, "token_ttl", json_object_get(role, "ttl") ? get_int(role, "ttl") : 1200)));
-	(void)json_object_set_new(role, "max_ttl", json_integer(get_seconds(c->in, "token_max_ttl", get_int(role, "max_ttl"))));
+	    role, "max_ttl", json_integer(get_seconds(c->in, "token_max_ttl", get_int(role, "max_ttl"))));
 	(void)json_object_set_new(role, "renewable",
-	    json_boolean(strcmp(jsonio_str(c->in, "token_type") ? jsonio_str(c->in, "token_type") : "service", "batch") != 0));
+	    json_boolean(
+	        strcmp(jsonio_str(c->in, "token_type") ? jsonio_str(c->in, "token_type") : "service", "batch") != 0));
 	c->status = 204;
 	c->changed = true;
 }

@@ -1,4 +1,5 @@
-/* devkms_vault_crypto.c — how transit seals: nonce, ciphertext, tag; a derived key is HKDF-SHA256 of key and context. */
+/* devkms_vault_crypto.c — how transit seals: nonce, ciphertext, tag. A derived key is HKDF-SHA256 of key and context.
+ */
 #include <errno.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>

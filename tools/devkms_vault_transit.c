@@ -1,4 +1,4 @@
-/* devkms_vault_transit.c — the transit engine: keys with versions, and what is done with them, one by one or in batches.
+/* devkms_vault_transit.c — the transit engine: keys with versions, and what is done with them, singly or in batches.
  * Keys are the document's member "keys", by mount and name. Errors are in the words of Vault and OpenBao. */
 #include <errno.h>
 #include <sodium.h>
@@ -84,8 +84,9 @@ static bool prepare(struct item *i, struct dk_vault_sealing *s, size_t version)
 	if (!decode(i, "context", i->context, &i->contextlen) || !decode(i, "associated_data", i->aad, &i->aadlen))
 		return false;
 	if (get_bool(i->key, "derived") && !i->contextlen) {
-		fail(i, "missing 'context' for key derivation; the key was created using a derived key, which means "
-		        "additional, per-request information must be included in order to perform operations with the key");
+		fail(i,
+		    "missing 'context' for key derivation; the key was created using a derived key, which means "
+		    "additional, per-request information must be included in order to perform operations with the key");
 		return false;
 	}
 	if (jsonio_blob(i->material, &n, v, "key") < 0) {
@@ -106,8 +107,8 @@ static bool usable(struct item *i)
 	if (get_bool(i->key, "soft_deleted"))
 		fail(i, "refusing to use soft-deleted key");
 	else if (strncmp(type_of(i->key), "rsa-", 4) == 0 && json_object_get(i->in, "associated_data"))
-		(void)snprintf(i->error, sizeof(i->error), "'[0].associated_data' provided for non-AEAD cipher suite %s",
-		    type_of(i->key));
+		(void)snprintf(i->error, sizeof(i->error),
+		    "'[0].associated_data' provided for non-AEAD cipher suite %s", type_of(i->key));
 	return !i->error[0];
 }
 
@@ -140,8 +141,9 @@ static json_t *encrypt(struct item *i)
 	if (!usable(i))
 		return NULL;
 	if (jsonio_blob(plain, &n, i->in, "plaintext") < 0) {
-		fail(i, json_object_get(i->in, "plaintext") ? "illegal base64 data at input byte 0"
-		                                            : "missing plaintext to encrypt");
+		fail(i,
+		    json_object_get(i->in, "plaintext") ? "illegal base64 data at input byte 0"
+		                                        : "missing plaintext to encrypt");
 		return NULL;
 	}
 	return seal(i, plain, n);
@@ -312,14 +314,15 @@ static void show(struct dk_vault_call *c, const json_t *key, const char *name)
 
 	for (size_t i = 0; i < versions(key); i++) {
 		(void)snprintf(number, sizeof(number), "%zu", i + 1);
-		(void)json_object_set_new(
-		    list, number, json_integer(get_int(json_array_get(json_object_get(key, "versions"), i), "created")));
+		(void)json_object_set_new(list, number,
+		    json_integer(get_int(json_array_get(json_object_get(key, "versions"), i), "created")));
 	}
-	c->data = json_pack("{s:s, s:s, s:b, s:b, s:b, s:b, s:I, s:I, s:I, s:b, s:b, s:o}", "name", name, "type", type_of(key),
-	    "derived", get_bool(key, "derived"), "exportable", get_bool(key, "exportable"), "deletion_allowed",
-	    get_bool(key, "deletion_allowed"), "soft_deleted", get_bool(key, "soft_deleted"), "latest_version",
-	    (json_int_t)versions(key), "min_decryption_version", (json_int_t)get_int(key, "min_decryption_version"),
-	    "min_encryption_version", (json_int_t)0, "supports_encryption", 1, "supports_decryption", 1, "keys", list);
+	c->data = json_pack("{s:s, s:s, s:b, s:b, s:b, s:b, s:I, s:I, s:I, s:b, s:b, s:o}", "name", name, "type",
+	    type_of(key), "derived", get_bool(key, "derived"), "exportable", get_bool(key, "exportable"),
+	    "deletion_allowed", get_bool(key, "deletion_allowed"), "soft_deleted", get_bool(key, "soft_deleted"),
+	    "latest_version", (json_int_t)versions(key), "min_decryption_version",
+	    (json_int_t)get_int(key, "min_decryption_version"), "min_encryption_version", (json_int_t)0,
+	    "supports_encryption", 1, "supports_decryption", 1, "keys", list);
 }
 
 static json_t *make(struct dk_vault_call *c, const char *id, const json_t *in)
@@ -404,7 +407,9 @@ static item_fn data_function(const char *operation)
 
 static bool permitted(struct dk_vault_call *c, item_fn fn, const json_t *key)
 {
-	const char *capability = strcmp(c->method, "GET") == 0 ? "read" : strcmp(c->method, "DELETE") == 0 ? "delete" : "update";
+	const char *capability = strcmp(c->method, "GET") == 0 ? "read"
+	    : strcmp(c->method, "DELETE") == 0                 ? "delete"
+	                                                       : "update";
 
 	if (c->v->deny && strcmp(c->token, DK_VAULT_ROOT) != 0) {
 		dk_vault_error(c, 403, "1 error occurred:\n\t* permission denied\n\n");

@@ -38,7 +38,7 @@ BEGIN {
 	may("sodium.h", "src/(block_aead|bytes|ctl|descriptor_text|header|kdf|lease_key_life|name|secret|store_copies|audit_line|audit_check)\\.c|" \
 	    "tools/(check_entry|cmd_init|devkms_.*)\\.c")
 	may("p11-kit/pkcs11.h", "src/kms_pkcs11.*\\.[ch]")
-	may("openssl/", "src/(block_internal|kdf|kms_open|kms_keyfile|name_siv|secret|sigv4)\\.[ch]|tools/devkms_crypto\\.c")
+	may("openssl/", "src/(block_internal|kdf|kms_open|kms_keyfile|name_siv|secret|sigv4)\\.[ch]|tools/devkms_(vault_)?crypto\\.c")
 
 	# Private headers belong to the files of their module; these are shared by a neighbour on purpose.
 	neighbour["dir_internal.h"] = "^src/(store_create|store_marker|xattr)\\.c$"

@@ -21,20 +21,32 @@
 #define N(a)           (sizeof(a) / sizeof((a)[0]))
 #define KEY            "vault:transit/keys/byokfs"
 #define SECRET_1_TO_32 "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="
-#define AAD            "DABieW9rZnMtc3RvcmUEADAwZmY=" /* E({byokfs-store: 00ff}), made with Python's struct and base64 */
+#define AAD            "DABieW9rZnMtc3RvcmUEADAwZmY=" /* E({byokfs-store: 00ff}), made with Python */
 /* The shapes of the API documentation's sample answers. */
-#define LOOKED(type)   "{\"request_id\":\"r-key\",\"data\":{\"type\":\"" type "\",\"derived\":false,\"name\":\"byokfs\",\"latest_version\":3}}"
-#define SEALED         "{\"request_id\":\"r-1\",\"data\":{\"ciphertext\":\"vault:v3:XjsPWPjqPrBi1N2Ms2s1QM798YyFWnO4TR4lsFA=\",\"key_version\":3}}"
-#define OPENED         "{\"request_id\":\"r-2\",\"lease_id\":\"\",\"data\":{\"plaintext\":\"" SECRET_1_TO_32 "\"},\"auth\":null}"
-#define BLOB           "vault:v3:XjsPWPjqPrBi1N2Ms2s1QM798YyFWnO4TR4lsFA="
-#define ERRORS(text)   "{\"errors\":[\"" text "\"]}"
-#define DENIED         ERRORS("1 error occurred:\\n\\t* permission denied\\n\\n")
-#define INVALID        ERRORS("2 errors occurred:\\n\\t* permission denied\\n\\t* invalid token\\n\\n")
-#define SELF           "{\"data\":{\"id\":\"t\",\"policies\":[\"default\"],\"ttl\":100}}"
-#define LOGIN(token, s) \
-	"{\"auth\":{\"renewable\":true,\"lease_duration\":" s ",\"client_token\":\"" token "\",\"token_policies\":[\"default\"]}}"
-#define OK(text)           { .status = 200, .body = (text) }
-#define ANSWER(code, text) { .status = (code), .body = (text) }
+#define LOOKED(type)                                           \
+	"{\"request_id\":\"r-key\",\"data\":{\"type\":\"" type \
+	"\",\"derived\":false,\"name\":\"byokfs\",\"latest_version\":3}}"
+#define SEALED                                                                                                    \
+	"{\"request_id\":\"r-1\",\"data\":{\"ciphertext\":\"vault:v3:XjsPWPjqPrBi1N2Ms2s1QM798YyFWnO4TR4lsFA=\"," \
+	"\"key_version\":3}}"
+#define OPENED \
+	"{\"request_id\":\"r-2\",\"lease_id\":\"\",\"data\":{\"plaintext\":\"" SECRET_1_TO_32 "\"},\"auth\":null}"
+#define BLOB         "vault:v3:XjsPWPjqPrBi1N2Ms2s1QM798YyFWnO4TR4lsFA="
+#define ERRORS(text) "{\"errors\":[\"" text "\"]}"
+#define DENIED       ERRORS("1 error occurred:\\n\\t* permission denied\\n\\n")
+#define INVALID      ERRORS("2 errors occurred:\\n\\t* permission denied\\n\\t* invalid token\\n\\n")
+#define SELF         "{\"data\":{\"id\":\"t\",\"policies\":[\"default\"],\"ttl\":100}}"
+#define LOGIN(token, s)                                                                    \
+	"{\"auth\":{\"renewable\":true,\"lease_duration\":" s ",\"client_token\":\"" token \
+	"\",\"token_policies\":[\"default\"]}}"
+#define OK(text)                              \
+	{                                     \
+		.status = 200, .body = (text) \
+	}
+#define ANSWER(code, text)                       \
+	{                                        \
+		.status = (code), .body = (text) \
+	}
 
 struct fixture {
 	struct fake *server;
@@ -174,7 +186,8 @@ static void generate_seals_a_drawn_secret(void **state)
 	(void)state;
 	begin(&f, script, N(script), false);
 	assert_int_equal(generate(&f, soon()), KMS_OK);
-	REQUEST(&f, 0, "GET /v1/transit/keys/byokfs HTTP/1.1\r\n", "X-Vault-Token: s.first\r\n", "X-Vault-Request: true\r\n");
+	REQUEST(&f, 0, "GET /v1/transit/keys/byokfs HTTP/1.1\r\n", "X-Vault-Token: s.first\r\n",
+	    "X-Vault-Request: true\r\n");
 	REQUEST(&f, 1, "POST /v1/transit/encrypt/byokfs HTTP/1.1\r\n", "X-Vault-Token: s.first\r\n");
 	body = body_of(&f, 1);
 	assert_int_equal(json_object_size(body), 3);
@@ -220,8 +233,8 @@ static void decrypt_opens(void **state)
 
 static void what_is_no_ciphertext_is_not_sent(void **state)
 {
-	static const char *const bad[] = { "vault:v3:", "vault:v:YWJj", "vault:v0:YWJj", "vault:3:YWJj", "aws blob", "vault:v3:YW\"j",
-		"vault:v3YWJj", "vault:v99999999999999999999999:YWJj" };
+	static const char *const bad[] = { "vault:v3:", "vault:v:YWJj", "vault:v0:YWJj", "vault:3:YWJj", "aws blob",
+		"vault:v3:YW\"j", "vault:v3YWJj", "vault:v99999999999999999999999:YWJj" };
 	static const struct fake_answer script[] = { OK(OPENED) };
 	struct fixture f;
 
@@ -281,7 +294,8 @@ static void the_key_need_not_be_readable(void **state)
 static void describe_tells_type_and_version(void **state)
 {
 	static const struct fake_answer script[] = { OK(LOOKED("aes256-gcm96")),
-		OK("{\"data\":{\"type\":\"aes256-gcm96\",\"soft_deleted\":true,\"latest_version\":1}}"), ANSWER(403, DENIED), OK(SELF) };
+		OK("{\"data\":{\"type\":\"aes256-gcm96\",\"soft_deleted\":true,\"latest_version\":1}}"),
+		ANSWER(403, DENIED), OK(SELF) };
 	struct kms_description d;
 	struct fixture f;
 
@@ -347,8 +361,8 @@ static void errors_have_one_class_each(void **state)
 static void a_proxys_page_denies_nothing(void **state)
 {
 	static const char page[] = "<html>403 permission denied: encryption key not found</html>";
-	static const struct fake_answer script[] = { OK(OPENED), ANSWER(403, page), ANSWER(400, page), ANSWER(404, page),
-		ANSWER(200, page) };
+	static const struct fake_answer script[] = { OK(OPENED), ANSWER(403, page), ANSWER(400, page),
+		ANSWER(404, page), ANSWER(200, page) };
 	struct fixture f;
 
 	(void)state;
@@ -362,9 +376,10 @@ static void a_proxys_page_denies_nothing(void **state)
 
 static void denial_depends_on_the_token(void **state)
 {
-	static const struct fake_answer script[] = { ANSWER(403, DENIED), OK(SELF), /* first use: perhaps set up wrong */
-		OK(OPENED), ANSWER(403, DENIED), OK(SELF),                                /* the owner's decision */
-		ANSWER(403, INVALID), ANSWER(403, INVALID),                             /* read again, the same */
+	static const struct fake_answer script[] = { ANSWER(403, DENIED),
+		OK(SELF),                                   /* first use: perhaps set up wrong */
+		OK(OPENED), ANSWER(403, DENIED), OK(SELF),  /* the owner's decision */
+		ANSWER(403, INVALID), ANSWER(403, INVALID), /* read again, the same */
 		ANSWER(403, DENIED), ANSWER(403, DENIED), ANSWER(403, DENIED), ANSWER(403, DENIED), /* older servers */
 		ANSWER(403, DENIED), ANSWER(500, ERRORS("internal error")), ANSWER(500, ERRORS("internal error")) };
 	struct fixture f;
@@ -418,7 +433,8 @@ static void the_token_file_is_read_again(void **state)
 
 static void bad_token_files_are_refused(void **state)
 {
-	static const char *const bad[] = { "", "\n", "two words", "line\nline", "a\rX-Vault-Token: b", "t\x80", "{\"token\":1}" };
+	static const char *const bad[] = { "", "\n", "two words", "line\nline", "a\rX-Vault-Token: b", "t\x80",
+		"{\"token\":1}" };
 	static const struct fake_answer script[] = { OK(OPENED) };
 	static char big[VAULT_TOKEN_MAX + 2];
 	struct fixture f;
@@ -444,8 +460,8 @@ static void bad_token_files_are_refused(void **state)
 
 static void an_approle_logs_in_once(void **state)
 {
-	static const struct fake_answer script[] = { OK(LOGIN("hvs.r1", "1200")), OK(OPENED), OK(OPENED), ANSWER(403, INVALID),
-		OK(LOGIN("hvs.r2", "1200")), OK(OPENED) };
+	static const struct fake_answer script[] = { OK(LOGIN("hvs.r1", "1200")), OK(OPENED), OK(OPENED),
+		ANSWER(403, INVALID), OK(LOGIN("hvs.r2", "1200")), OK(OPENED) };
 	struct fixture f;
 	struct kms_where w;
 	json_t *body;
@@ -474,7 +490,8 @@ static void a_refused_login_proves_nothing(void **state)
 {
 	static const struct fake_answer script[] = { ANSWER(400, ERRORS("invalid role or secret ID")) };
 	static const struct fake_answer sealed[] = { ANSWER(503, ERRORS("Vault is sealed")) };
-	static const struct fake_answer nonsense[] = { OK("{\"auth\":{\"client_token\":\"a\\nb\",\"lease_duration\":5}}") };
+	static const struct fake_answer nonsense[] = { OK(
+	    "{\"auth\":{\"client_token\":\"a\\nb\",\"lease_duration\":5}}") };
 	struct fixture f;
 
 	(void)state;
@@ -578,7 +595,7 @@ static void the_keeper_renews_ahead(void **state)
 
 /* ---- batches ---- */
 
-#define RESULT   "{\"plaintext\":\"" SECRET_1_TO_32 "\",\"reference\":\"\"}"
+#define RESULT    "{\"plaintext\":\"" SECRET_1_TO_32 "\",\"reference\":\"\"}"
 #define FAILED(t) "{\"error\":\"" t "\",\"plaintext\":\"\",\"reference\":\"\"}"
 
 struct many {
@@ -591,10 +608,9 @@ static void run_batch(struct fixture *f, struct many *m, size_t n)
 	memset(m, 0, sizeof(*m));
 	for (size_t i = 0; i < n; i++) {
 		memset(m->secret[i], 0xee, 32);
-		m->item[i] = (struct kms_item){ .context = &f->ctx,
-			.blob = (const uint8_t *)BLOB,
-			.len = strlen(BLOB),
-			.secret = m->secret[i] };
+		m->item[i] = (struct kms_item){
+			.context = &f->ctx, .blob = (const uint8_t *)BLOB, .len = strlen(BLOB), .secret = m->secret[i]
+		};
 	}
 	if (n > 1)
 		m->item[1].len = 5; /* "vault" */
@@ -603,9 +619,10 @@ static void run_batch(struct fixture *f, struct many *m, size_t n)
 
 static void a_batch_tells_items_apart(void **state)
 {
-	static const struct fake_answer script[] = { OK("{\"request_id\":\"r-9\",\"data\":{\"batch_results\":[" RESULT
-		                                        "," FAILED("cipher: message authentication failed") "," FAILED(
-		                                            "ciphertext or signature version is disallowed by policy (too old)") ",{}]}}") };
+	static const struct fake_answer script[] = { OK(
+	    "{\"request_id\":\"r-9\",\"data\":{\"batch_results\":[" RESULT
+	    "," FAILED("cipher: message authentication failed") "," FAILED(
+		"ciphertext or signature version is disallowed by policy (too old)") ",{}]}}") };
 	static const enum kms_status want[5] = { KMS_OK, KMS_BAD_BLOB, KMS_BAD_BLOB, KMS_DENIED, KMS_DOWN };
 	struct fixture f;
 	struct many m;
@@ -642,8 +659,9 @@ static void a_batch_fails_as_a_whole(void **state)
 		{ ANSWER(400, ERRORS("encryption key not found")), KMS_DENIED },
 		{ ANSWER(503, ERRORS("Vault is sealed")), KMS_DOWN },
 		/* All failed: the status is 400, the items tell. */
-		{ ANSWER(400, "{\"data\":{\"batch_results\":[" FAILED("refusing to use soft-deleted key") "," FAILED(
-		      "refusing to use soft-deleted key") "]}}"),
+		{ ANSWER(400,
+		      "{\"data\":{\"batch_results\":[" FAILED("refusing to use soft-deleted key") "," FAILED(
+		          "refusing to use soft-deleted key") "]}}"),
 		    KMS_DENIED },
 		{ OK("{\"data\":{\"batch_results\":[" RESULT "]}}"), KMS_DOWN }, /* whose is it? */
 		{ OK("{\"data\":{}}"), KMS_DOWN },
@@ -723,7 +741,8 @@ static void keys_have_one_name(void **state)
 
 static void a_namespace_goes_along(void **state)
 {
-	static const struct fake_answer script[] = { OK("{\"request_id\":\"r\",\"data\":{\"plaintext\":\"" SECRET_1_TO_32 "\"}}") };
+	static const struct fake_answer script[] = { OK(
+	    "{\"request_id\":\"r\",\"data\":{\"plaintext\":\"" SECRET_1_TO_32 "\"}}") };
 	struct fixture f;
 	struct kms_params p;
 
@@ -789,9 +808,8 @@ static void keys_of_one_server_share_a_token(void **state)
 	p.key = "second";
 	p.share = f.kms;
 	assert_int_equal(try_open(&f, &p, &kms), 0);
-	assert_int_equal(kms_decrypt(
-	                     kms, &f.ctx, (const uint8_t *)BLOB, strlen(BLOB), soon(), secret, &f.used, &f.err),
-	    KMS_OK);
+	assert_int_equal(
+	    kms_decrypt(kms, &f.ctx, (const uint8_t *)BLOB, strlen(BLOB), soon(), secret, &f.used, &f.err), KMS_OK);
 	assert_int_equal(fake_seen(f.server), 3);
 	REQUEST(&f, 2, "POST /v1/transit/decrypt/second", "X-Vault-Token: hvs.r1\r\n");
 	kms_close(kms);

@@ -108,6 +108,14 @@ static enum kms_status read_word(
 	return KMS_OK;
 }
 
+/* lock held. Whoever is renewing it will see that it is not wanted any more. */
+static void drop(struct vault_link *l)
+{
+	secret_free(l->header);
+	l->header = NULL;
+	l->serial++;
+}
+
 /* lock held. Steals header. */
 static void install(struct vault_link *l, char *header)
 {
@@ -135,8 +143,7 @@ static enum kms_status from_file(struct vault_link *l, struct kms_err *err)
 	}
 	status = read_word(l, &header, strlen(HEADER), l->token_file, &l->file, err);
 	if (status != KMS_OK) {
-		secret_free(l->header);
-		l->header = NULL;
+		drop(l);
 		return status;
 	}
 	memcpy(header, HEADER, strlen(HEADER));
@@ -399,10 +406,8 @@ enum kms_status vault_token_get(
 void vault_token_bad(struct vault_link *l, uint64_t serial)
 {
 	LOCK_SCOPE(&l->lock);
-	if (l->serial != serial)
-		return;
-	secret_free(l->header);
-	l->header = NULL;
+	if (l->serial == serial)
+		drop(l);
 }
 
 void vault_token_denied(struct vault_link *l, uint64_t serial)
@@ -418,8 +423,7 @@ void vault_token_denied(struct vault_link *l, uint64_t serial)
 void vault_token_forget(struct vault_link *l)
 {
 	LOCK_SCOPE(&l->lock);
-	secret_free(l->header);
-	l->header = NULL;
+	drop(l);
 	l->failed_at = 0;
 	l->warned = false;
 }

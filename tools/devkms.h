@@ -20,7 +20,7 @@
 #define DK_ARN           400u /* of a key or alias */
 #define DK_PRINCIPAL     256u
 #define DK_MATERIALS     26u /* the first and 25 rotations on demand */
-#define DK_BODY_MAX      131072u
+#define DK_BODY_MAX      1048576u /* a batch of Vault has 128 items */
 #define DK_PLAINTEXT_MAX 4096u
 #define DK_BLOB_MAX      6144u
 #define DK_CONTEXT_MAX   8192u /* characters of all names and values */

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import os
 import pathlib
+import subprocess
 
 import pytest
 from cryptography.exceptions import InvalidTag
@@ -144,6 +146,21 @@ def test_rewrap_and_data_keys(vault, key):
     fresh = vault.data("POST", f"transit/datakey/plaintext/{key}", {})
     assert vault.data("POST", f"transit/decrypt/{key}", {"ciphertext": fresh["ciphertext"]})["plaintext"] == fresh["plaintext"]
     assert "plaintext" not in vault.data("POST", f"transit/datakey/wrapped/{key}", {})
+
+
+@pytest.mark.parametrize("derived", [False, True])
+def test_batches_of_the_provider(server, vault, tmp_path, derived):
+    """300 secrets, each under a context of its own, in three requests; a spoilt one is one item's matter."""
+    key = f"provider-{derived}"
+    vault.data("POST", f"transit/keys/{key}", {"derived": derived})
+    (tmp_path / "token").write_text(ROOT)
+    (tmp_path / "token").chmod(0o600)
+    seen = server.admin("GET", "stats")["seq"]
+    tool = pathlib.Path(os.environ.get("BUILD", "build")) / "tests" / "tools" / "kms_batch"
+    result = subprocess.run([tool, server.url, key, tmp_path / "token", "300"], capture_output=True, text=True, timeout=60)
+    assert result.stdout == "opened 258 bad 42 of 300, 128 at a time\n", result
+    decrypts = [r for r in server.requests() if r["operation"] == "VaultDecrypt" and r["seq"] > seen]
+    assert [r["context"]["items"] for r in decrypts] == [128, 128, 44]
 
 
 # --- keys ---

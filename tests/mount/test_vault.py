@@ -358,6 +358,26 @@ def test_test_tells_what_is_wrong(vault, mount):
     assert r.returncode == 6 and "Vault is sealed" in r.stdout
 
 
+def test_mount_tells_what_is_wrong(vault, mount):
+    mount.umount()
+    token = open(vault.token_file).read().strip()
+    for code, text, spoil, repair in (
+            (3, "InvalidToken", lambda: vault.write(vault.token_file, "hvs.unknown"), lambda: vault.write(vault.token_file, token)),
+            (3, "NoToken", lambda: os.unlink(vault.token_file), lambda: vault.write(vault.token_file, token)),
+            (6, "Vault is sealed", lambda: vault.switch(sealed=True), lambda: vault.switch(sealed=False))):
+        spoil()
+        mount.mount(check=False)
+        assert mount.process.wait(30) == code, mount.read_log()
+        assert text in mount.read_log() and token not in mount.read_log()
+        repair()
+    vault.switch(sealed=True)
+    mount.mount("locked_start", check=False)
+    wait_until(mount.mounted)
+    assert mount.state() == "locked" and page(mount) == errno.EIO
+    vault.switch(sealed=False)
+    opens_again(mount)
+
+
 def test_least_privilege_is_enough(vault, make_mount):
     """Without even reading the key's properties."""
     vault.allow(**{f"transit/keys/{vault.key}": []})

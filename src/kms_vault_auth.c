@@ -133,7 +133,7 @@ static enum kms_status from_file(struct vault_link *l, struct kms_err *err)
 {
 	struct vault_file now;
 	struct stat st;
-	char *header;
+	char *header = NULL;
 	enum kms_status status;
 
 	if (l->header && !stat(l->token_file, &st)) {
@@ -142,7 +142,7 @@ static enum kms_status from_file(struct vault_link *l, struct kms_err *err)
 			return KMS_OK;
 	}
 	status = read_word(l, &header, strlen(HEADER), l->token_file, &l->file, err);
-	if (status != KMS_OK) {
+	if (status != KMS_OK || !header) {
 		drop(l);
 		return status;
 	}
@@ -395,6 +395,8 @@ enum kms_status vault_token_get(
 	status = l->token_file ? from_file(l, err) : from_role(l, deadline, err);
 	if (status != KMS_OK)
 		return status;
+	if (!l->header)
+		return kms_fail(err, KMS_CONFIG, "NoToken", "there is no token");
 	*header = secret_alloc(strlen(l->header) + 1);
 	if (!*header)
 		return kms_fail(err, KMS_DOWN, "OutOfMemory", "no locked memory left for a token");

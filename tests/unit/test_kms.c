@@ -370,7 +370,7 @@ static void test_key_hash(void **state)
 
 static void test_refused_parameters(void **state)
 {
-	static const char *const bad[] = { NULL, "", "fake", "vault" };
+	static const char *const bad[] = { NULL, "", "fake", "nonesuch" };
 	struct kms_params params = { 0 };
 	struct kms_err err;
 	struct kms *k = NULL;

@@ -192,7 +192,7 @@ def test_revoked_token_locks_at_lease_end(vault, mount, openbao):
     vault.switch(openbao=openbao)
     vault.call("POST", "auth/token/revoke", {"token": open(vault.token_file).read().strip()})
     locked_at_lease_end(mount)
-    assert "InvalidToken" in mount.read_log()
+    wait_until(lambda: "InvalidToken" in mount.read_log())
     vault.new_token()
     opens_again(mount)
 
@@ -203,7 +203,7 @@ def test_approle_whose_secret_id_is_destroyed(vault, make_mount):
     vault.call("POST", "auth/approle/role/byokfs/secret-id/destroy", {"secret_id": open(vault.secret_id_file).read().strip()})
     vault.kms.http("POST", "/_devkms/vault/expire")
     locked_at_lease_end(m)
-    assert "LoginRefused" in m.read_log()
+    wait_until(lambda: "LoginRefused" in m.read_log())
     vault.new_role("1h")
     opens_again(m)
 
@@ -263,7 +263,7 @@ def test_deleted_key_locks_at_once(vault, mount):
 def test_sealed_server_locks_at_lease_end(vault, mount):
     vault.switch(sealed=True)
     locked_at_lease_end(mount)
-    assert "Sealed" in mount.read_log()
+    wait_until(lambda: "Sealed" in mount.read_log())
     vault.switch(sealed=False)
     opens_again(mount)
 

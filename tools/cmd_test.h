@@ -41,6 +41,7 @@ int test_report_end(struct trial *);
 void test_kms_failed(struct trial *, const char *step, const char *operation, const char *key);
 bool test_denied(const struct kms_err *);
 bool test_is_aws(const struct trial *);
+bool test_is_vault(const struct trial *);
 
 /* cmd_test_aws.c: credentials, who they are, the key and its Region. False: nothing else will work. */
 bool test_credentials(struct trial *);

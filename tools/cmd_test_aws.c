@@ -118,6 +118,10 @@ static void judge_key(struct trial *t, const char *step, const struct kms_descri
 	    (strcmp(d->spec, "SYMMETRIC_DEFAULT") != 0 || strcmp(d->usage, "ENCRYPT_DECRYPT") != 0))
 		test_failed(
 		    t, EXIT_CONFIG, step, "use a symmetric encryption key", "is of spec %s for %s", d->spec, d->usage);
+	else if (test_is_vault(t) && strcmp(d->usage, "ENCRYPT_DECRYPT") != 0)
+		test_failed(t, EXIT_CONFIG, step, "use a key of type aes256-gcm96", "is of type %s", d->spec);
+	else if (test_is_vault(t))
+		test_ok(t, step, "enabled, %s", d->spec);
 	else
 		test_ok(t, step, "enabled%s%s", test_is_aws(t) ? ", symmetric" : "", regions);
 }
@@ -158,6 +162,8 @@ bool test_describe(struct trial *t)
 		judge_key(t, "key", d);
 	} else if (test_is_aws(t) && test_denied(&t->err)) {
 		may_not_describe(t);
+	} else if (test_is_vault(t) && strcmp(t->err.code, "PermissionDenied") == 0) {
+		test_note(t, "key", "this token may not read the key's properties; mounting does not need it");
 	} else if (strcmp(t->err.code, "Unsupported") != 0) {
 		test_kms_failed(t, "key", "DescribeKey", kms_key(t->kms));
 		go_on = false;

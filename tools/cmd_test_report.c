@@ -113,8 +113,15 @@ bool test_denied(const struct kms_err *err)
 	return strcmp(err->code, "AccessDeniedException") == 0 || strcmp(err->code, "AccessDenied") == 0;
 }
 
-static const char *usual_todo(const struct kms_err *err)
+bool test_is_vault(const struct trial *t)
 {
+	return strcmp(t->config.kms.provider, "vault") == 0;
+}
+
+static const char *usual_todo(const struct trial *t, const struct kms_err *err)
+{
+	if (test_is_vault(t) && (err->status == KMS_CONFIG || err->status == KMS_DOWN))
+		return "check address, mount, key and token or AppRole in [vault], and whether the server is unsealed";
 	if (err->status == KMS_CONFIG)
 		return "check credentials, key and Region in [kms], and this host's clock";
 	return cmd_kms_hint(err);
@@ -150,7 +157,7 @@ void test_kms_failed(struct trial *t, const char *step, const char *operation, c
 	if (test_is_aws(t) && test_denied(&t->err))
 		access_denied(t, step, operation, key, text);
 	else
-		test_failed(t, cmd_exit_kms(t->err.status), step, usual_todo(&t->err), "%s", text);
+		test_failed(t, cmd_exit_kms(t->err.status), step, usual_todo(t, &t->err), "%s", text);
 }
 
 int test_report_end(struct trial *t)

@@ -390,6 +390,27 @@ void awscred_endpoint(struct awscred *a, const char *service, char *out)
 	copy(out, 512, *given ? given : SETTING(a, endpoint));
 }
 
+/* The environment's word, else the profile's. */
+static bool is_wanted(struct awscred *a, const char *name, size_t offset)
+{
+	char why[AWSCRED_WHY];
+
+	if (env(name))
+		return is_true(env(name));
+	LOCK_SCOPE(&a->lock);
+	return !load(a, why) && is_true(setting(a, offset));
+}
+
+bool awscred_fips(struct awscred *a)
+{
+	return is_wanted(a, "AWS_USE_FIPS_ENDPOINT", offsetof(struct awscred_profile, fips));
+}
+
+bool awscred_dualstack(struct awscred *a)
+{
+	return is_wanted(a, "AWS_USE_DUALSTACK_ENDPOINT", offsetof(struct awscred_profile, dualstack));
+}
+
 /* ---- life ---- */
 
 int awscred_open(struct awscred **out, const struct awscred_params *params)

@@ -152,6 +152,8 @@ static const struct {
 	FIELD("endpoint_url", endpoint),
 	FIELD("services", services),
 	FIELD("ignore_configured_endpoint_urls", ignore_endpoints),
+	FIELD("use_fips_endpoint", fips),
+	FIELD("use_dualstack_endpoint", dualstack),
 };
 
 struct wanted {

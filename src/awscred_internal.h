@@ -18,7 +18,7 @@ struct awscred_profile {
 	char access_key[129], secret_key[129], token[AWSCRED_TOKEN_MAX];
 	char region[64], endpoint[512], services[128];
 	char service_endpoint[512]; /* of the [services] section; filled by awscred_ini_service() */
-	char ignore_endpoints[8];
+	char ignore_endpoints[8], fips[8], dualstack[8];
 };
 
 /* Which of the two files: sections are named differently. */

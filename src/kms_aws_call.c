@@ -4,18 +4,13 @@
  * credentials are read again when the service calls them expired or unknown, and the clock used for signing
  * is corrected when the service says so. That correction never reaches a lease or a deadline. */
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "io.h"
 #include "kms_aws_internal.h"
-#include "log.h"
 #include "secret.h"
 
 #define CONTENT_TYPE "application/x-amz-json-1.1"
-#define SKEW_MIN     240   /* seconds; below, the service still accepts the signature */
-#define SKEW_MAX     86400 /* no honest clock is further off */
 #define WHY          200u
 
 /* ---- sending ---- */
@@ -73,7 +68,7 @@ static int sign(struct sigv4_signature *sig, struct aws *a, const char *target, 
 		.bodylen = strlen(body),
 		.region = a->endpoint.region,
 		.service = "kms",
-		.time = io_unix_time() + atomic_load(&a->skew) };
+		.time = awsclock_now(&a->clock) };
 
 	return sigv4_sign(sig, &req, cred);
 }
@@ -106,6 +101,16 @@ static enum kms_status network_failed(struct kms_err *err, int r, const char *wh
 	return kms_fail(err, KMS_DOWN, "ConnectionLost", "%s", why);
 }
 
+/* STS refusing the role is the owner refusing: no less a denial than the KMS's own. */
+static enum kms_status no_credentials(struct kms_err *err, int r, const char *why)
+{
+	if (r == -EACCES)
+		return kms_fail(err, KMS_DENIED, "AccessDenied", "%s", why);
+	if (r == -ETIMEDOUT)
+		return kms_fail(err, KMS_DOWN, "NoCredentialsInTime", "%s", why);
+	return kms_fail(err, r == -ENOMEM ? KMS_DOWN : KMS_CONFIG, "NoCredentials", "%s", why);
+}
+
 /* KMS_OK when any HTTP answer came. */
 static enum kms_status send_request(
     struct aws *a, const struct aws_call *call, const char *body, struct http_response *resp, struct kms_err *err)
@@ -123,7 +128,7 @@ static enum kms_status send_request(
 		.deadline = call->deadline };
 
 	if (r)
-		return kms_fail(err, KMS_CONFIG, "NoCredentials", "%s", why);
+		return no_credentials(err, r, why);
 	snprintf(target, sizeof(target), "TrentService.%.32s", call->operation);
 	r = sign(&sig, a, target, body, cred);
 	if (r == -EINVAL)
@@ -211,34 +216,18 @@ static bool one_of(const char *code, const char *const *list)
 	return false;
 }
 
-/* True when the clock is now taken for something else than before. */
-static bool correct_clock(struct aws *a, const struct http_response *resp)
-{
-	int64_t local = io_unix_time(), old = atomic_load(&a->skew), skew = resp->date - local;
-
-	if (!resp->date || (!resp->tls_verified && !a->endpoint.plain))
-		return false;
-	if (skew > SKEW_MAX || skew < -SKEW_MAX || (skew - old < SKEW_MIN && old - skew < SKEW_MIN))
-		return false;
-	atomic_store(&a->skew, skew);
-	log_warn("this host's clock is %" PRId64 " s off the KMS's; requests are signed with corrected time", -skew);
-	return true;
-}
-
 /* Is there reason to try again? */
 static bool repair(struct aws *a, const struct kms_err *err, const struct http_response *resp)
 {
 	static const char *const credentials[] = { "ExpiredTokenException", "ExpiredToken",
 		"UnrecognizedClientException", "InvalidClientTokenId", "MissingAuthenticationToken",
 		"MissingAuthenticationTokenException", NULL };
-	static const char *const clock[] = { "InvalidSignatureException", "SignatureDoesNotMatch", "RequestExpired",
-		"RequestInTheFuture", "RequestTimeTooSkewed", "AuthFailure", NULL };
-
 	if (one_of(err->code, credentials)) {
 		awscred_refresh(a->cred);
 		return true;
 	}
-	return one_of(err->code, clock) && correct_clock(a, resp);
+	return awsclock_is_about(err->code) &&
+	    awsclock_correct(&a->clock, "the KMS", resp->date, resp->tls_verified || a->endpoint.plain);
 }
 
 static void free_secret(char **p)

@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 
+#include "awsclock.h"
 #include "awscred.h"
 #include "http.h"
 #include "jsonio.h"
@@ -25,8 +26,8 @@ struct aws {
 	struct http *http;
 	struct awscred *cred;
 	struct aws_endpoint endpoint;
-	_Atomic int64_t skew; /* seconds to add to this host's clock when signing, and nowhere else */
-	atomic_bool worked;   /* the key has answered before */
+	struct awsclock clock;
+	atomic_bool worked; /* the key has answered before */
 	char key[KMS_KEY_MAX + 1];
 };
 

@@ -135,6 +135,14 @@ struct dk_vault {
 	bool sealed, deny, openbao; /* as told by /_devkms/vault/switch; not kept */
 };
 
+/* --- instance and container credentials: what they shall be --- */
+
+struct dk_metadata {
+	int64_t session_seconds, status; /* 0: the usual */
+	char code[64];                   /* instead of credentials */
+	char container_token[256];       /* Authorization asked of containers; "": none */
+};
+
 /* --- the server --- */
 
 struct devkms {
@@ -142,6 +150,7 @@ struct devkms {
 	struct dk_faults faults;
 	struct dk_stats stats;
 	struct dk_vault vault;
+	struct dk_metadata metadata; /* guarded by the store's lock */
 	char account[13], region[DK_REGION];
 	char access_key[129], secret[129];
 };
@@ -337,8 +346,9 @@ struct dk_session {
 MUST_CHECK int dk_session_new(
     struct devkms *, const char *arn, const char *user_id, int64_t expires, struct dk_session *);
 
-/* devkms_imds.c: the instance metadata service, version 2 */
+/* devkms_imds.c: the instance metadata service, version 2, and containers' endpoint */
 MUST_CHECK int dk_imds_run(struct devkms *, const struct dk_request *, struct dk_reply *);
+MUST_CHECK int dk_container_run(struct devkms *, const struct dk_request *, struct dk_reply *);
 
 /* devkms_admin.c: /_devkms/ */
 MUST_CHECK int dk_admin_run(struct devkms *, const struct dk_request *, struct dk_reply *);

@@ -186,6 +186,24 @@ static int clear_role(struct admin *a)
 	return r == 0 ? done(a) : refuse(a, r == -ENOENT ? 404 : 500, "no such role");
 }
 
+/* Replaces it all: what is not named is as usual. */
+static int set_metadata(struct admin *a)
+{
+	struct dk_metadata m = { .session_seconds = json_integer_value(json_object_get(a->in, "session_seconds")),
+		.status = json_integer_value(json_object_get(a->in, "status")) };
+	int code = jsonio_copy(m.code, sizeof(m.code), a->in, "code");
+	int token = jsonio_copy(m.container_token, sizeof(m.container_token), a->in, "container_token");
+
+	if (!a->in || (code && code != -ENOENT) || (token && token != -ENOENT) || m.session_seconds < 0 ||
+	    (m.status && (m.status < 200 || m.status > 599)))
+		return refuse(a, 400, "not JSON, or a member that cannot be");
+	{
+		LOCK_SCOPE(&a->srv->store.lock);
+		a->srv->metadata = m;
+	}
+	return done(a);
+}
+
 int dk_admin_run(struct devkms *srv, const struct dk_request *req, struct dk_reply *reply)
 {
 	static const struct {
@@ -201,6 +219,7 @@ int dk_admin_run(struct devkms *srv, const struct dk_request *req, struct dk_rep
 		{ "POST", "key", set_key },
 		{ "POST", "role", set_role },
 		{ "DELETE", "role", clear_role },
+		{ "POST", "metadata", set_metadata },
 	};
 	struct admin a = { .srv = srv, .req = req, .reply = reply };
 	int r;

@@ -239,7 +239,9 @@ static enum MHD_Result dispatch(struct devkms *srv, struct MHD_Connection *conn,
 
 	if (strcmp(req->method, "POST") == 0 && strcmp(req->path, "/") == 0)
 		return run_call(srv, conn, req);
-	if (strncmp(req->path, "/v1/", 4) == 0)
+	if (strcmp(req->path, "/v1/credentials") == 0 || strncmp(req->path, "/v2/credentials", 15) == 0)
+		err = dk_container_run(srv, req, &r);
+	else if (strncmp(req->path, "/v1/", 4) == 0)
 		err = dk_vault_run(srv, req, info ? info->connect_fd : -1, &r);
 	else if (strncmp(req->path, "/_devkms/vault/", 15) == 0)
 		err = dk_vault_admin(srv, req, &r);

@@ -1,6 +1,8 @@
-/* devkms_imds.c — the instance metadata service, version 2: a session token, then a role's credentials.
+/* devkms_imds.c — credentials without a signature: the instance metadata service, version 2, and the endpoint that
+ * containers of ECS and EKS are given.
  *
- * The token says when it ends and nothing else; credentials are sessions like those of STS. */
+ * The session token says when it ends and nothing else; credentials are sessions like those of STS. Each document given
+ * out, or refused, is counted like an operation. */
 #include <errno.h>
 #include <stdio.h>
 
@@ -45,21 +47,62 @@ static bool token_good(struct devkms *srv, const struct dk_request *req)
 	return text && strncmp(text, "imds ", 5) == 0 && strtoll(text + 5, NULL, 10) > io_unix_time();
 }
 
-static int issue_credentials(struct devkms *srv, struct dk_reply *r)
+/* What the test or trial wants of both services now. */
+static struct dk_metadata wanted(struct devkms *srv)
 {
+	LOCK_SCOPE(&srv->store.lock);
+	return srv->metadata;
+}
+
+static int credentials_document(struct devkms *srv, const char *role, const struct dk_metadata *m, json_t **out)
+{
+	int64_t end = io_unix_time() + (m->session_seconds ? m->session_seconds : SESSION_S);
 	struct dk_session s = { .token = NULL };
 	char arn[DK_PRINCIPAL], now[21];
-	json_t *o;
 
-	(void)snprintf(arn, sizeof(arn), "arn:aws:sts::%s:assumed-role/" ROLE "/i-0123456789abcdef0", srv->account);
-	if (dk_session_new(srv, arn, "AROADEVKMS00000000000:i-0123456789abcdef0", io_unix_time() + SESSION_S, &s) < 0)
+	(void)snprintf(arn, sizeof(arn), "arn:aws:sts::%s:assumed-role/%s/i-0123456789abcdef0", srv->account, role);
+	if (dk_session_new(srv, arn, "AROADEVKMS00000000000:i-0123456789abcdef0", end, &s) < 0)
 		return -ENOMEM;
 	io_utc(now, io_unix_time());
-	o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "Code", "Success", "LastUpdated", now, "Type", "AWS-HMAC",
-	    "AccessKeyId", s.access_key, "SecretAccessKey", s.secret, "Token", s.token, "Expiration", s.expiration);
+	*out = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "Code", "Success", "LastUpdated", now, "Type",
+	    "AWS-HMAC", "AccessKeyId", s.access_key, "SecretAccessKey", s.secret, "Token", s.token, "Expiration",
+	    s.expiration);
 	free(s.token);
 	explicit_bzero(&s, sizeof(s));
-	return dk_reply_json(r, 200, o);
+	return 0;
+}
+
+static int issue_credentials(struct devkms *srv, const char *operation, const char *role, struct dk_reply *r)
+{
+	const struct dk_metadata m = wanted(srv);
+	struct dk_call c = { .srv = srv, .operation = operation };
+	json_t *o = NULL;
+	int err = 0;
+
+	if (m.status)
+		err = reply_text(r, (unsigned int)m.status, "");
+	else if (m.code[0])
+		err = dk_reply_json(r, 200, json_pack("{s:s, s:s}", "Code", m.code, "Message", "as it was asked for"));
+	else
+		err = credentials_document(srv, role, &m, &o);
+	if (o)
+		err = dk_reply_json(r, 200, o);
+	dk_stats_add(&srv->stats, &c, m.status ? "status" : m.code[0] ? m.code : "ok");
+	return err;
+}
+
+/* ECS and EKS: GET, with the Authorization header that was asked for. */
+int dk_container_run(struct devkms *srv, const struct dk_request *req, struct dk_reply *r)
+{
+	const struct dk_metadata m = wanted(srv);
+	const char *got = dk_req_header(req, "authorization");
+
+	if (strcmp(req->method, "GET") != 0)
+		return reply_text(r, 405, "");
+	if (m.container_token[0] && (!got || strcmp(got, m.container_token) != 0))
+		return dk_reply_json(
+		    r, 401, json_pack("{s:s, s:s}", "code", "AccessDenied", "message", "no such token"));
+	return issue_credentials(srv, "ContainerCredentials", "byokfs-container", r);
 }
 
 int dk_imds_run(struct devkms *srv, const struct dk_request *req, struct dk_reply *r)
@@ -73,7 +116,7 @@ int dk_imds_run(struct devkms *srv, const struct dk_request *req, struct dk_repl
 	if (strcmp(req->path, LISTING) == 0)
 		return reply_text(r, 200, ROLE);
 	if (strcmp(req->path, LISTING ROLE) == 0)
-		return issue_credentials(srv, r);
+		return issue_credentials(srv, "InstanceCredentials", ROLE, r);
 	if (strcmp(req->path, "/latest/meta-data/placement/region") == 0)
 		return reply_text(r, 200, srv->region);
 	return reply_text(r, 404, "");

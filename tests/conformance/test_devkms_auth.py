@@ -1,5 +1,7 @@
 """Signatures, times, sessions: who may ask. The signer is botocore's; the verifier shares no code with byokfs's signer."""
 
+import datetime
+import json
 import shutil
 import subprocess
 import urllib.parse
@@ -241,6 +243,31 @@ def test_instance_metadata(server, key):
     answer = server.raw("DescribeKey", {"KeyId": key}, access_key=found["AccessKeyId"], secret=found["SecretAccessKey"], token=found["Token"])
     assert answer.status == 200
     assert server.http("GET", "/latest/meta-data/placement/region", headers=headers).body.decode() == REGION
+
+
+def test_container_credentials(server, key):
+    def used(answer):
+        found = answer.json
+        return server.raw("DescribeKey", {"KeyId": key}, access_key=found["AccessKeyId"], secret=found["SecretAccessKey"],
+                          token=found["Token"]).status
+
+    for path in ("/v1/credentials", "/v2/credentials/some-id"):
+        assert used(server.http("GET", path)) == 200
+    assert server.http("POST", "/v1/credentials").status == 405
+    server.admin("POST", "metadata", {"container_token": "Bearer x", "session_seconds": 60})
+    assert server.http("GET", "/v1/credentials").status == 401
+    assert server.http("GET", "/v1/credentials", headers={"Authorization": "Bearer y"}).status == 401
+    answer = server.http("GET", "/v1/credentials", headers={"Authorization": "Bearer x"})
+    end = datetime.datetime.strptime(answer.json["Expiration"], "%Y-%m-%dT%H:%M:%SZ")
+    assert used(answer) == 200 and end <= datetime.datetime.utcnow() + datetime.timedelta(seconds=61)
+    server.admin("POST", "metadata", {"code": "AssumeRoleUnauthorizedAccess"})
+    assert server.http("GET", "/v1/credentials").json["Code"] == "AssumeRoleUnauthorizedAccess"
+    server.admin("POST", "metadata", {"status": 503})
+    assert server.http("GET", "/v1/credentials").status == 503
+    for wrong in ({"status": 1}, {"session_seconds": -1}, {"code": 7}):
+        assert server.http("POST", "/_devkms/metadata", json.dumps(wrong)).status == 400
+    server.admin("POST", "metadata", {})
+    assert used(server.http("GET", "/v1/credentials")) == 200
 
 
 def test_session_token_is_no_metadata_token(server):

@@ -7,8 +7,9 @@
  * params->role_arn is assumed. SSO, login and MFA are refused with a message saying so.
  *
  * Credentials that expire are renewed ahead by a thread of this module's own, started by the first awscred_get() that
- * meets such; no caller waits while the old ones still serve. Expired ones are never used. Files are read again when
- * they changed. All network calls are http.h's, none outlives its deadline. Every secret lives in secret memory. */
+ * meets such; no caller waits while the old ones still serve. Expired ones are never used. A renewal that STS denies
+ * ends the use of the old ones too. Files are read again when they changed. All network calls are http.h's, none
+ * outlives its deadline. Every secret lives in secret memory. */
 #ifndef BYOKFS_AWSCRED_H
 #define BYOKFS_AWSCRED_H
 
@@ -27,11 +28,13 @@ struct awscred_params {
 	const char *external_id;
 	const char *session_name; /* NULL: "byokfs-<host>" */
 	const char *region;       /* whose STS is asked; NULL: awscred_region()'s */
+	const char *replicas;     /* key ARNs between commas and blanks: their Regions' STS when that one is silent */
 	const char *ca_bundle, *proxy, *user_agent;
 	uint32_t connect_timeout_ms;
 };
 
-/* Before the process has threads: a profile with credential_process makes it fork a helper that runs the program. */
+/* Before the process holds keys: a profile with credential_process makes it fork a helper that runs the program. Starts
+ * no thread. */
 MUST_CHECK int awscred_open(struct awscred **out, const struct awscred_params *);
 void awscred_close(struct awscred *);
 /* A copy of the current credentials in secret memory; free with awscred_put(). Blocks at most until the deadline
@@ -44,7 +47,8 @@ void awscred_close(struct awscred *);
  * why (AWSCRED_WHY bytes) names source, file or profile, STS's code, and what to do. Thread-safe. */
 MUST_CHECK int awscred_get(struct awscred *, uint64_t deadline, struct sigv4_credentials **out, char *why);
 void awscred_put(struct sigv4_credentials *);
-/* Forget what is cached: the KMS called it expired or unknown, or the administrator says so (SIGHUP). */
+/* The next awscred_get() asks the sources again: the KMS called the credentials expired or unknown, or the
+ * administrator says so (SIGHUP). What is at hand then serves only if the sources do not answer in time. */
 void awscred_refresh(struct awscred *);
 
 /* For people: "the environment", "profile 'x'", "role arn:... through IMDS", ...; "" before the first awscred_get().
@@ -63,5 +67,9 @@ bool awscred_dualstack(struct awscred *);
 /* The host of a service in a Region, from the four templates (kms.eu-west-1.amazonaws.com, kms-fips..., .api.aws; China
  * and the isolated partitions have suffixes of their own). out holds 300. Pure. */
 void awscred_host(char *out, const char *service, const char *region, bool fips, bool dualstack);
+
+/* Calls fn for every file that the chain may read or run, for this profile (NULL as above) and this environment; for
+ * whoever must keep them out of a mount. */
+void awscred_paths(const char *profile, void (*fn)(void *arg, const char *path), void *arg);
 
 #endif

@@ -6,6 +6,7 @@
 #ifndef BYOKFS_HTTP_H
 #define BYOKFS_HTTP_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -32,6 +33,7 @@ struct http_request {
 	size_t bodylen;
 	uint64_t deadline; /* io_boot_ms() time by which the answer must be complete */
 	bool no_proxy;     /* metadata endpoints */
+	const atomic_bool *cancel; /* NULL, or: once true the request ends within about a second, with -ECANCELED */
 };
 
 /* Body lives in secret memory: KMS answers carry plaintext keys. */
@@ -50,7 +52,7 @@ MUST_CHECK int http_open(struct http **out, const struct http_params *);
 void http_close(struct http *);
 /* 0 when any HTTP answer came; else -ETIMEDOUT, -ECONNREFUSED, -EHOSTUNREACH, -EFBIG (answer too large),
  * -EPROTO (TLS, protocol), -EKEYREJECTED (the server's certificate is not accepted), -EINVAL (URL, header or
- * CA bundle not usable), -ENOMEM, -EIO; `why` (may be NULL, 160 bytes) says it in words. Free with
+ * CA bundle not usable), -ECANCELED, -ENOMEM, -EIO; `why` (may be NULL, 160 bytes) says it in words. Free with
  * http_response_free(). */
 MUST_CHECK int http_do(struct http *, const struct http_request *, struct http_response *out, char *why);
 void http_response_free(struct http_response *);

@@ -36,6 +36,7 @@ bool awsclock_correct(struct awsclock *c, const char *service, int64_t date, boo
 	if (skew > SKEW_MAX || skew < -SKEW_MAX || (skew - old < SKEW_MIN && old - skew < SKEW_MIN))
 		return false;
 	atomic_store(&c->skew, skew);
-	log_warn("this host's clock is %" PRId64 " s off %s's; requests are signed with corrected time", -skew, service);
+	log_warn(
+	    "this host's clock is %" PRId64 " s off %s's; requests are signed with corrected time", -skew, service);
 	return true;
 }

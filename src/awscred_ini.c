@@ -124,16 +124,11 @@ static int read_text(struct reader *r, char *text)
 static const struct {
 	const char *key, *needs;
 } unsupported[] = {
-	{ "role_arn", "assume-role profiles are not supported" },
-	{ "source_profile", "assume-role profiles are not supported" },
-	{ "credential_source", "assume-role profiles are not supported" },
-	{ "web_identity_token_file", "web identity profiles are not supported" },
-	{ "credential_process", "credential_process is not supported" },
-	{ "sso_session", "single sign-on profiles are not supported" },
-	{ "sso_start_url", "single sign-on profiles are not supported" },
-	{ "sso_account_id", "single sign-on profiles are not supported" },
-	{ "login_session", "login sessions are not supported" },
-	{ "mfa_serial", "profiles that ask for an MFA code are not supported" },
+	{ "sso_session", "single sign-on (SSO) needs a person at a browser: use a role instead" },
+	{ "sso_start_url", "single sign-on (SSO) needs a person at a browser: use a role instead" },
+	{ "sso_account_id", "single sign-on (SSO) needs a person at a browser: use a role instead" },
+	{ "login_session", "a login session needs a person at a browser: use a role instead" },
+	{ "mfa_serial", "an MFA code needs a person: use a role that asks for none" },
 };
 
 #define FIELD(key, member)                                                                                   \
@@ -153,6 +148,14 @@ static const struct {
 	FIELD("services", services),
 	FIELD("ignore_configured_endpoint_urls", ignore_endpoints),
 	FIELD("use_fips_endpoint", fips),
+	FIELD("role_arn", role_arn),
+	FIELD("source_profile", source),
+	FIELD("credential_source", credential_source),
+	FIELD("external_id", external_id),
+	FIELD("role_session_name", session_name),
+	FIELD("duration_seconds", duration),
+	FIELD("web_identity_token_file", token_file),
+	FIELD("credential_process", process),
 	FIELD("use_dualstack_endpoint", dualstack),
 };
 

@@ -123,6 +123,8 @@ static int error_of(CURLcode code, CURL *easy, const struct transfer *t)
 	case CURLE_COULDNT_RESOLVE_HOST:
 	case CURLE_COULDNT_RESOLVE_PROXY:
 		return -EHOSTUNREACH;
+	case CURLE_ABORTED_BY_CALLBACK:
+		return -ECANCELED;
 	case CURLE_FILESIZE_EXCEEDED:
 		return -EFBIG;
 	case CURLE_PEER_FAILED_VERIFICATION:
@@ -201,6 +203,30 @@ static CURLcode set_request(CURL *easy, const struct http_call *call)
 	return rc;
 }
 
+/* libcurl asks about once a second while nothing happens. */
+static int on_progress(void *arg, curl_off_t to_come, curl_off_t come, curl_off_t to_go, curl_off_t gone)
+{
+	const struct http_request *req = arg;
+
+	(void)to_come;
+	(void)come;
+	(void)to_go;
+	(void)gone;
+	return atomic_load(req->cancel);
+}
+
+static CURLcode set_cancel(CURL *easy, const struct http_request *req)
+{
+	CURLcode rc = CURLE_OK;
+
+	if (!req->cancel)
+		return rc;
+	SET(CURLOPT_NOPROGRESS, 0L);
+	SET(CURLOPT_XFERINFOFUNCTION, on_progress);
+	SET(CURLOPT_XFERINFODATA, req);
+	return rc;
+}
+
 static CURLcode set_answer(CURL *easy, struct transfer *t, const struct http *h, uint64_t ms)
 {
 	CURLcode rc = CURLE_OK;
@@ -231,6 +257,8 @@ int http_transfer(struct http *h, CURL *easy, const struct http_call *call, stru
 		rc = set_proxy(easy, h, call->req->no_proxy || !call->tls);
 	if (!rc)
 		rc = set_request(easy, call);
+	if (!rc)
+		rc = set_cancel(easy, call->req);
 	if (!rc)
 		rc = set_answer(easy, &t, h, ms);
 	if (!rc && !grow_body(&t, 1))

@@ -283,7 +283,19 @@ static void aws_close(void *priv)
 
 static int aws_fill(struct aws *a, const struct kms_params *params, struct kms_err *err)
 {
-	const struct awscred_params cred = { .profile = params->profile };
+	char region[64] = "";
+	const struct awscred_params cred = { .profile = params->profile,
+		.role_arn = params->role_arn,
+		.external_id = params->external_id,
+		.session_name = params->session_name,
+		.region = params->region && *params->region ? params->region
+		    : aws_arn_region(region, params->key)   ? region
+		                                            : NULL,
+		.replicas = params->failover ? params->replicas : NULL,
+		.ca_bundle = params->ca_bundle,
+		.proxy = params->proxy,
+		.user_agent = params->user_agent ? params->user_agent : "byokfs",
+		.connect_timeout_ms = params->connect_timeout_ms };
 	const struct http_params http = { .connect_timeout_ms = params->connect_timeout_ms,
 		.max_handles = params->max_connections ? params->max_connections : MAX_CONNECTIONS,
 		.ca_bundle = params->ca_bundle && *params->ca_bundle ? params->ca_bundle : getenv("AWS_CA_BUNDLE"),

@@ -12,20 +12,18 @@
 
 /* ---- credentials ---- */
 
-static const char *source_of(const struct trial *t, const struct sigv4_credentials *c)
+static void show_credentials(struct trial *t, struct awscred *cred, const struct sigv4_credentials *c)
 {
-	const char *env = getenv("AWS_ACCESS_KEY_ID");
-
-	return !t->config.kms.profile && env && strcmp(env, c->access_key) == 0 ? "the environment"
-	                                                                        : "the shared AWS files";
-}
-
-static void show_credentials(struct trial *t, const struct sigv4_credentials *c)
-{
+	char who[256], date[21], until[32] = "";
 	size_t n = strlen(c->access_key);
+	int64_t expires;
 
-	test_ok(t, "credentials", "from %s, access key %.4s...%s%s", source_of(t, c), c->access_key,
-	    c->access_key + (n > 8 ? n - 4 : n), c->session_token ? ", temporary" : "");
+	awscred_identity(cred, who, &expires);
+	io_utc(date, expires);
+	if (expires)
+		(void)snprintf(until, sizeof(until), " until %s", date);
+	test_ok(t, "credentials", "from %s, access key %.4s...%s%s%s", who, c->access_key,
+	    c->access_key + (n > 8 ? n - 4 : n), c->session_token ? ", temporary" : "", until);
 }
 
 /* The Region whose STS is asked: the key's own, which is also the one whose endpoint is open to this host. */
@@ -92,7 +90,7 @@ bool test_credentials(struct trial *t)
 		ret = awscred_get(cred, io_boot_ms() + t->config.kms.request_timeout_ms, &c, why);
 	}
 	if (ret == 0 && c) {
-		show_credentials(t, c);
+		show_credentials(t, cred, c);
 		show_identity(t, cred, c);
 	} else {
 		test_failed(t, credentials_code(ret), "credentials", credentials_todo(ret), "%s", why);

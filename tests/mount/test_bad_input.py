@@ -274,8 +274,8 @@ sso_start_url = https://example.com
 """
 
 
-@pytest.mark.parametrize("profile, word", [("role", "assume-role"), ("program", "credential_process"), ("sso", "sso")])
-def test_profiles_of_later_versions(shop, tmp_path, profile, word):
+@pytest.mark.parametrize("profile, word", [("role", "a source_profile without credentials"), ("program", "Version 1"), ("sso", "SSO")])
+def test_profiles_that_give_nothing(shop, tmp_path, profile, word):
     config = ini(tmp_path, PROFILES, "config")
     refused(shop, CONFIG, word, options=[f"kms.profile={profile}"], env={**NOBODY, "AWS_CONFIG_FILE": config})
 

@@ -27,7 +27,7 @@ BEGIN {
 	place(3, "dir store file inode xattr newborn")
 	place(4, "fuseio fs domain ops state purge keywait keyahead sweep watchdog")
 	place(5, "config ctl")
-	place(6, "control service options params main")
+	place(6, "control service options params pathcheck main")
 
 	may("fuse_lowlevel.h", "include/fs.h|src/(ops.*|fuseio.*|purge|main|options)\\.[ch]")
 	may("curl/curl.h", "src/http(_.*)?\\.[ch]")

@@ -17,6 +17,7 @@
 #include "log.h"
 #include "options.h"
 #include "params.h"
+#include "pathcheck.h"
 #include "purge.h"
 #include "secret.h"
 #include "service.h"
@@ -370,9 +371,26 @@ static void end(struct daemon *d, bool mounted)
 	config_free(&d->config);
 }
 
+static int check_paths(const struct daemon *d)
+{
+	CLEANUP_FREE char *path = pathcheck_find(&d->config, d->options.mountpoint);
+	CLEANUP_FREE char *what = NULL;
+
+	if (!path)
+		return 0;
+	if (asprintf(&what, "'%s' lies below the mount point '%s', and the daemon itself needs it", path,
+	        d->options.mountpoint) < 0)
+		what = NULL;
+	return fail(EXIT_CONFIG, what ? what : "out of memory",
+	    "move the file elsewhere: to read it, the daemon would wait for itself");
+}
+
 static int run(struct daemon *d)
 {
-	int code = open_store(d);
+	int code = check_paths(d);
+
+	if (!code)
+		code = open_store(d);
 
 	if (code)
 		return code;

@@ -232,10 +232,6 @@ static int load_config(struct options *o, struct config *c, struct words *w)
 		r = config_check(c, why);
 	if (r)
 		return say(why, NULL, EXIT_CONFIG);
-	if ((c->keyfile.path && inside(c->keyfile.path, o->mountpoint)) ||
-	    (c->kms.ca_bundle && inside(c->kms.ca_bundle, o->mountpoint)))
-		return say(
-		    "a file that the daemon itself needs lies below the mount point", o->mountpoint, EXIT_CONFIG);
 	return 0;
 }
 

@@ -60,7 +60,8 @@ static int pin_path(const char *variable)
 
 static int leave_directory(void)
 {
-	static const char *const paths[] = { "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE" };
+	static const char *const paths[] = { "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE",
+		"AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE" };
 	int r = 0;
 
 	for (size_t i = 0; !r && i < sizeof(paths) / sizeof(*paths); i++)

@@ -1,0 +1,16 @@
+/* Files that the daemon needs must not lie below its own mount point: reading one, it would wait for itself. */
+#ifndef BYOKFS_PATHCHECK_H
+#define BYOKFS_PATHCHECK_H
+
+#include <stdbool.h>
+
+#include "config.h"
+
+/* Does the way to path, symbolic links on it included, lead through dir (a real path)? The end of the path need not
+ * exist. */
+bool pathcheck_through(const char *path, const char *dir);
+/* The first such file of the configuration or of the AWS credential chain, malloc'ed; NULL when there is none. After
+ * secret_init(). */
+char *pathcheck_find(const struct config *, const char *mountpoint);
+
+#endif

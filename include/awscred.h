@@ -43,7 +43,7 @@ void awscred_close(struct awscred *);
  *   -EINVAL      unusable (profile, MFA, SSO, a source that answered nonsense)
  *   -EACCES      STS denies the role: the customer removed the trust, which is a denial like the KMS's own (class D)
  *   -ETIMEDOUT   a source that should have them did not answer (class T)
- *   -errno       a file
+ *   -errno       a file: -EPERM where it may not be read, never -EACCES or -ETIMEDOUT
  * why (AWSCRED_WHY bytes) names source, file or profile, STS's code, and what to do. Thread-safe. */
 MUST_CHECK int awscred_get(struct awscred *, uint64_t deadline, struct sigv4_credentials **out, char *why);
 void awscred_put(struct sigv4_credentials *);

@@ -69,7 +69,8 @@ int awscred_answer_set(struct awscred_walk *w, const char *access, const char *s
     const char *expiration, int64_t now)
 {
 	int64_t end = now + LIFE_WITHOUT_END;
-	int r = 0;
+	uint64_t life;
+	int r;
 
 	if (expiration && *expiration && parse_time(expiration, &end))
 		return awscred_say(w->why, -EINVAL, "'%.40s' is not a time that credentials could expire", expiration);
@@ -81,7 +82,9 @@ int awscred_answer_set(struct awscred_walk *w, const char *access, const char *s
 		return r;
 	w->out->expires = end;
 	w->out->from = io_boot_ms();
-	w->out->until = w->out->from + (uint64_t)(end - now < LIFE_MAX ? end - now : LIFE_MAX) * 1000;
+	life = (uint64_t)(end - now < LIFE_MAX ? end - now : LIFE_MAX) * 1000;
+	/* dates have whole seconds: one may be gone already */
+	w->out->until = w->out->from + life - (life > 4000 ? 1000 : life / 4);
 	return 0;
 }
 

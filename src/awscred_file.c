@@ -182,9 +182,12 @@ static void warn_once(const char *path, mode_t mode)
 		log_warn("%s is readable by everybody: run 'chmod 600 %s'", path, path);
 }
 
+/* A file that may not be read is no denial by STS, nor does it take long. */
 static int cannot_read(char *why, const char *path, int r)
 {
-	return awscred_say(why, r, "cannot read %.120s: %.60s", path, strerrordesc_np(-r));
+	int told = r == -EACCES ? -EPERM : r == -ETIMEDOUT ? -EIO : r;
+
+	return awscred_say(why, told, "cannot read %.120s: %.60s", path, strerrordesc_np(-r));
 }
 
 static int load_file(
@@ -208,7 +211,9 @@ static int load_file(
 	if (r || !service || !*out->services)
 		return r;
 	r = read_text(&again, path, &st); /* parsing has cut the text up */
-	return r || !again.p ? r : awscred_ini_service(out, again.p, service, path, why);
+	if (r)
+		return cannot_read(why, path, r);
+	return again.p ? awscred_ini_service(out, again.p, service, path, why) : 0;
 }
 
 int awscred_files_load(struct awscred_profiles *out, const char *profile, const char *service, char *why)

@@ -37,7 +37,7 @@ static bool through(const char *path, const char *dir, int links)
 	char prefix[2 * PATH_MAX], real[PATH_MAX];
 	size_t begin = 0, end = 0;
 
-	while (path[end] && end < sizeof(prefix) - 1) {
+	while (end < sizeof(prefix) - 1 && path[end]) {
 		begin = end + strspn(path + end, "/");
 		end = begin + strcspn(path + begin, "/");
 		if (begin == end || end >= sizeof(prefix))

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -263,6 +264,12 @@ static void test_unreadable_files(void **state)
 	assert_int_equal(unlink(f->credentials), 0);
 	assert_int_equal(mkfifo(f->credentials, 0600), 0); /* must not hang */
 	expect_error(f, -EINVAL, "cannot read");
+	assert_int_equal(unlink(f->credentials), 0);
+	write_file(f->credentials, PLAIN);
+	assert_int_equal(chmod(f->credentials, 0), 0);
+	(void)setfsuid(65534); /* root may read everything */
+	expect_error(f, -EPERM, "cannot read"); /* EACCES is STS's */
+	(void)setfsuid(geteuid());
 }
 
 /* Same length, same name: only what stat(2) says differs. */

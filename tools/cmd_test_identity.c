@@ -108,6 +108,7 @@ static int ask(struct http *http, const char *url, const char *region, const str
 /* A KMS with an address of its own (a VPC endpoint, a stand-in) says nothing of where STS is. */
 static int find_url(char url[static 600], struct awscred *cred, const struct config *c, const char *region, char *why)
 {
+	char host[300];
 	size_t n;
 
 	awscred_endpoint(cred, "sts", url);
@@ -116,9 +117,9 @@ static int find_url(char url[static 600], struct awscred *cred, const struct con
 		(void)snprintf(why, AWSCRED_WHY, "'endpoint' in [kms] is set, and AWS_ENDPOINT_URL_STS is not");
 		return -ENOENT;
 	}
+	awscred_host(host, "sts", region, awscred_fips(cred), awscred_dualstack(cred));
 	if (n == 0)
-		(void)snprintf(
-		    url, 600, "https://sts.%s.amazonaws.com%s/", region, strncmp(region, "cn-", 3) ? "" : ".cn");
+		(void)snprintf(url, 600, "https://%s/", host);
 	else if (url[n - 1] != '/')
 		(void)snprintf(url + n, 600 - n, "/");
 	return 0;

@@ -1,7 +1,7 @@
 /* kms_aws.c — AWS KMS as a provider: five operations of its JSON protocol.
  *
- * Hides: the members of requests and answers. Everything that is the same for all of them is in
- * kms_aws_call.c. */
+ * Hides: the members of requests and answers. Everything that is the same for all of them is in kms_aws_call.c, which
+ * Region is asked in kms_aws_set.c. One call asks one Region; to ask again, perhaps another, is the wrapper's. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -94,14 +94,15 @@ static enum kms_status read_secret(
 	return kms_fail(err, otherwise, "UnexpectedPlaintext", "the answer has no plaintext of 32 bytes");
 }
 
-/* ---- a state told in words only ---- */
+/* ---- one Region ---- */
 
-static enum kms_status describe(
-    struct aws *a, const char *key, uint64_t deadline, struct kms_description *d, struct kms_err *err);
+static enum kms_status describe(struct aws *a, const struct aws_endpoint *at, const char *key, uint64_t deadline,
+    struct kms_description *d, struct kms_err *err);
 
 /* External key stores report every trouble of theirs as a state of the key. Where the words are unknown, the
  * key's own state decides: an enabled key is in passing trouble. */
-static enum kms_status settle(struct aws *a, const struct aws_call *call, enum kms_status status, struct kms_err *err)
+static enum kms_status settle(
+    struct aws *a, const struct aws_call *call, const char *key, enum kms_status status, struct kms_err *err)
 {
 	CLEANUP_FREE struct kms_description *d = NULL;
 	struct kms_err ignored;
@@ -109,15 +110,49 @@ static enum kms_status settle(struct aws *a, const struct aws_call *call, enum k
 	if (status != KMS_DENIED || strcmp(err->code, "KMSInvalidStateException") || kms_aws_state_known(err->message))
 		return status;
 	d = calloc(1, sizeof(*d));
-	if (d && describe(a, a->key, call->deadline, d, &ignored) == KMS_OK && !strcmp(d->state, "Enabled"))
+	if (d && describe(a, call->at, key, call->deadline, d, &ignored) == KMS_OK && !strcmp(d->state, "Enabled"))
 		err->status = KMS_DOWN;
 	return err->status;
 }
 
-static enum kms_status ask(
-    struct aws *a, const struct aws_call *call, json_t **answer, char *request_id, struct kms_err *err)
+/* About the configured key, at the Region whose turn it is: request gets the KeyId it has there, and the answer must
+ * name that very key. */
+static enum kms_status ask(struct aws *a, const char *operation, json_t *request, uint64_t deadline, json_t **answer,
+    struct kms_used *used, struct kms_err *err)
 {
-	return settle(a, call, aws_call(a, call, answer, request_id, err), err);
+	struct aws_turn turn;
+	struct aws_set *regions = aws_turn_begin(a, deadline, &turn);
+	const struct aws_region *r = &regions->region[turn.region];
+	const struct aws_call call = { operation, request, true, &r->endpoint, turn.until };
+	char request_id[128];
+	enum kms_status status;
+	bool asked = false;
+
+	if (!set(request, "KeyId", json_string(r->key)))
+		status = no_request(err);
+	else
+		status = settle(a, &call, r->key, aws_call(a, &call, answer, request_id, &asked, err), err);
+	if (status == KMS_OK) {
+		read_used(used, *answer, "KeyMaterialId", request_id);
+		if (aws_arn_is_key(r->key) && strcmp(used->key, r->key))
+			status = kms_fail(err, KMS_CONFIG, "UnexpectedKey", "key '%.90s' answered instead of '%.90s'",
+			    used->key, r->key);
+	}
+	aws_turn_end(a, regions, &turn, status, asked);
+	if (turn.aside && status == KMS_CONFIG) /* no reason to fail while the replica works */
+		status = err->status = KMS_DOWN;
+	return status;
+}
+
+/* Where a key that a request names lives: its ARN's Region, else home. */
+static const struct aws_endpoint *place(const struct aws_set *regions, const char *key)
+{
+	char region[64];
+
+	for (unsigned i = 0; aws_arn_region(region, key) && i < regions->n; i++)
+		if (!strcmp(region, regions->region[i].endpoint.region))
+			return &regions->region[i].endpoint;
+	return &regions->region[0].endpoint;
 }
 
 /* ---- the operations ---- */
@@ -125,19 +160,15 @@ static enum kms_status ask(
 static enum kms_status aws_generate(void *priv, const struct context *ctx, uint64_t deadline, uint8_t secret[static 32],
     struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
 {
-	struct aws *a = priv;
-	CLEANUP_JSON json_t *request = json_pack("{s:s, s:i}", "KeyId", a->key, "NumberOfBytes", 32);
+	CLEANUP_JSON json_t *request = json_pack("{s:i}", "NumberOfBytes", 32);
 	CLEANUP_JSON json_t *answer = NULL;
-	const struct aws_call call = { "GenerateDataKey", request, true, deadline };
-	char request_id[128];
 	enum kms_status status;
 
 	if (!request || !set_context(request, "EncryptionContext", ctx))
 		return no_request(err);
-	status = ask(a, &call, &answer, request_id, err);
+	status = ask(priv, "GenerateDataKey", request, deadline, &answer, used, err);
 	if (status != KMS_OK)
 		return status;
-	read_used(used, answer, "KeyMaterialId", request_id);
 	status = read_blob(blob, answer, err);
 	return status == KMS_OK ? read_secret(secret, answer, KMS_CONFIG, err) : status;
 }
@@ -145,59 +176,43 @@ static enum kms_status aws_generate(void *priv, const struct context *ctx, uint6
 static enum kms_status aws_decrypt(void *priv, const char *key, const struct context *ctx, const uint8_t *blob,
     size_t len, uint64_t deadline, uint8_t secret[static 32], struct kms_used *used, struct kms_err *err)
 {
-	struct aws *a = priv;
-	CLEANUP_JSON json_t *request = json_pack("{s:s}", "KeyId", key);
+	CLEANUP_JSON json_t *request = json_object();
 	CLEANUP_JSON json_t *answer = NULL;
-	const struct aws_call call = { "Decrypt", request, !strcmp(key, a->key), deadline };
-	char request_id[128];
 	enum kms_status status;
 
+	(void)key; /* the configured one, whatever it is called in the Region that is asked */
 	if (!request || !set_blob(request, "CiphertextBlob", blob, len) ||
 	    !set_context(request, "EncryptionContext", ctx))
 		return no_request(err);
-	status = ask(a, &call, &answer, request_id, err);
-	if (status != KMS_OK)
-		return status;
-	read_used(used, answer, "KeyMaterialId", request_id);
-	return read_secret(secret, answer, KMS_BAD_BLOB, err);
+	status = ask(priv, "Decrypt", request, deadline, &answer, used, err);
+	return status == KMS_OK ? read_secret(secret, answer, KMS_BAD_BLOB, err) : status;
 }
 
 static enum kms_status aws_encrypt(void *priv, const struct context *ctx, const uint8_t secret[static 32],
     uint64_t deadline, struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
 {
-	struct aws *a = priv;
-	CLEANUP_JSON json_t *request = json_pack("{s:s}", "KeyId", a->key);
+	CLEANUP_JSON json_t *request = json_object();
 	CLEANUP_JSON json_t *answer = NULL;
-	const struct aws_call call = { "Encrypt", request, true, deadline };
-	char request_id[128];
 	enum kms_status status;
 
 	if (!request || !set_blob(request, "Plaintext", secret, 32) || !set_context(request, "EncryptionContext", ctx))
 		return no_request(err);
-	status = ask(a, &call, &answer, request_id, err);
-	if (status != KMS_OK)
-		return status;
-	read_used(used, answer, "KeyMaterialId", request_id);
-	return read_blob(blob, answer, err);
+	status = ask(priv, "Encrypt", request, deadline, &answer, used, err);
+	return status == KMS_OK ? read_blob(blob, answer, err) : status;
 }
 
-static enum kms_status aws_reencrypt(void *priv, const char *from, const struct context *src, const uint8_t *blob,
-    size_t len, const char *to, const struct context *dst, uint64_t deadline, struct kms_blob *out,
-    struct kms_used *used, struct kms_err *err)
+/* Both keys must be of one Region; the service says so otherwise. */
+static enum kms_status reencrypt(struct aws *a, const struct aws_set *regions, const char *from, const json_t *request,
+    uint64_t deadline, struct kms_blob *out, struct kms_used *used, struct kms_err *err)
 {
-	struct aws *a = priv;
-	CLEANUP_JSON json_t *request = json_pack("{s:s, s:s}", "SourceKeyId", from, "DestinationKeyId", to);
 	CLEANUP_JSON json_t *answer = NULL;
-	const struct aws_call call = { "ReEncrypt", request, false, deadline };
+	const struct aws_call call = { "ReEncrypt", request, false, place(regions, from), deadline };
 	char request_id[128];
 	const char *source;
 	enum kms_status status;
+	bool asked = false;
 
-	if (!request || !set_blob(request, "CiphertextBlob", blob, len) ||
-	    !set_context(request, "SourceEncryptionContext", src) ||
-	    !set_context(request, "DestinationEncryptionContext", dst))
-		return no_request(err);
-	status = ask(a, &call, &answer, request_id, err);
+	status = settle(a, &call, from, aws_call(a, &call, &answer, request_id, &asked, err), err);
 	if (status != KMS_OK)
 		return status;
 	source = jsonio_str(answer, "SourceKeyId");
@@ -206,6 +221,24 @@ static enum kms_status aws_reencrypt(void *priv, const char *from, const struct 
 		    err, KMS_CONFIG, "UnexpectedKey", "the sealed key was opened with another key than '%.120s'", from);
 	read_used(used, answer, "DestinationKeyMaterialId", request_id);
 	return read_blob(out, answer, err);
+}
+
+static enum kms_status aws_reencrypt(void *priv, const char *from, const struct context *src, const uint8_t *blob,
+    size_t len, const char *to, const struct context *dst, uint64_t deadline, struct kms_blob *out,
+    struct kms_used *used, struct kms_err *err)
+{
+	CLEANUP_JSON json_t *request = json_pack("{s:s, s:s}", "SourceKeyId", from, "DestinationKeyId", to);
+	struct aws_set *regions;
+	enum kms_status status;
+
+	if (!request || !set_blob(request, "CiphertextBlob", blob, len) ||
+	    !set_context(request, "SourceEncryptionContext", src) ||
+	    !set_context(request, "DestinationEncryptionContext", dst))
+		return no_request(err);
+	regions = aws_set_get(priv);
+	status = reencrypt(priv, regions, from, request, deadline, out, used, err);
+	aws_set_put(priv, regions);
+	return status;
 }
 
 static void copy_member(char *out, size_t size, const json_t *obj, const char *member)
@@ -237,18 +270,19 @@ static void read_regions(struct kms_description *d, const json_t *meta)
 	}
 }
 
-static enum kms_status describe(
-    struct aws *a, const char *key, uint64_t deadline, struct kms_description *d, struct kms_err *err)
+static enum kms_status describe(struct aws *a, const struct aws_endpoint *at, const char *key, uint64_t deadline,
+    struct kms_description *d, struct kms_err *err)
 {
 	CLEANUP_JSON json_t *request = json_pack("{s:s}", "KeyId", key);
 	CLEANUP_JSON json_t *answer = NULL;
-	const struct aws_call call = { "DescribeKey", request, false, deadline };
+	const struct aws_call call = { "DescribeKey", request, false, at, deadline };
 	enum kms_status status;
+	bool asked = false;
 	const json_t *meta;
 
 	if (!request)
 		return no_request(err);
-	status = aws_call(a, &call, &answer, err->request_id, err);
+	status = aws_call(a, &call, &answer, err->request_id, &asked, err);
 	if (status != KMS_OK)
 		return status;
 	meta = json_object_get(answer, "KeyMetadata");
@@ -267,7 +301,11 @@ static enum kms_status describe(
 static enum kms_status aws_describe(
     void *priv, const char *key, uint64_t deadline, struct kms_description *d, struct kms_err *err)
 {
-	return describe(priv, key, deadline, d, err);
+	struct aws_set *regions = aws_set_get(priv);
+	enum kms_status status = describe(priv, place(regions, key), key, deadline, d, err);
+
+	aws_set_put(priv, regions);
+	return status;
 }
 
 /* ---- life ---- */
@@ -278,6 +316,8 @@ static void aws_close(void *priv)
 
 	http_close(a->http);
 	awscred_close(a->cred);
+	free(a->set);
+	(void)pthread_mutex_destroy(&a->lock);
 	free(a);
 }
 
@@ -306,7 +346,7 @@ static int aws_fill(struct aws *a, const struct kms_params *params, struct kms_e
 	if (!r)
 		r = http_open(&a->http, &http);
 	if (!r)
-		return aws_endpoint_find(&a->endpoint, params, a->cred, err);
+		return aws_set_make(&a->set, params, NULL, a->cred, err);
 	(void)kms_fail(err, KMS_CONFIG, "BadParameters", "cannot set up the connection: %s", strerrordesc_np(-r));
 	return r;
 }
@@ -323,7 +363,7 @@ static int aws_open(void **priv, const struct kms_params *params, struct kms_err
 	a = calloc(1, sizeof(*a));
 	if (!a)
 		return -ENOMEM;
-	strcpy(a->key, params->key);
+	(void)pthread_mutex_init(&a->lock, NULL);
 	r = aws_fill(a, params, err);
 	if (r)
 		aws_close(a);
@@ -339,6 +379,39 @@ static void aws_refresh(void *priv)
 	awscred_refresh(a->cred);
 }
 
+/* The key may move to a sibling. An alias was resolved once: it keeps the key it stood for. */
+static int aws_reconfigure(void *priv, const struct kms_params *params, struct kms_err *err)
+{
+	struct aws *a = priv;
+	struct aws_set *old = aws_set_get(a), *fresh = NULL;
+	const char *home = old->region[0].key, *key = params->key;
+	int r = -EINVAL;
+
+	if (!key || !aws_arn_is_key(key))
+		key = home;
+	if (strlen(key) <= KMS_KEY_MAX && aws_same_key(key, home))
+		r = aws_set_make(&fresh, params, key, a->cred, err);
+	else
+		(void)kms_fail(err, KMS_CONFIG, "OtherKey",
+		    "'%.90s' is another key than '%.90s': 'byokfsctl rotate' moves a store to it", key, home);
+	if (!r)
+		aws_set_swap(a, fresh);
+	aws_set_put(a, old);
+	return r == -ENOMEM ? -EINVAL : r;
+}
+
+static void aws_where(void *priv, struct kms_where *out)
+{
+	struct aws *a = priv;
+	unsigned now;
+
+	awscred_identity(a->cred, out->identity, &out->expires);
+	LOCK_SCOPE(&a->lock);
+	now = aws_choice_region(&a->set->choice);
+	snprintf(out->region, sizeof(out->region), "%s", a->set->region[now].endpoint.region);
+	out->away = now != 0;
+}
+
 const struct kms_provider kms_aws_provider = {
 	.name = "aws",
 	.number = 1,
@@ -350,5 +423,8 @@ const struct kms_provider kms_aws_provider = {
 	.reencrypt = aws_reencrypt,
 	.describe = aws_describe,
 	.refresh = aws_refresh,
+	.same_key = aws_same_key,
+	.reconfigure = aws_reconfigure,
+	.where = aws_where,
 	.pinned = aws_arn_is_key,
 };

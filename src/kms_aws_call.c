@@ -28,12 +28,12 @@ static void free_lines(struct lines *l)
 	explicit_bzero(l->authorization, sizeof(l->authorization));
 }
 
-static int make_lines(
-    struct lines *l, const struct aws *a, const char *target, const struct sigv4_signature *sig, const char *token)
+static int make_lines(struct lines *l, const struct aws_endpoint *at, const char *target,
+    const struct sigv4_signature *sig, const char *token)
 {
 	size_t n = 0;
 
-	snprintf(l->host, sizeof(l->host), "Host: %s", a->endpoint.host);
+	snprintf(l->host, sizeof(l->host), "Host: %s", at->host);
 	snprintf(l->target, sizeof(l->target), "X-Amz-Target: %.48s", target);
 	snprintf(l->date, sizeof(l->date), "X-Amz-Date: %s", sig->amz_date);
 	snprintf(l->authorization, sizeof(l->authorization), "Authorization: %s", sig->authorization);
@@ -54,19 +54,19 @@ static int make_lines(
 	return 0;
 }
 
-static int sign(struct sigv4_signature *sig, struct aws *a, const char *target, const char *body,
-    const struct sigv4_credentials *cred)
+static int sign(struct sigv4_signature *sig, struct aws *a, const struct aws_endpoint *at, const char *target,
+    const char *body, const struct sigv4_credentials *cred)
 {
-	const struct sigv4_header header[] = { { "Host", a->endpoint.host }, { "Content-Type", CONTENT_TYPE },
+	const struct sigv4_header header[] = { { "Host", at->host }, { "Content-Type", CONTENT_TYPE },
 		{ "X-Amz-Target", target } };
 	const struct sigv4_request req = { .method = "POST",
-		.path = a->endpoint.path,
+		.path = at->path,
 		.query = "",
 		.header = header,
 		.nheader = 3,
 		.body = body,
 		.bodylen = strlen(body),
-		.region = a->endpoint.region,
+		.region = at->region,
 		.service = "kms",
 		.time = awsclock_now(&a->clock) };
 
@@ -112,8 +112,8 @@ static enum kms_status no_credentials(struct kms_err *err, int r, const char *wh
 }
 
 /* KMS_OK when any HTTP answer came. */
-static enum kms_status send_request(
-    struct aws *a, const struct aws_call *call, const char *body, struct http_response *resp, struct kms_err *err)
+static enum kms_status send_request(struct aws *a, const struct aws_call *call, const char *body,
+    struct http_response *resp, bool *asked, struct kms_err *err)
 {
 	__attribute__((cleanup(put_credentials))) struct sigv4_credentials *cred = NULL;
 	__attribute__((cleanup(free_lines))) struct lines lines = { .token = NULL };
@@ -121,7 +121,7 @@ static enum kms_status send_request(
 	char target[48], why[WHY] = "";
 	int r = awscred_get(a->cred, call->deadline, &cred, why);
 	struct http_request req = { .method = "POST",
-		.url = a->endpoint.url,
+		.url = call->at->url,
 		.headers = lines.list,
 		.body = body,
 		.bodylen = strlen(body),
@@ -130,14 +130,15 @@ static enum kms_status send_request(
 	if (r)
 		return no_credentials(err, r, why);
 	snprintf(target, sizeof(target), "TrentService.%.32s", call->operation);
-	r = sign(&sig, a, target, body, cred);
+	r = sign(&sig, a, call->at, target, body, cred);
 	if (r == -EINVAL)
 		return kms_fail(err, KMS_CONFIG, "BadCredentials",
 		    "the AWS credentials or the Region contain characters they cannot have");
 	if (!r)
-		r = make_lines(&lines, a, target, &sig, cred->session_token);
+		r = make_lines(&lines, call->at, target, &sig, cred->session_token);
 	if (r)
 		return kms_fail(err, KMS_DOWN, "OutOfMemory", "cannot sign: %s", strerrordesc_np(-r));
+	*asked = true;
 	r = http_do(a->http, &req, resp, why);
 	return r ? network_failed(err, r, why) : KMS_OK;
 }
@@ -217,7 +218,8 @@ static bool one_of(const char *code, const char *const *list)
 }
 
 /* Is there reason to try again? */
-static bool repair(struct aws *a, const struct kms_err *err, const struct http_response *resp)
+static bool repair(
+    struct aws *a, const struct aws_endpoint *at, const struct kms_err *err, const struct http_response *resp)
 {
 	static const char *const credentials[] = { "ExpiredTokenException", "ExpiredToken",
 		"UnrecognizedClientException", "InvalidClientTokenId", "MissingAuthenticationToken",
@@ -227,7 +229,7 @@ static bool repair(struct aws *a, const struct kms_err *err, const struct http_r
 		return true;
 	}
 	return awsclock_is_about(err->code) &&
-	    awsclock_correct(&a->clock, "the KMS", resp->date, resp->tls_verified || a->endpoint.plain);
+	    awsclock_correct(&a->clock, "the KMS", resp->date, resp->tls_verified || at->plain);
 }
 
 static void free_secret(char **p)
@@ -236,7 +238,7 @@ static void free_secret(char **p)
 }
 
 enum kms_status aws_call(
-    struct aws *a, const struct aws_call *call, json_t **answer, char *request_id, struct kms_err *err)
+    struct aws *a, const struct aws_call *call, json_t **answer, char *request_id, bool *asked, struct kms_err *err)
 {
 	__attribute__((cleanup(free_secret))) char *body = jsonio_print_secret(call->request);
 	enum kms_status status = KMS_CONFIG;
@@ -248,12 +250,12 @@ enum kms_status aws_call(
 	for (int tries = 0; again; tries++) {
 		__attribute__((cleanup(http_response_free))) struct http_response resp = { 0 };
 
-		status = send_request(a, call, body, &resp, err);
+		status = send_request(a, call, body, &resp, asked, err);
 		if (status != KMS_OK)
 			return status;
 		status = read_response(a, call, &resp, answer, err);
 		memcpy(request_id, resp.request_id, sizeof(resp.request_id));
-		again = status == KMS_CONFIG && !tries && repair(a, err, &resp);
+		again = status == KMS_CONFIG && !tries && repair(a, call->at, err, &resp);
 	}
 	return status;
 }

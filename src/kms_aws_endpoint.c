@@ -1,7 +1,9 @@
 /* kms_aws_endpoint.c — which host serves a key, and for which Region requests are signed.
  *
  * Hides: the anatomy of ARNs, the order in which settings win, and when a port belongs into the Host header.
- * The Region never comes from a host name: private endpoints have names of their own. */
+ * The Region never comes from a host name: private endpoints have names of their own. The settings that send all of
+ * KMS to one host (AWS_ENDPOINT_URL and its like) hold for the configured key only: a replica asked there would be
+ * another Region's, and its "not found" a denial. */
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
@@ -43,6 +45,27 @@ bool aws_arn_is_key(const char *name)
 	return resource && !strncmp(resource, "key/", 4) && resource[4];
 }
 
+bool aws_arn_is_multi(const char *arn)
+{
+	return aws_arn_is_key(arn) && !strncmp(arn_field(arn, 5), "key/mrk-", 8);
+}
+
+bool aws_same_key(const char *a, const char *b)
+{
+	const char *region_a, *region_b, *rest_a, *rest_b;
+
+	if (!strcmp(a, b))
+		return true;
+	if (!aws_arn_is_multi(a) || !aws_arn_is_multi(b))
+		return false;
+	region_a = arn_field(a, 3);
+	region_b = arn_field(b, 3);
+	rest_a = arn_field(a, 4);
+	rest_b = arn_field(b, 4);
+	return region_a - a == region_b - b && !strncmp(a, b, (size_t)(region_a - a)) && rest_a - region_a > 1 &&
+	    rest_b - region_b > 1 && !strcmp(rest_a, rest_b);
+}
+
 static bool region_ok(const char *region)
 {
 	if (!*region)
@@ -53,27 +76,40 @@ static bool region_ok(const char *region)
 	return true;
 }
 
+static int refuse_region(struct kms_err *err, const char *region)
+{
+	(void)kms_fail(err, KMS_CONFIG, "BadRegion", "'%.60s' is not a Region", region);
+	return -EINVAL;
+}
+
 static int find_region(char out[static 64], const struct kms_params *params, struct awscred *cred, struct kms_err *err)
 {
 	const char *given = params->region && *params->region ? params->region : NULL;
+	char arns[64];
 
 	out[0] = '\0';
 	if (given && strlen(given) < 64)
 		strcpy(out, given);
 	else if (!given && !aws_arn_region(out, params->key))
 		awscred_region(cred, out);
-	if (region_ok(out))
-		return 0;
-	if (*out || given)
-		(void)kms_fail(err, KMS_CONFIG, "BadRegion", "'%.60s' is not a Region", given ? given : out);
-	else
+	if (!region_ok(out)) {
+		if (*out || given)
+			return refuse_region(err, given ? given : out);
 		(void)kms_fail(err, KMS_CONFIG, "NoRegion", "no Region: give kms.region, or the key as an ARN");
+		return -EINVAL;
+	}
+	if (!given || !aws_arn_region(arns, params->key) || !strcmp(arns, given))
+		return 0;
+	(void)kms_fail(err, KMS_CONFIG, "BadRegion", "kms.region is '%s', but the key is in '%s'", given, arns);
 	return -EINVAL;
 }
 
-static void default_url(char out[static AWS_URL_MAX], const char *region)
+static void default_url(char out[static AWS_URL_MAX], const char *region, struct awscred *cred)
 {
-	snprintf(out, AWS_URL_MAX, "https://kms.%s.amazonaws.com%s/", region, strncmp(region, "cn-", 3) ? "" : ".cn");
+	char host[AWS_HOST_MAX];
+
+	awscred_host(host, "kms", region, awscred_fips(cred), awscred_dualstack(cred));
+	snprintf(out, AWS_URL_MAX, "https://%s/", host);
 }
 
 /* host[:port] without the scheme's own port: what HTTP clients send. */
@@ -111,6 +147,12 @@ static int cut_url(struct aws_endpoint *e)
 	return 0;
 }
 
+static int bad_endpoint(struct kms_err *err, const char *url)
+{
+	(void)kms_fail(err, KMS_CONFIG, "BadEndpoint", "'%.120s' is not an endpoint URL", url);
+	return -EINVAL;
+}
+
 int aws_endpoint_find(
     struct aws_endpoint *e, const struct kms_params *params, struct awscred *cred, struct kms_err *err)
 {
@@ -124,9 +166,20 @@ int aws_endpoint_find(
 	else if (!given)
 		awscred_endpoint(cred, "kms", e->url);
 	if (!given && !*e->url)
-		default_url(e->url, e->region);
-	if (!cut_url(e))
-		return 0;
-	(void)kms_fail(err, KMS_CONFIG, "BadEndpoint", "'%.120s' is not an endpoint URL", given ? given : e->url);
-	return -EINVAL;
+		default_url(e->url, e->region, cred);
+	return cut_url(e) ? bad_endpoint(err, given ? given : e->url) : 0;
+}
+
+int aws_endpoint_replica(
+    struct aws_endpoint *e, const char *arn, const char *url, struct awscred *cred, struct kms_err *err)
+{
+	if (!aws_arn_region(e->region, arn) || !region_ok(e->region))
+		return refuse_region(err, e->region);
+	if (url && strlen(url) >= sizeof(e->url))
+		return bad_endpoint(err, url);
+	if (url)
+		strcpy(e->url, url);
+	else
+		default_url(e->url, e->region, cred);
+	return cut_url(e) ? bad_endpoint(err, url) : 0;
 }

@@ -62,8 +62,8 @@ static const struct key keys[] = {
 	    "ExternalId that the role's trust policy asks for" },
 	{ "kms", "session_name", TEXT, AT(kms.session_name), 0, 64, "", "name", NULL, NULL,
 	    "role session shown in CloudTrail; default: byokfs-<host>" },
-	{ "kms", "replicas", LIST, AT(kms.replicas), 0, 4095, "", "ARN, ...; may go on on indented lines", NULL, NULL,
-	    "the key's replicas in other Regions, if it is a multi-Region key" },
+	{ "kms", "replicas", LIST, AT(kms.replicas), 0, 4095, "", "ARN or ARN@URL, ...; may go on on indented lines",
+	    NULL, NULL, "the multi-Region key's replicas, with an endpoint where it is not their Region's usual one" },
 	{ "kms", "failover", FLAG, AT(kms.failover), 0, 0, "no", "", "no|unreachable", NULL,
 	    "unreachable: ask a replica while the key's Region cannot be reached; never after a denial" },
 	{ "kms", "failover_after", DURATION, AT(kms.failover_after_ms), 0, HOUR, "5s", "duration", NULL, NULL,
@@ -405,6 +405,32 @@ void config_free(struct config *c)
 	}
 	free(c->source);
 	memset(c, 0, sizeof(*c));
+}
+
+static bool same(const struct key *k, const struct config *a, const struct config *b)
+{
+	const char *at = (const char *)a + k->offset, *bt = (const char *)b + k->offset;
+	const char *x, *y;
+
+	if (k->kind == FLAG)
+		return *(const bool *)at == *(const bool *)bt;
+	if (!is_text(k))
+		return *(const uint32_t *)(const void *)at == *(const uint32_t *)(const void *)bt;
+	x = *(char *const *)(const void *)at;
+	y = *(char *const *)(const void *)bt;
+	return x && y ? !strcmp(x, y) : x == y;
+}
+
+void config_compare(const struct config *a, const struct config *b, void (*fn)(void *arg, const char *name), void *arg)
+{
+	char name[64];
+
+	for (size_t i = 0; i < NKEYS; i++) {
+		if (same(&keys[i], a, b))
+			continue;
+		(void)snprintf(name, sizeof(name), "%s.%s", keys[i].section, keys[i].name);
+		fn(arg, name);
+	}
 }
 
 const char *config_key_missing(const struct config *c)

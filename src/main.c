@@ -128,7 +128,7 @@ static int fail_kms(const struct daemon *d, const struct kms_err *err, enum kms_
 		return fail(EXIT_UNREACHABLE, what,
 		    "check endpoint and network, or mount with '-o locked_start' to wait for the KMS");
 	case KMS_BAD_BLOB:
-		if (!slot || !d->kms || strcmp(slot->key, kms_key(d->kms)) == 0) {
+		if (!slot || !d->kms || kms_same_key(d->kms, slot->key, kms_key(d->kms))) {
 			/* What came of it was refused here; or the KMS itself knows nothing of this blob. */
 			if (!err->http && !*err->request_id)
 				(void)snprintf(
@@ -324,6 +324,8 @@ static int serve(struct daemon *d)
 	d->service.fs = fs;
 	d->service.kms = d->kms;
 	d->service.mountpoint = d->options.mountpoint;
+	d->service.options = &d->options;
+	d->service.config = &d->config;
 	if (!r)
 		r = service_start(&d->service);
 	if (r) {

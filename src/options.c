@@ -83,8 +83,6 @@ static int say(const char *what, const char *quoted, int code)
 
 /* One word of -o. section.key=value pairs are kept for after the file was read. */
 struct words {
-	char *config[64]; /* "section.key=value" */
-	size_t n;
 	const char *file; /* config=FILE; -c wins over it */
 	char *fuse;       /* comma-joined words for libfuse */
 };
@@ -100,12 +98,12 @@ static int hand_on(struct words *w, const char *word)
 	return 0;
 }
 
-static int keep(struct words *w, const char *word)
+static int keep(struct options *o, const char *word)
 {
-	if (w->n == sizeof(w->config) / sizeof(*w->config))
+	if (o->nsettings == OPTIONS_SETTINGS)
 		return say("too many -o settings at", word, EXIT_USAGE);
-	w->config[w->n] = strdup(word);
-	return w->config[w->n++] ? 0 : say("out of memory", NULL, EXIT_FAILED);
+	o->setting[o->nsettings] = strdup(word);
+	return o->setting[o->nsettings++] ? 0 : say("out of memory", NULL, EXIT_FAILED);
 }
 
 static int take_word(struct options *o, struct words *w, char *word)
@@ -117,7 +115,7 @@ static int take_word(struct options *o, struct words *w, char *word)
 		return 0;
 	}
 	if (strcmp(word, "locked_start") == 0)
-		return keep(w, "mount.locked_start=yes");
+		return keep(o, "mount.locked_start=yes");
 	if (strcmp(word, "ro") == 0) {
 		o->readonly = true;
 		return hand_on(w, word);
@@ -130,7 +128,7 @@ static int take_word(struct options *o, struct words *w, char *word)
 	if (listed(word, handed_on, sizeof(handed_on) / sizeof(*handed_on)))
 		return hand_on(w, word);
 	if (eq && dot && dot < eq)
-		return keep(w, word);
+		return keep(o, word);
 	return say("unknown option", word, EXIT_USAGE);
 }
 
@@ -217,22 +215,49 @@ static int take_paths(struct options *o, int argc, char **argv)
 	return 0;
 }
 
-static int load_config(struct options *o, struct config *c, struct words *w)
+static int load(const struct options *o, struct config *c, const char *file, char *why)
 {
-	char why[CONFIG_WHY];
-	int r = config_load(c, o->config_path ? o->config_path : w->file, why);
+	int r = config_load(c, file, why);
 
-	for (size_t i = 0; !r && i < w->n; i++) {
-		char *eq = strchr(w->config[i], '=');
+	for (size_t i = 0; !r && i < o->nsettings; i++) {
+		CLEANUP_FREE char *name = strdup(o->setting[i]);
+		char *eq = name ? strchr(name, '=') : NULL;
 
+		if (!eq) {
+			(void)snprintf(why, CONFIG_WHY, "out of memory");
+			return -ENOMEM;
+		}
 		*eq = '\0';
-		r = config_set(c, w->config[i], eq + 1, why);
+		r = config_set(c, name, eq + 1, why);
 	}
 	if (!r)
 		r = config_check(c, why);
-	if (r)
+	return r;
+}
+
+/* The daemon leaves this directory, and its links may be set anew: an absolute path, but not a real one. */
+static int keep_file(struct options *o, const char *file)
+{
+	CLEANUP_FREE char *cwd = *file == '/' ? NULL : get_current_dir_name();
+
+	if (asprintf(&o->config_file, "%s%s%s", cwd ? cwd : "", cwd ? "/" : "", file) < 0)
+		o->config_file = NULL;
+	return o->config_file ? 0 : say("out of memory", NULL, EXIT_FAILED);
+}
+
+static int load_config(struct options *o, struct config *c, struct words *w)
+{
+	char why[CONFIG_WHY];
+
+	if (load(o, c, o->config_path ? o->config_path : w->file, why))
 		return say(why, NULL, EXIT_CONFIG);
-	return 0;
+	return c->source ? keep_file(o, c->source) : 0;
+}
+
+int options_reload(const struct options *o, struct config *c, char *why)
+{
+	config_init(c);
+	return load(o, c, o->config_file, why);
 }
 
 /* fsname is what mount(8) and df show; libfuse wants commas and backslashes escaped. */
@@ -272,14 +297,15 @@ int options_parse(struct options *o, struct config *c, int argc, char **argv, bo
 		r = load_config(o, c, &w);
 	if (!r && !*done)
 		r = fuse_words(o, &w, geteuid() == 0);
-	for (size_t i = 0; i < w.n; i++)
-		free(w.config[i]);
 	free(w.fuse);
 	return r;
 }
 
 void options_free(struct options *o)
 {
+	for (size_t i = 0; i < o->nsettings; i++)
+		free(o->setting[i]);
+	free(o->config_file);
 	free(o->store);
 	free(o->mountpoint);
 	fuse_opt_free_args(&o->args);

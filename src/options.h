@@ -6,9 +6,14 @@
 
 #include "config.h"
 
+#define OPTIONS_SETTINGS 64u
+
 struct options {
 	const char *program;
 	const char *config_path;  /* NULL: the usual places */
+	char *config_file;        /* that was read, absolute, malloc'ed; NULL: none */
+	char *setting[OPTIONS_SETTINGS]; /* "section.key=value" of -o, malloc'ed */
+	size_t nsettings;
 	char *store, *mountpoint; /* real paths, malloc'ed */
 	bool foreground, debug, fake, readonly, noatime;
 	struct fuse_args args; /* for fuse_session_new */
@@ -17,6 +22,9 @@ struct options {
 /* 0; or an exit code after a message on stderr. *done: help or version was printed, exit 0. Configuration: file, then
  * -o. */
 MUST_CHECK int options_parse(struct options *, struct config *, int argc, char **argv, bool *done);
+/* The configuration anew, from the same file and the same -o. 0; or -errno with why (CONFIG_WHY bytes): *c is then to
+ * be freed all the same. */
+MUST_CHECK int options_reload(const struct options *, struct config *c, char *why);
 void options_free(struct options *);
 
 #endif

@@ -210,6 +210,7 @@ static void *signals(void *arg)
 			audit_reopen(s->fs->audit);
 			kms_refresh(s->kms);
 			log_info("credentials will be read again");
+			service_reload(s);
 		} else if (sig > 0) {
 			stop_mount(s);
 		}
@@ -243,4 +244,8 @@ void service_stop(struct service *s)
 		return;
 	(void)pthread_kill(s->signals, SIGHUP); /* it looks at `running` first */
 	(void)pthread_join(s->signals, NULL);
+	if (s->own)
+		config_free(s->own);
+	free(s->own);
+	s->own = NULL;
 }

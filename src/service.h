@@ -7,6 +7,7 @@
 #include "ctl.h"
 #include "fs.h"
 #include "kms.h"
+#include "options.h"
 #include "watchdog.h"
 
 struct service {
@@ -14,6 +15,9 @@ struct service {
 	struct kms *kms;
 	struct watchdog *watchdog;
 	const char *mountpoint;
+	const struct options *options;
+	const struct config *config; /* as mounted, then as last taken over by service_reload() */
+	struct config *own;          /* that one; NULL: still as mounted */
 	int ready_fd; /* to the waiting parent, or -1 */
 	struct ctl *ctl;
 	int64_t started;
@@ -33,5 +37,7 @@ void service_block_signals(void);
 /* Signal thread and control socket. After every fork, after the mount. */
 MUST_CHECK int service_start(struct service *);
 void service_stop(struct service *);
+/* SIGHUP: reads the configuration again and takes over what can change while mounted. On the signal thread. */
+void service_reload(struct service *);
 
 #endif

@@ -458,6 +458,32 @@ static void the_example_uncommented_changes_nothing(void **state)
 	config_free(&fresh);
 }
 
+static void note(void *arg, const char *name)
+{
+	strcat(arg, name);
+	strcat(arg, " ");
+}
+
+/* Text set, unset and changed, a number, a flag, a duration; and nothing else. */
+static void differences_are_named(void **state)
+{
+	static const char *const text[] = { "[kms]\nkey = a\nregion = r\nfailover = unreachable\n[cache]\npool = 3\n",
+		"[kms]\nkey = b\nprofile = p\n[cache]\nlease = 40s\n" };
+	struct fixture *f = *state;
+	struct config other;
+	char seen[400] = "";
+
+	assert_int_equal(read_text(f, text[0]), 0);
+	config_init(&other);
+	config_compare(&f->config, &f->config, note, seen);
+	assert_string_equal(seen, "");
+	put(f, text[1], strlen(text[1]));
+	assert_int_equal(config_read(&other, f->path, f->why), 0);
+	config_compare(&f->config, &other, note, seen);
+	assert_string_equal(seen, "kms.key kms.region kms.profile kms.failover cache.lease cache.pool ");
+	config_free(&other);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -479,6 +505,7 @@ int main(void)
 		T(the_file_is_found_in_order),
 		T(the_example_is_the_table),
 		T(the_example_uncommented_changes_nothing),
+		T(differences_are_named),
 		T(the_man_page_knows_every_key),
 	};
 

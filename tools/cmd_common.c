@@ -136,7 +136,7 @@ static int exit_unseal(const struct store *s, const struct kms *kms, enum kms_st
 
 	if (status != KMS_BAD_BLOB)
 		return cmd_exit_kms(status);
-	return slot && strcmp(slot->key, kms_key(kms)) != 0 ? EXIT_CONFIG : EXIT_NOT_A_STORE;
+	return slot && !kms_same_key(kms, slot->key, kms_key(kms)) ? EXIT_CONFIG : EXIT_NOT_A_STORE;
 }
 
 int cmd_unseal(struct store *s, struct kms *kms, const struct config *c, struct kms_err *err, char *why)

@@ -128,7 +128,8 @@ static int seal(struct making *m)
 	slot->context = 1;
 	slot->sealed = io_unix_time();
 	memcpy(slot->material, used.material, sizeof(slot->material));
-	(void)snprintf(slot->key, sizeof(slot->key), "%s", used.key);
+	/* The configured key, though a replica may have answered. */
+	(void)snprintf(slot->key, sizeof(slot->key), "%s", kms_key(m->kms));
 	return copy_blob(slot->blob, &slot->blob_len, &blob);
 }
 

@@ -95,6 +95,26 @@ static void print_members(const json_t *object, int indent)
 	}
 }
 
+/* What somebody may have to act upon. */
+static void print_kms(const json_t *kms)
+{
+	const char *region = jsonio_str(kms, "region"), *identity = jsonio_str(kms, "identity"),
+	           *expires = jsonio_str(kms, "expires");
+
+	if (region && json_is_true(json_object_get(kms, "away"))) {
+		(void)printf("  the key's own Region cannot be reached: its replica in ");
+		print_text(region);
+		(void)printf(" is asked\n");
+	}
+	if (expires) {
+		(void)printf("  credentials of ");
+		print_text(identity && *identity ? identity : "this host");
+		(void)printf(" end at ");
+		print_text(expires);
+		(void)putchar('\n');
+	}
+}
+
 static void print_head(const json_t *answer, const char *mount)
 {
 	const char *at = jsonio_str(answer, "mountpoint"), *state = jsonio_str(answer, "state"),
@@ -115,6 +135,7 @@ static void print_head(const json_t *answer, const char *mount)
 		(void)printf(", lease ends in %.1f s",
 		    (double)json_integer_value(json_object_get(answer, "lease_left_ms")) / 1000);
 	(void)putchar('\n');
+	print_kms(json_object_get(answer, "kms"));
 }
 
 static int status_one(const char *mount, bool json)

@@ -393,7 +393,7 @@ static int aws_reconfigure(void *priv, const struct kms_params *params, struct k
 		r = aws_set_make(&fresh, params, key, a->cred, err);
 	else
 		(void)kms_fail(err, KMS_CONFIG, "OtherKey",
-		    "'%.90s' is another key than '%.90s': 'byokfsctl rotate' moves a store to it", key, home);
+		    "'%.90s' is another key than '%.90s': a mounted store keeps its key", key, home);
 	if (!r)
 		aws_set_swap(a, fresh);
 	aws_set_put(a, old);

@@ -49,9 +49,8 @@ static int take_over(struct service *s, const struct config *fresh, char *why)
 	params_kms(&old, s->config, NULL);
 	params_kms(&params, fresh, NULL);
 	if (strcmp(old.provider, params.provider) == 0 && !same_key(s, &old, &params)) {
-		(void)snprintf(why, CONFIG_WHY,
-		    "'%.120s' is another key than '%.120s': 'byokfsctl rotate' moves a store to it", params.key,
-		    kms_key(s->kms));
+		(void)snprintf(why, CONFIG_WHY, "'%.120s' is another key than '%.120s': a mounted store keeps its key",
+		    params.key, kms_key(s->kms));
 		return -EINVAL;
 	}
 	r = kms_reconfigure(s->kms, &params, &err);

@@ -78,8 +78,12 @@ static void test_places(void **state)
 		    "/", "eu-west-1" },
 		{ ARN, NULL, NULL, "us-east-1", NULL, "https://kms.eu-west-1.amazonaws.com/",
 		    "kms.eu-west-1.amazonaws.com", "/", "eu-west-1" },
-		{ ARN, "us-east-2", NULL, "us-east-1", NULL, "https://kms.us-east-2.amazonaws.com/",
+		{ ARN, "eu-west-1", NULL, "us-east-1", NULL, "https://kms.eu-west-1.amazonaws.com/",
+		    "kms.eu-west-1.amazonaws.com", "/", "eu-west-1" },
+		{ "alias/x", "us-east-2", NULL, "us-east-1", NULL, "https://kms.us-east-2.amazonaws.com/",
 		    "kms.us-east-2.amazonaws.com", "/", "us-east-2" },
+		/* a key is never in another Region than its ARN says */
+		{ ARN, "us-east-2", NULL, NULL, NULL, NULL, NULL, NULL, NULL },
 		{ "alias/x", NULL, NULL, "us-east-1", NULL, "https://kms.us-east-1.amazonaws.com/",
 		    "kms.us-east-1.amazonaws.com", "/", "us-east-1" },
 		{ "arn:aws-cn:kms:cn-north-1:1:key/x", NULL, NULL, NULL, NULL,

@@ -57,10 +57,10 @@ static json_t *kms_part(struct kms *kms)
 	kms_where(kms, &at);
 	io_utc(expires, at.expires);
 	return json_pack("{s:s, s:o, s:o, s:b, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:f, s:I}", "provider",
-	    kms_provider_name(kms), "key", text(kms_key(kms)), "region", text(at.region), "away", at.away, "identity",
-	    text(at.identity), "expires", at.expires ? json_string(expires) : json_null(), "calls",
-	    (json_int_t)st.calls, "errors", (json_int_t)st.errors, "denied", (json_int_t)st.denied, "throttled",
-	    (json_int_t)st.busy, "unreachable", (json_int_t)st.down, "latency_ms_mean",
+	    kms_provider_name(kms), "key", text(kms_key(kms)), "region", *at.region ? text(at.region) : json_null(),
+	    "away", at.away, "identity", text(at.identity), "expires", at.expires ? json_string(expires) : json_null(),
+	    "calls", (json_int_t)st.calls, "errors", (json_int_t)st.errors, "denied", (json_int_t)st.denied,
+	    "throttled", (json_int_t)st.busy, "unreachable", (json_int_t)st.down, "latency_ms_mean",
 	    st.calls ? (double)st.latency_ms_sum / (double)st.calls : 0.0, "latency_ms_max",
 	    (json_int_t)st.latency_ms_max);
 }

@@ -143,7 +143,7 @@ static void told(struct kms *k, const struct call *c, const struct kms_err *err,
 	const char *asked = c->key ? c->key : c->to;
 	const struct kms_event event = { .operation = names[c->op],
 		.context = c->dst ? c->dst : c->ctx,
-		.key = used ? used->key : asked,
+		.key = c->used && *c->used->key ? c->used->key : asked,
 		.used = used,
 		.err = err,
 		.latency_ms = (uint32_t)ms };

@@ -128,6 +128,7 @@ static enum kms_status ask(struct aws *a, const char *operation, json_t *request
 	enum kms_status status;
 	bool asked = false;
 
+	snprintf(used->key, sizeof(used->key), "%s", r->key); /* asked, until another answers */
 	if (!set(request, "KeyId", json_string(r->key)))
 		status = no_request(err);
 	else
@@ -314,8 +315,10 @@ static void aws_close(void *priv)
 {
 	struct aws *a = priv;
 
-	http_close(a->http);
-	awscred_close(a->cred);
+	if (!a->borrowed) {
+		http_close(a->http);
+		awscred_close(a->cred);
+	}
 	free(a->set);
 	(void)pthread_mutex_destroy(&a->lock);
 	free(a);
@@ -351,8 +354,17 @@ static int aws_fill(struct aws *a, const struct kms_params *params, struct kms_e
 	return r;
 }
 
+static int aws_borrow(struct aws *a, const struct aws *from, const struct kms_params *params, struct kms_err *err)
+{
+	a->borrowed = true;
+	a->http = from->http;
+	a->cred = from->cred;
+	return aws_set_make(&a->set, params, NULL, a->cred, err);
+}
+
 static int aws_open(void **priv, const struct kms_params *params, struct kms_err *err)
 {
+	const struct aws *from = kms_shared(params, &kms_aws_provider);
 	struct aws *a;
 	int r;
 
@@ -364,7 +376,7 @@ static int aws_open(void **priv, const struct kms_params *params, struct kms_err
 	if (!a)
 		return -ENOMEM;
 	(void)pthread_mutex_init(&a->lock, NULL);
-	r = aws_fill(a, params, err);
+	r = from ? aws_borrow(a, from, params, err) : aws_fill(a, params, err);
 	if (r)
 		aws_close(a);
 	else

@@ -118,7 +118,6 @@ static enum aws_event answered(struct aws_choice *c, const struct aws_turn *t, u
 		c->try_home = now; /* at once, not after another pause */
 		return AWS_NOTHING;
 	}
-	s->good = 0;
 	s->denied = 0;
 	if (!t->region)
 		go_home(c);
@@ -131,7 +130,6 @@ static enum aws_event denied(struct aws_choice *c, const struct aws_turn *t, uin
 	bool known = s->denied;
 
 	s->denied = now;
-	s->failing = 0;
 	s->good = 0;
 	return known ? AWS_NOTHING : AWS_DENIED;
 }

@@ -201,6 +201,22 @@ static void test_the_next_replica(void **state)
 	asked(3);
 }
 
+/* One that has answered since is asked before one that has not. */
+static void test_the_replica_that_answers(void **state)
+{
+	struct aws_turn late;
+
+	(void)state;
+	begin(4);
+	go_away();
+	loud(1, KMS_DOWN, 10, AWS_MOVED);
+	late = turn();
+	loud(2, KMS_DOWN, 10, AWS_MOVED);
+	assert_int_equal(aws_choice_told(&c, &late, KMS_OK, true, now), AWS_NOTHING);
+	loud(3, KMS_DOWN, 10, AWS_MOVED);
+	asked(2);
+}
+
 static void test_a_late_failure_moves_nobody(void **state)
 {
 	struct aws_turn late;
@@ -298,6 +314,8 @@ static void test_denied_at_home_is_final(void **state)
 	quiet(0, KMS_OK, 10);
 	quiet(0, KMS_DOWN, AFTER); /* one answer was an accident */
 	quiet(0, KMS_DOWN, AFTER);
+	quiet(0, KMS_OK, 10);
+	quiet(0, KMS_DENIED, 10);
 	quiet(0, KMS_OK, 10);
 	loud(0, KMS_OK, 10, AWS_ALLOWED);
 	go_away();
@@ -416,6 +434,7 @@ int main(void)
 		cmocka_unit_test(test_at_once),
 		cmocka_unit_test(test_never_the_whole_deadline),
 		cmocka_unit_test(test_the_next_replica),
+		cmocka_unit_test(test_the_replica_that_answers),
 		cmocka_unit_test(test_a_late_failure_moves_nobody),
 		cmocka_unit_test(test_two_answers_bring_it_home),
 		cmocka_unit_test(test_in_a_row),

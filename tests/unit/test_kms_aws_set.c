@@ -290,6 +290,15 @@ static void assert_asked(struct fake *server, unsigned i, const char *key, const
 	free(seen);
 }
 
+/* Audited under its name in the Region that was asked, whatever came of it. */
+static void audit(void *arg, const struct kms_event *event)
+{
+	char line[120];
+
+	snprintf(line, sizeof(line), "%s %.21s;", kms_status_name(event->err->status), event->key);
+	strcat(arg, line);
+}
+
 /* Silence at home: one call succeeds all the same, at the replica, under the key's name there. */
 static void test_failover_within_one_call(void **state)
 {
@@ -299,10 +308,12 @@ static void test_failover_within_one_call(void **state)
 	static const struct fake_answer replica[8] = { DECRYPTED(REPLICA), DECRYPTED(REPLICA), DECRYPTED(HOME),
 		ERROR("AccessDeniedException"), ERROR("NotFoundException"), ERROR("DisabledException"),
 		ERROR("DisabledException"), ERROR("DisabledException") };
+	char audited[1000] = "";
 	struct fixture f;
 
 	(void)state;
 	begin(&f, home, replica);
+	kms_observe(f.kms, audit, audited);
 	assert_where(&f, "eu-west-1", false);
 	assert_int_equal(decrypt(&f, 800), KMS_OK);
 	assert_int_equal(f.secret[31], 32);
@@ -321,6 +332,34 @@ static void test_failover_within_one_call(void **state)
 	assert_int_equal(decrypt(&f, 300), KMS_DENIED);
 	assert_int_equal(decrypt(&f, 300), KMS_DENIED);
 	assert_where(&f, "us-east-1", true);
+	assert_string_equal(audited,
+	    "unreachable arn:aws:kms:eu-west-1;ok arn:aws:kms:us-east-1;ok arn:aws:kms:us-east-1;"
+	    "misconfigured arn:aws:kms:eu-west-1;denied arn:aws:kms:us-east-1;denied arn:aws:kms:us-east-1;");
+	end(&f);
+}
+
+/* Another key over the same connections and credentials; with Regions and denials of its own. */
+static void test_shared(void **state)
+{
+	static const struct fake_answer home[8] = { DECRYPTED(SINGLE), ERROR("DisabledException"), DECRYPTED(HOME) },
+	                                replica[8] = { DECRYPTED(REPLICA) };
+	struct kms *first;
+	struct fixture f;
+
+	(void)state;
+	begin(&f, home, replica);
+	first = f.kms;
+	f.params.key = SINGLE;
+	f.params.replicas = NULL;
+	f.params.failover = false;
+	f.params.share = first;
+	assert_int_equal(kms_open(&f.kms, &f.params, true, &f.err), 0);
+	assert_int_equal(decrypt(&f, 5000), KMS_OK);
+	assert_int_equal(decrypt(&f, 5000), KMS_DENIED);
+	kms_close(f.kms);
+	f.kms = first;
+	assert_int_equal(decrypt(&f, 5000), KMS_OK);
+	assert_int_equal(fake_connections(f.home), 1);
 	end(&f);
 }
 
@@ -483,6 +522,7 @@ int main(void)
 		cmocka_unit_test(test_endpoints_of_replicas),
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_failover_within_one_call),
+		cmocka_unit_test(test_shared),
 		cmocka_unit_test(test_no_failover),
 		cmocka_unit_test(test_reconfigure),
 		cmocka_unit_test(test_reconfigure_refused),

@@ -202,15 +202,19 @@ static enum kms_status run(struct kms *k, const struct call *c, uint64_t deadlin
 	enum kms_status status;
 
 	for (unsigned tries = 0;; tries++) {
-		uint32_t pause;
+		uint64_t now, pause;
 
 		status = attempt(k, c, deadline, err);
 		if (status != KMS_BUSY && status != KMS_DOWN)
 			return status;
+		now = io_boot_ms();
 		pause = jitter_ms(tries);
-		if (io_boot_ms() + pause + ATTEMPT_MIN_MS >= deadline)
+		/* Who is not reached is not burdened either, and another Region's turn may come before the deadline. */
+		if (status == KMS_DOWN && now < deadline && pause > (deadline - now) / 2)
+			pause = (deadline - now) / 2;
+		if (now + pause + ATTEMPT_MIN_MS >= deadline)
 			return status;
-		sleep_ms(pause);
+		sleep_ms((uint32_t)pause);
 	}
 }
 

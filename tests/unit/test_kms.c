@@ -18,7 +18,8 @@
 
 /* A provider that does as told. */
 struct script {
-	enum kms_status answer[8]; /* one per call; KMS_OK after the last */
+	enum kms_status answer[8]; /* one per call */
+	enum kms_status then;      /* after the last */
 	unsigned calls, closed, refreshed;
 	size_t bloblen;
 	const char *key;
@@ -27,7 +28,7 @@ struct script {
 
 static enum kms_status next(struct script *s, uint64_t deadline, struct kms_err *err)
 {
-	enum kms_status status = s->calls < 8 ? s->answer[s->calls] : KMS_OK;
+	enum kms_status status = s->calls < 8 ? s->answer[s->calls] : s->then;
 
 	s->calls++;
 	s->deadline = deadline;
@@ -200,6 +201,19 @@ static void test_passing_errors_are_retried(void **state)
 	assert_int_equal(generate(f, 5000), KMS_DENIED);
 	assert_int_equal(f->script.calls, 2);
 	assert_wiped(f);
+}
+
+/* A pause never takes the rest of the deadline: whoever answers in its last part is asked once more. */
+static void test_retries_go_on_to_the_deadline(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t begun = io_boot_ms();
+
+	f->script = (struct script){ .then = KMS_DOWN };
+	for (size_t i = 0; i < 8; i++)
+		f->script.answer[i] = KMS_DOWN;
+	assert_int_equal(generate(f, 1500), KMS_DOWN);
+	assert_true(io_boot_ms() - begun >= 1500 - 2 * 50 - 1); /* twice the least time for an attempt */
 }
 
 static void test_deadline_ends_retries(void **state)
@@ -395,6 +409,7 @@ int main(void)
 		WITH(test_success),
 		WITH(test_final_errors_are_not_retried),
 		WITH(test_passing_errors_are_retried),
+		WITH(test_retries_go_on_to_the_deadline),
 		WITH(test_deadline_ends_retries),
 		WITH(test_attempt_is_bounded_by_request_timeout),
 		WITH(test_other_key_is_no_success),

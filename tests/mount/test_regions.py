@@ -1,7 +1,9 @@
 """A multi-Region key: failover when a Region is silent and only then, denials that stay denials, and the administrator's own change of Region."""
+import calendar
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -160,9 +162,9 @@ def test_failover_and_back(pair, opened, how):
     assert pair.away.requests() == 0
     assert (o.kms()["region"], o.kms()["away"]) == (HOME, False)
     how(pair.home)
+    cold = Child(lambda tell: tell(str(err(get, mount.path("cold 0")))))
     took = o.reads_until(lambda: o.kms()["away"])
     assert o.kms()["region"] == AWAY
-    cold = Child(lambda tell: tell(str(err(get, mount.path("cold 0")))))
     end = time.monotonic() + LEASE + 0.5
     o.reads_until(lambda: time.monotonic() > end)  # longer than the lease, so the replica has renewed it
     assert cold.wait() == 0 and cold.lines() == ["0"]
@@ -307,6 +309,33 @@ def test_failover_switched_on_while_mounted(pair, opened):
     o.reads_until(lambda: o.kms()["away"])
     end = time.monotonic() + LEASE + 0.5
     o.reads_until(lambda: time.monotonic() > end)
+
+
+def test_a_mount_during_an_outage(pair, make_mount):
+    """It begins at home like every other; one that may start locked goes on at the replica."""
+    m = make_mount("m", pair.home, ini=pair.ini(more=pair.replicas()))
+    pair.home.stop()
+    m.mount("locked_start")
+    wait_until(lambda: err(os.listdir, m.plain) == 0)
+    put(m.path("a"), DATA)
+    assert m.status()["kms"]["away"] and get(m.path("a")) == DATA
+    assert pair.away.requests() > 0
+
+
+def test_status_says_as_whom(pair, make_mount, monkeypatch):
+    m = make_mount("m", pair.home, ini=pair.ini()).mount()
+    assert (m.status()["kms"]["identity"], m.status()["kms"]["expires"]) == ("the environment", None)
+    assert "credentials of" not in m.ctl("status", m.plain).stdout
+    m.umount()
+    role = "arn:aws:iam::111122223333:role/byokfs-host"
+    pair.home.http("POST", "/_devkms/role", {"role_arn": role})
+    monkeypatch.setattr(m, "environment", lambda: {**environment(), "AWS_ENDPOINT_URL_STS": pair.home.endpoint})
+    m.mount(f"kms.role_arn={role}")
+    kms = m.status()["kms"]
+    assert role in kms["identity"]
+    left = calendar.timegm(time.strptime(kms["expires"], "%Y-%m-%dT%H:%M:%SZ")) - time.time()
+    assert 0 < left <= 905
+    assert re.search(f"^  credentials of .*{role}.* end at {kms['expires']}$", m.ctl("status", m.plain).stdout, re.M)
 
 
 @pytest.mark.parametrize("replicas,says", [

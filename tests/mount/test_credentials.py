@@ -411,6 +411,7 @@ def test_refused_profiles(shop, files, profile, word):
     said(r, CONFIG, word)
 
 
+@pytest.mark.sanitizer
 def test_sts_trouble(shop, files):
     """What passes is no answer in time, what does not is a mistake; neither is a denial."""
     quick = ["kms.profile=role", "kms.request_timeout=400ms"]
@@ -630,6 +631,7 @@ def test_trust_removed(role_mount, devkms):
     assert get(role_mount.path("f")) == b"data"
 
 
+@pytest.mark.sanitizer
 def test_trust_removed_and_sighup(role_mount, devkms):
     """With a session of a quarter of an hour the trust is asked about when the administrator says so."""
     role_mount.mount()
@@ -695,6 +697,7 @@ def test_files_under_a_mount(tmp_path, devkms, make_mount):
     assert get(m.path("f")) == b"data"
 
 
+@pytest.mark.sanitizer
 def test_program_under_a_mount(tmp_path, devkms, make_mount):
     """The helper: nothing of the daemon's is open in it, the program runs again when needed, and both end with the daemon."""
     m = make_mount("m", devkms)

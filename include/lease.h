@@ -34,7 +34,7 @@
 struct lease_params {
 	uint32_t probe_ms, lease_ms, max_age_ms, idle_ms, drain_ms;
 	uint32_t pool;    /* new keys kept ready, seal=file; 0: none */
-	uint32_t threads; /* KMS threads for file keys */
+	uint32_t threads; /* KMS threads for file keys, at most; started when there is work for them */
 };
 
 enum lease_state { LEASE_OPEN, LEASE_LOCKING, LEASE_LOCKED, LEASE_OPENING };
@@ -96,11 +96,15 @@ const struct context_ids *lease_ids(const struct lease *);
 enum descriptor_seal lease_seal(const struct lease *);
 
 /* The keys of an existing file. 0: *out is yours, lease_key_put() it. -EINPROGRESS: w is parked, ready() will come
- * (never when w is NULL: then -EAGAIN, and the key is fetched all the same: key read-ahead). slot NULL: looks only, w
+ * (never when w is NULL: then -EAGAIN, and the key is fetched all the same). slot NULL: looks only, w
  * is not used. -EIO: denied, damaged blob or commitment mismatch (logged). Called between enter and leave; a parked
  * operation must leave. */
 MUST_CHECK int lease_file_key(struct lease *, const struct header_ident *, const struct header_slot *,
     struct lease_waiter *w, struct lease_key **out);
+/* Read-ahead: has the key fetched, after what people wait for and before renewals. It is no use of the key, parks
+ * nobody and logs nothing; a refusal makes the canary be asked. 1: asked for; 0: nothing to do, it is there, on its
+ * way, or needs no KMS; -EIO, -ENOMEM: not now. Between enter and leave. */
+MUST_CHECK int lease_key_ahead(struct lease *, const struct header_ident *, const struct header_slot *);
 /* The keys of a new file with its IDENT (complete) and slot (seq 1). Same results. */
 MUST_CHECK int lease_new_key(
     struct lease *, struct lease_waiter *w, struct lease_key **out, struct header_ident *, struct header_slot *);
@@ -128,6 +132,7 @@ struct lease_status {
 	uint64_t lease_left_ms;
 	uint64_t file_keys, pool_ready, parked;
 	uint64_t probes, probe_failures, unwraps, generates, locks, hits;
+	uint64_t ahead, ahead_used; /* asked for by lease_key_ahead(), and those somebody wanted afterwards */
 };
 void lease_status(struct lease *, struct lease_status *out);
 const char *lease_state_name(enum lease_state);

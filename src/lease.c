@@ -373,6 +373,8 @@ void lease_status(struct lease *l, struct lease_status *out)
 	out->unwraps = l->keys.unwraps;
 	out->generates = l->keys.generates;
 	out->hits = l->keys.hits;
+	out->ahead = l->keys.ahead;
+	out->ahead_used = l->keys.ahead_used;
 }
 
 const char *lease_state_name(enum lease_state state)

@@ -34,34 +34,39 @@ static bool key_serves(const struct lease_keys *k, const struct lease_key *key)
 }
 
 /* locked. Queues one call. */
-static void ask_for(struct lease_keys *k, struct lease_key *key, bool background)
+static void ask_for(struct lease_keys *k, struct lease_key *key, struct lease_queue *queue)
 {
 	key->busy = true;
 	key->refs++;
 	key->epoch = k->epoch;
-	if (background) {
-		key->queued = k->refreshes;
-		k->refreshes = key;
-	} else {
-		key->queued = NULL;
-		*k->jobs_tail = key;
-		k->jobs_tail = &key->queued;
-	}
-	(void)pthread_cond_signal(&k->work);
+	key->queue = queue;
+	TAILQ_INSERT_TAIL(queue, key, queued);
+	k->naheads += queue == &k->aheads;
+	lease_wake(k);
 }
 
-/* locked. Somebody waits for it now: a renewal that no thread has begun goes to the other queue. */
+void lease_unqueue(struct lease_keys *k, struct lease_key *key)
+{
+	k->naheads -= key->queue == &k->aheads;
+	TAILQ_REMOVE(key->queue, key, queued);
+	key->queue = NULL;
+}
+
+/* locked. Somebody waits for it now: what no thread has begun goes to the queue of what is waited for. */
 static void hasten(struct lease_keys *k, struct lease_key *key)
 {
-	struct lease_key **at = &k->refreshes;
-
-	while (*at && *at != key)
-		at = &(*at)->queued;
-	if (!*at)
+	if (!key->queue || key->queue == &k->jobs)
 		return;
-	*at = key->queued;
+	lease_unqueue(k, key);
 	key->refs--;
-	ask_for(k, key, false);
+	ask_for(k, key, &k->jobs);
+}
+
+/* locked. Somebody wants this key. */
+static void wanted(struct lease_keys *k, struct lease_key *key)
+{
+	k->ahead_used += key->ahead;
+	key->ahead = false;
 }
 
 /* locked. */
@@ -69,15 +74,39 @@ static int take(struct lease_keys *k, struct lease_key *key, struct lease_key **
 {
 	uint64_t now = lease_clock();
 
+	wanted(k, key);
 	key->refs++;
 	key->used = now;
 	k->hits++;
 	if (k->accepting && !key->busy && key->blob->wrap == HEADER_WRAP_KMS && now >= key->refresh) {
 		/* A renewal that fails is not tried again with every use. */
 		key->refresh = now + k->lease->params.max_age_ms / 10;
-		ask_for(k, key, true);
+		ask_for(k, key, &k->refreshes);
 	}
 	*out = key;
+	return 0;
+}
+
+/* locked. The key in the table (made when there is none), ready to be asked for with this blob. */
+static int enlist(struct lease_keys *k, struct lease_key **key, const struct header_ident *ident,
+    const struct header_slot *slot)
+{
+	struct lease_key *new;
+	int r;
+
+	if (*key)
+		return (*key)->busy ? 0 : lease_key_set_blob(*key, slot);
+	new = lease_key_new(k, ident->file);
+	if (!new)
+		return -ENOMEM;
+	memcpy(new->commit, ident->commit, sizeof(new->commit));
+	r = lease_key_set_blob(new, slot);
+	if (r) {
+		lease_key_free(new);
+		return r;
+	}
+	lease_table_add(k, new);
+	*key = new;
 	return 0;
 }
 
@@ -85,30 +114,15 @@ static int take(struct lease_keys *k, struct lease_key *key, struct lease_key **
 static int request(struct lease_keys *k, struct lease_key *key, const struct header_ident *ident,
     const struct header_slot *slot, struct lease_waiter *w)
 {
-	int r;
+	int r = k->accepting ? enlist(k, &key, ident, slot) : -EIO;
 
-	if (!k->accepting)
-		return -EIO;
-	if (!key) {
-		key = lease_key_new(k, ident->file);
-		if (!key)
-			return -ENOMEM;
-		memcpy(key->commit, ident->commit, sizeof(key->commit));
-		r = lease_key_set_blob(key, slot);
-		if (r) {
-			lease_key_free(key);
-			return r;
-		}
-		lease_table_add(k, key);
-	}
-	if (key->busy) {
+	if (r)
+		return r;
+	wanted(k, key);
+	if (key->busy)
 		hasten(k, key);
-	} else {
-		r = lease_key_set_blob(key, slot);
-		if (r)
-			return r;
-		ask_for(k, key, false);
-	}
+	else
+		ask_for(k, key, &k->jobs);
 	if (!w)
 		return -EAGAIN;
 	lease_park(k, &key->waiters, w);
@@ -202,14 +216,40 @@ int lease_file_key(struct lease *l, const struct header_ident *ident, const stru
 	return r;
 }
 
+int lease_key_ahead(struct lease *l, const struct header_ident *ident, const struct header_slot *slot)
+{
+	struct lease_keys *k = &l->keys;
+	struct lease_key *key;
+	int r;
+
+	if (!same_ids(&l->ids, ident))
+		return -EIO;
+	if (slot->wrap == HEADER_WRAP_DOMAIN)
+		return 0;
+	LOCK_SCOPE(&k->lock);
+	key = lease_table_find(k, ident->file);
+	if (key && (key->busy || key_serves(k, key)))
+		return 0;
+	if (!k->accepting || k->naheads >= LEASE_AHEAD_MAX)
+		return -EIO;
+	if (key && !bytes_equal(key->commit, ident->commit, sizeof(key->commit)))
+		return -EIO;
+	r = enlist(k, &key, ident, slot);
+	if (r)
+		return r;
+	key->ahead = true;
+	k->ahead++;
+	ask_for(k, key, &k->aheads);
+	return 1;
+}
+
 void lease_keys_accept(struct lease_keys *k)
 {
 	LOCK_SCOPE(&k->lock);
 	k->accepting = true;
-	k->target = k->lease->desc->seal == SEAL_FILE ? k->lease->params.pool : 0;
 	k->demand = lease_clock();
 	k->retry = 0;
-	(void)pthread_cond_broadcast(&k->work);
+	lease_pool_open(k);
 }
 
 struct lease_waiter *lease_pop_wanting(struct lease_keys *k)
@@ -265,11 +305,27 @@ static void expire_all(struct lease_keys *k, uint64_t now, bool all, struct leas
 }
 
 /* locked. Jobs no thread has begun are not begun any more. Their keys are in the table, or some holder's. */
-static void cancel_jobs(struct lease_key *list)
+static void cancel_jobs(struct lease_keys *k, struct lease_queue *queue)
 {
-	for (; list; list = list->queued) {
-		list->busy = false;
-		list->refs--;
+	struct lease_key *key;
+
+	while ((key = TAILQ_FIRST(queue))) {
+		lease_unqueue(k, key);
+		key->busy = false;
+		key->refs--;
+	}
+}
+
+void lease_ahead_cancel(struct lease_keys *k, struct lease_key **dead)
+{
+	struct lease_key *key;
+
+	while ((key = TAILQ_FIRST(&k->aheads))) {
+		lease_unqueue(k, key);
+		key->busy = false;
+		key->refs--;
+		if (!key->loaded)
+			lease_table_drop(k, key, dead);
 	}
 }
 
@@ -281,9 +337,9 @@ void lease_keys_refuse(struct lease_keys *k)
 		LOCK_SCOPE(&k->lock);
 		k->accepting = false;
 		k->epoch++;
-		cancel_jobs(steal_ptr(&k->jobs));
-		cancel_jobs(steal_ptr(&k->refreshes));
-		k->jobs_tail = &k->jobs;
+		cancel_jobs(k, &k->jobs);
+		cancel_jobs(k, &k->aheads);
+		cancel_jobs(k, &k->refreshes);
 		expire_all(k, 0, true, &late);
 	}
 	lease_tell(late, -EIO);
@@ -349,6 +405,7 @@ void lease_keys_tick(struct lease_keys *k)
 
 		expire_all(k, now, false, &late);
 		sweep(k, now, &dead);
+		lease_pool_tick(k);
 	}
 	lease_key_free_all(dead);
 	lease_tell(late, -EIO);

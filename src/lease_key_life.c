@@ -114,7 +114,9 @@ int lease_keys_init(struct lease_keys *k, struct lease *l)
 	int r;
 
 	k->lease = l;
-	k->jobs_tail = &k->jobs;
+	TAILQ_INIT(&k->jobs);
+	TAILQ_INIT(&k->aheads);
+	TAILQ_INIT(&k->refreshes);
 	k->pool_tail = &k->pool;
 	k->wanting_tail = &k->wanting;
 	secret_random(k->seed, sizeof(k->seed));

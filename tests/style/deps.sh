@@ -41,6 +41,7 @@ BEGIN {
 	may("openssl/", "src/(block_internal|kdf|kms_open|kms_keyfile|name_siv|secret|sigv4)\\.[ch]|tools/devkms_(vault_)?crypto\\.c")
 
 	# Private headers belong to the files of their module; these are shared by a neighbour on purpose.
+	neighbour["lease_key_internal.h"] = "^src/lease(_.*)?\\.[ch]$"
 	neighbour["dir_internal.h"] = "^src/(store_create|store_marker|xattr)\\.c$"
 }
 

@@ -39,6 +39,8 @@ static struct {
 	bool hang[CALLS];
 	unsigned calls[CALLS], hanging[CALLS];
 	size_t blob_len;
+	unsigned norder; /* file keys asked for, by the number in their blob, in order */
+	uint32_t order[256];
 	size_t n;
 	struct sealed sealed[SEALED_MAX];
 } kms = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
@@ -124,6 +126,8 @@ static inline enum kms_status fake_decrypt(void *priv, const char *key, const st
 	(void)key;
 	(void)deadline;
 	LOCK_SCOPE(&kms.lock);
+	if (call_of(c) == CALL_FILE && len >= 4 && kms.norder < 256)
+		kms.order[kms.norder++] = le32_get(blob);
 	status = serve(call_of(c), used, err);
 	if (status != KMS_OK)
 		return status;
@@ -369,7 +373,7 @@ static inline int setup(void **state)
 	memset(kms.hang, 0, sizeof(kms.hang));
 	memset(kms.calls, 0, sizeof(kms.calls));
 	kms.blob_len = 184;
-	kms.n = 0;
+	kms.n = kms.norder = 0;
 	atomic_store(&clock_ms, 1000000);
 	w.events[0] = '\0';
 	w.drain_hangs = w.misrule = false;

@@ -1,5 +1,5 @@
-/* Everything at once: three threads that want old and new keys, while the domain is locked and opened again and again.
- */
+/* Everything at once: three threads that want old and new keys, and some ahead, while the domain is locked and opened
+ * again and again; with a KMS that takes one key at a time, and with one that takes many. */
 #include "lease_world.h"
 
 #define STRESS_FILES 6
@@ -61,6 +61,15 @@ static void errand_ready(struct lease_waiter *waiter)
 	free(e);
 }
 
+static void go_ahead(unsigned file)
+{
+	if (lease_enter(w.lease, LEASE_WORK))
+		return;
+	if (lease_key_ahead(w.lease, &stress.ident[file], &stress.slot[file]) > 1)
+		atomic_fetch_add(&stress.wrong, 1);
+	lease_leave(w.lease, LEASE_WORK);
+}
+
 static void *stress_main(void *arg)
 {
 	unsigned at = *(const unsigned *)arg;
@@ -74,6 +83,7 @@ static void *stress_main(void *arg)
 		e->waiter.ready = errand_ready;
 		at = at * 1103515245 + 12345;
 		e->file = (int)(at >> 16) % (STRESS_FILES + 1) - 1;
+		go_ahead((at >> 8) % STRESS_FILES);
 		if (atomic_load(&stress.parked) > 50)
 			e->file = 0;
 		atomic_fetch_add(&stress.parked, 1);
@@ -88,12 +98,12 @@ static void *stress_main(void *arg)
 	return NULL;
 }
 
-static void test_stress(void **state)
+static void stress_all(void)
 {
 	static const unsigned seeds[3] = { 1, 2, 3 };
 	pthread_t thread[3];
 
-	(void)state;
+	memset(&stress, 0, sizeof(stress));
 	w.params = (struct lease_params){ .probe_ms = 5,
 		.lease_ms = 1000,
 		.max_age_ms = 20,
@@ -125,9 +135,37 @@ static void test_stress(void **state)
 	assert_int_equal(status_now().locks, 8);
 }
 
+static void test_stress(void **state)
+{
+	(void)state;
+	stress_all();
+}
+
+static void fake_batch(void *priv, const char *key, struct kms_item *items, size_t n, uint64_t deadline)
+{
+	for (size_t i = 0; i < n; i++)
+		(void)fake_decrypt(priv, key, items[i].context, items[i].blob, items[i].len, deadline, items[i].secret,
+		    &items[i].used, &items[i].err);
+}
+
+static void test_stress_batches(void **state)
+{
+	static const struct kms_provider many = { .name = "fake",
+		.number = 1,
+		.generate = fake_generate,
+		.decrypt = fake_decrypt,
+		.decrypt_batch = fake_batch,
+		.batch_max = 3 };
+
+	(void)state;
+	kms_close(w.kms);
+	assert_int_equal(kms_open_with(&w.kms, &many, NULL, ARN, 20), 0);
+	stress_all();
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { T(test_stress) };
+	const struct CMUnitTest tests[] = { T(test_stress), T(test_stress_batches) };
 
 	return world_init() ? 1 : cmocka_run_group_tests_name("lease_stress", tests, NULL, NULL);
 }

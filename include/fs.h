@@ -23,6 +23,7 @@
 
 struct audit;
 struct states;
+struct keyahead;
 
 struct fs_params {
 	double timeout; /* seconds the kernel may keep attributes and entries; at most the lease */
@@ -42,6 +43,7 @@ struct fs {
 	struct inode_table *inodes;
 	struct states *states;
 	struct audit *audit;    /* NULL: none is kept */
+	struct keyahead *keyahead; /* NULL: none */
 	atomic_bool ready;      /* the store was authenticated (false only after locked_start) */
 	atomic_bool drained;    /* this lock's drain invalidated every inode */
 	atomic_uint stragglers; /* passes over the open files still to be made while locked, see purge_again() */

@@ -37,14 +37,16 @@ static json_t *answer(int code, const char *message)
 
 static json_t *counters(struct fs *fs, const struct lease_status *ls)
 {
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+	                 "s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
 	    "operations", (json_int_t)fs->ops, "errors", (json_int_t)fs->op_errors, "parked", (json_int_t)fs->parked,
 	    "reads", (json_int_t)fs->reads, "read_bytes", (json_int_t)fs->read_bytes, "writes", (json_int_t)fs->writes,
 	    "write_bytes", (json_int_t)fs->write_bytes, "lost_files", (json_int_t)fs->lost, "inodes",
 	    (json_int_t)inode_count(fs->inodes), "unflushed", (json_int_t)states_queued(fs), "file_keys",
 	    (json_int_t)ls->file_keys, "pool", (json_int_t)ls->pool_ready, "waiting", (json_int_t)ls->parked, "probes",
 	    (json_int_t)ls->probes, "probe_failures", (json_int_t)ls->probe_failures, "unwraps",
-	    (json_int_t)ls->unwraps, "locks", (json_int_t)ls->locks);
+	    (json_int_t)ls->unwraps, "locks", (json_int_t)ls->locks, "generates", (json_int_t)ls->generates,
+	    "read_ahead", (json_int_t)ls->ahead, "read_ahead_used", (json_int_t)ls->ahead_used);
 }
 
 static json_t *kms_part(struct kms *kms)

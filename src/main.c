@@ -14,6 +14,7 @@
 #include "exitcode.h"
 #include "fs.h"
 #include "fuseio.h"
+#include "keyahead.h"
 #include "log.h"
 #include "options.h"
 #include "params.h"
@@ -321,6 +322,8 @@ static int serve(struct daemon *d)
 		r = states_start(fs);
 	if (!r)
 		r = sweep_start(fs);
+	if (!r)
+		r = keyahead_start(fs, d->config.cache.read_ahead);
 	d->service.fs = fs;
 	d->service.kms = d->kms;
 	d->service.mountpoint = d->options.mountpoint;
@@ -354,10 +357,12 @@ static void end(struct daemon *d, bool mounted)
 		log_debug("the connection ends with the device");
 	if (d->fs.states)
 		clean = states_stop(&d->fs, !d->options.readonly && mounted);
+	keyahead_stop(&d->fs);
 	if (d->fs.lease) /* its threads finish or fail what was parked, so the states outlive it */
 		lease_close(d->fs.lease);
 	if (mounted)
 		fuse_session_unmount(d->fs.se);
+	keyahead_close(&d->fs);
 	if (d->fs.states)
 		states_close(&d->fs);
 	if (d->fs.inodes)

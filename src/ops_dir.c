@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "fs.h"
+#include "keyahead.h"
 #include "ops.h"
 #include "log.h"
 #include "newborn.h"
@@ -175,8 +176,11 @@ static int fill_items(struct fill *f, struct dir_stream *stream, off_t pos)
 			break;
 		if (f->plus ? !fill_plus(f, &item) : !fill_plain(f, &item))
 			break;
+		keyahead_note(f->fs, f->dir, pos, &item);
 		pos = item.next;
 	}
+	if (r == 0)
+		keyahead_note(f->fs, f->dir, pos, NULL);
 	explicit_bzero(&item, sizeof(item));
 	return r < 0 && f->used == 0 ? r : 0;
 }

@@ -10,6 +10,7 @@
 #include "audit.h"
 #include "fuseio.h"
 #include "io.h"
+#include "keyahead.h"
 #include "log.h"
 #include "state.h"
 
@@ -119,6 +120,7 @@ static void wipe(void *arg)
 	/* A drain that ended only now must not count for the next lock. */
 	atomic_store(&fs->drained, false);
 	op_dir_wipe(fs);
+	keyahead_wipe(fs);
 }
 
 static void opened(void *arg)

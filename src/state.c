@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "io.h"
+#include "keyahead.h"
 #include "log.h"
 
 int states_open(struct fs *fs)
@@ -298,6 +299,7 @@ static int load(struct task *t, struct inode *inode, bool write, struct file **o
 		fs_damaged(inode, "it belongs to another store, or to another key domain");
 		return -EIO;
 	}
+	keyahead_opened(fs, inode);
 	r = task_key_for(t, &ident, &slot, &fk);
 	if (r == -EIO)
 		fs_key_refused(fs, inode);

@@ -1,0 +1,340 @@
+/* The thread that goes ahead of readers: it opens the backing file of each that is likely to be next, reads its sealed
+ * key and has the lease fetch it. It waits for the disk, never for the KMS, and holds no lock meanwhile. */
+#include "keyahead.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "io.h"
+#include "keyahead_internal.h"
+
+/* Files between two looks at the gate; entries of a directory read ahead, at most; descriptors kept. */
+#define STRETCH 16u
+#define LISTING 8192
+#define FDS     16u
+
+static const struct order_params defaults = { .entries = 1u << 17, .dirs = 1u << 12, .stale_ms = 30000 };
+
+struct keyahead {
+	pthread_mutex_t lock; /* guards order, stop and pending; never held across a system call */
+	pthread_cond_t work;
+	struct order *order;
+	bool stop, pending, wiped;
+	pthread_t thread;
+	/* the thread's own: directories it has been in */
+	struct {
+		struct order_dir id;
+		int fd; /* -1: free */
+	} dirs[FDS];
+	unsigned turn;
+};
+
+static enum order_kind kind_of(unsigned char type)
+{
+	return type == DT_REG ? ORDER_FILE : type == DT_DIR ? ORDER_DIR : ORDER_OTHER;
+}
+
+static struct order_dir dir_of(const struct inode *inode)
+{
+	return (struct order_dir){ .dev = inode->dev, .ino = inode->ino };
+}
+
+void keyahead_note(struct fs *fs, const struct fs_dir *d, int64_t prev, const struct dir_item *item)
+{
+	struct keyahead *ka = fs->keyahead;
+
+	if (!ka)
+		return;
+	const struct order_dir id = dir_of(d->inode);
+
+	LOCK_SCOPE(&ka->lock);
+	if (item)
+		order_note(ka->order, &id, prev, item->next, item->ino, kind_of(item->type), item->entry);
+	else
+		order_end(ka->order, &id, prev);
+}
+
+void keyahead_opened(struct fs *fs, const struct inode *inode)
+{
+	struct keyahead *ka = fs->keyahead;
+
+	if (!ka)
+		return;
+	LOCK_SCOPE(&ka->lock);
+	if (!order_opened(ka->order, inode->dev, inode->ino, io_boot_ms()) || ka->pending)
+		return;
+	ka->pending = true;
+	(void)pthread_cond_signal(&ka->work);
+}
+
+void keyahead_wipe(struct fs *fs)
+{
+	struct keyahead *ka = fs->keyahead;
+
+	if (!ka)
+		return;
+	LOCK_SCOPE(&ka->lock);
+	order_wipe(ka->order);
+	ka->wiped = true;
+	(void)pthread_cond_signal(&ka->work);
+}
+
+/* ---- the thread ---- */
+
+/* The sealed key of an entry that is still the file it was. */
+static int peek(int dirfd, const struct order_item *item, struct header_ident *ident, struct header_slot *slot)
+{
+	CLEANUP_FD int fd = -1;
+	struct stat st;
+
+	if (fstatat(dirfd, item->name, &st, AT_SYMLINK_NOFOLLOW))
+		return -errno;
+	if (!S_ISREG(st.st_mode) || st.st_ino != item->ino)
+		return -ESTALE;
+	fd = openat(dirfd, item->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOATIME | O_CLOEXEC);
+	if (fd < 0 && errno == EPERM)
+		fd = openat(dirfd, item->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	return fd < 0 ? -errno : file_peek(fd, ident, slot);
+}
+
+/* ---- directories ---- */
+
+static void forget_dirs(struct keyahead *ka)
+{
+	for (unsigned i = 0; i < FDS; i++) {
+		if (ka->dirs[i].fd >= 0)
+			(void)close(ka->dirs[i].fd);
+		ka->dirs[i].fd = -1;
+	}
+}
+
+static void keep_dir(struct keyahead *ka, const struct order_dir *id, int fd)
+{
+	unsigned i = ka->turn++ % FDS;
+
+	if (ka->dirs[i].fd >= 0)
+		(void)close(ka->dirs[i].fd);
+	ka->dirs[i].id = *id;
+	ka->dirs[i].fd = fd;
+}
+
+/* A directory the kernel knows, or one we have been in: a descriptor that is the cache's, or -1. */
+static int dir_fd(struct fs *fs, const struct order_dir *id)
+{
+	struct keyahead *ka = fs->keyahead;
+	const struct stat st = { .st_dev = id->dev, .st_ino = id->ino };
+	struct inode *inode;
+	struct fs_dir d;
+	int fd;
+
+	for (unsigned i = 0; i < FDS; i++)
+		if (ka->dirs[i].fd >= 0 && ka->dirs[i].id.ino == id->ino && ka->dirs[i].id.dev == id->dev)
+			return ka->dirs[i].fd;
+	inode = inode_find(fs->inodes, &st);
+	if (!inode)
+		return -1;
+	int r = fs_dir_get(fs, inode->nodeid, &d);
+
+	inode_put(fs->inodes, inode);
+	if (r)
+		return -1;
+	fd = openat(d.dir.fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	fs_dir_put(fs, &d);
+	if (fd >= 0)
+		keep_dir(ka, id, fd);
+	return fd;
+}
+
+/* Dots, and what is the store's own. */
+static bool not_users(const char *name)
+{
+	return !strcmp(name, ".") || !strcmp(name, "..") || !strncmp(name, ".byokfs", 7);
+}
+
+/* Remembers what is in a directory; takes fd over. Names stay as they are on the disk: none is decrypted. */
+static void list(struct keyahead *ka, const struct order_dir *id, int fd)
+{
+	DIR *stream = fdopendir(fd);
+	const struct dirent *e = NULL;
+	int64_t n = 0;
+
+	if (!stream) {
+		(void)close(fd);
+		return;
+	}
+	while (n < LISTING && (e = readdir(stream))) {
+		LOCK_SCOPE(&ka->lock);
+		if (n == 0 && !order_visit(ka->order, id))
+			break;
+		order_note(ka->order, id, n, n + 1, e->d_ino, not_users(e->d_name) ? ORDER_OTHER : kind_of(e->d_type),
+		    e->d_name);
+		n++;
+	}
+	(void)closedir(stream);
+	LOCK_SCOPE(&ka->lock);
+	if (n && !e)
+		order_visited(ka->order, id);
+}
+
+/* A directory in the way of a reader is read before the reader gets there. */
+static void visit(struct fs *fs, int parent, const struct order_item *item)
+{
+	struct keyahead *ka = fs->keyahead;
+	const struct order_dir id = { .dev = item->dir.dev, .ino = item->ino };
+	int fd = openat(parent, item->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), own;
+	struct stat st;
+
+	if (fd < 0)
+		return;
+	if (fstat(fd, &st) || st.st_dev != id.dev || st.st_ino != id.ino) {
+		(void)close(fd);
+		return;
+	}
+	keep_dir(ka, &id, fd);
+	own = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (own >= 0)
+		list(ka, &id, own);
+}
+
+/* ---- files ---- */
+
+static void fetch(struct fs *fs, int dirfd, const struct order_item *item)
+{
+	struct keyahead *ka = fs->keyahead;
+	struct header_ident ident;
+	struct header_slot slot;
+	int r = peek(dirfd, item, &ident, &slot);
+
+	if (r)
+		return;
+	r = lease_key_ahead(fs->lease, &ident, &slot);
+	LOCK_SCOPE(&ka->lock);
+	if (r >= 0)
+		order_result(ka->order, item, r == 1);
+}
+
+/* ---- the thread ---- */
+
+static bool next_item(struct keyahead *ka, struct order_item *item)
+{
+	LOCK_SCOPE(&ka->lock);
+	ka->pending = !ka->stop && order_next(ka->order, item);
+	return ka->pending;
+}
+
+/* Entered. Some files, or all there are. */
+static void go_ahead(struct fs *fs)
+{
+	struct order_item item;
+
+	for (unsigned n = 0; n < STRETCH && !lease_still(fs->lease, LEASE_WORK); n++) {
+		if (!next_item(fs->keyahead, &item))
+			break;
+		int fd = dir_fd(fs, &item.dir);
+
+		if (fd >= 0 && item.kind == ORDER_DIR)
+			visit(fs, fd, &item);
+		else if (fd >= 0)
+			fetch(fs, fd, &item);
+	}
+	explicit_bzero(&item, sizeof(item));
+}
+
+/* lock held; given up meanwhile. */
+static void work(struct fs *fs)
+{
+	struct keyahead *ka = fs->keyahead;
+	bool wiped = ka->wiped, entered;
+
+	ka->wiped = false;
+	(void)pthread_mutex_unlock(&ka->lock);
+	if (wiped)
+		forget_dirs(ka);
+	entered = fs_enter(fs, LEASE_WORK) == 0;
+	if (entered) {
+		go_ahead(fs);
+		fs_leave(fs, LEASE_WORK);
+	}
+	(void)pthread_mutex_lock(&ka->lock);
+	/* Locked: the wipe comes, or came. */
+	ka->pending = ka->pending && entered;
+}
+
+static void *keyahead_main(void *arg)
+{
+	struct fs *fs = arg;
+	struct keyahead *ka = fs->keyahead;
+
+	{
+		LOCK_SCOPE(&ka->lock);
+		while (!ka->stop) {
+			if (ka->pending || ka->wiped)
+				work(fs);
+			else
+				(void)pthread_cond_wait(&ka->work, &ka->lock);
+		}
+	}
+	forget_dirs(ka);
+	return NULL;
+}
+
+int keyahead_start(struct fs *fs, uint32_t window)
+{
+	struct order_params p = defaults;
+	struct keyahead *ka;
+	int r;
+
+	if (!window || lease_seal(fs->lease) != SEAL_FILE)
+		return 0;
+	ka = calloc(1, sizeof(*ka));
+	if (!ka)
+		return -ENOMEM;
+	for (unsigned i = 0; i < FDS; i++)
+		ka->dirs[i].fd = -1;
+	p.window = window;
+	r = order_new(&ka->order, &p);
+	if (r) {
+		free(ka);
+		return r;
+	}
+	(void)pthread_mutex_init(&ka->lock, NULL);
+	(void)pthread_cond_init(&ka->work, NULL);
+	fs->keyahead = ka;
+	r = pthread_create(&ka->thread, NULL, keyahead_main, fs);
+	if (r) {
+		ka->stop = true;
+		keyahead_close(fs);
+	}
+	return -r;
+}
+
+void keyahead_stop(struct fs *fs)
+{
+	struct keyahead *ka = fs->keyahead;
+
+	if (!ka)
+		return;
+	{
+		LOCK_SCOPE(&ka->lock);
+		ka->stop = true;
+		(void)pthread_cond_signal(&ka->work);
+	}
+	(void)pthread_join(ka->thread, NULL);
+}
+
+void keyahead_close(struct fs *fs)
+{
+	struct keyahead *ka = fs->keyahead;
+
+	if (!ka)
+		return;
+	fs->keyahead = NULL;
+	order_free(ka->order);
+	(void)pthread_cond_destroy(&ka->work);
+	(void)pthread_mutex_destroy(&ka->lock);
+	free(ka);
+}

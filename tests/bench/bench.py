@@ -16,6 +16,7 @@ os.environ["BUILD"] = os.path.abspath(os.environ.get("BUILD", os.path.join(HERE,
 
 import contenders
 import report
+import sealing
 import workloads
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -43,10 +44,14 @@ def arguments():
                    help=", ".join(workloads.ALL))
     p.add_argument("--contenders", type=chosen(list(contenders.ALL)), default=list(contenders.ALL), metavar="NAME,...",
                    help=", ".join(contenders.ALL))
-    p.add_argument("--kms-latency", type=int, default=0, metavar="MS", help="let every KMS answer take this much longer (0)")
+    p.add_argument("--kms-latency", type=int, metavar="MS", help="let every KMS answer take this much longer (0; with --sealing 10)")
+    p.add_argument("--kms-connections", type=int, default=0, metavar="N", help="calls to the KMS at a time (byokfs's own default)")
+    p.add_argument("--sealing", action="store_true", help="only compare byokfs with itself: --seal=file beside --seal=domain")
     p.add_argument("--cpu", action="store_true", help="also print the processor time of the daemons")
     p.add_argument("--json", metavar="FILE", help="write every sample there")
     args = p.parse_args()
+    if args.kms_latency is None:
+        args.kms_latency = 10 if args.sealing else 0
     if args.rounds < 1 or args.scale <= 0:
         p.error("--rounds and --scale are above 0")
     return args
@@ -141,8 +146,8 @@ def main():
         signal.signal(number, on_signal)
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         sys.exit("bench: no /dev/fuse here")
-    contenders.Byokfs.latency_ms = args.kms_latency
-    names = taking_part(args.contenders)
+    contenders.Byokfs.latency_ms, contenders.Byokfs.connections = args.kms_latency, args.kms_connections
+    names = taking_part(sealing.NAMES if args.sealing else args.contenders)
     if not names:
         sys.exit("bench: nobody to measure")
     if os.geteuid() != 0:
@@ -152,6 +157,9 @@ def main():
     places = {"dir": os.path.realpath(args.dir)} if args.dir else {p: d for p, d in PLACES.items() if args.where in (p, "both")}
     with tempfile.TemporaryDirectory(prefix="byokfs-bench.") as work:
         bench = workloads.Bench(work, args.scale, args.only)
+        if args.sealing:
+            sealing.run(bench, places, args.rounds)
+            return 0
         done = {place: compare(bench, place, directory, names, args) for place, directory in places.items()}
     print(f"{report.LEGEND}\nLoad average at the end: {os.getloadavg()[0]:.1f}.")
     if args.json:

@@ -157,7 +157,7 @@ class Byokfs(Contender):
     """The mount layer's Devkms and Mount, with the defaults of byokfs.ini."""
     kind, seal = "fuse.byokfs", ""
     is_peer = False
-    latency_ms = 0
+    latency_ms, connections = 0, 0   # 0: the default
 
     def __init__(self, base):
         super().__init__(base)
@@ -181,6 +181,8 @@ class Byokfs(Contender):
         if self.latency_ms:
             self.kms.fault(latency_ms=self.latency_ms)
         ini = f"[kms]\nkey = {self.kms.key}\nendpoint = {self.kms.endpoint}\n"
+        if self.connections:
+            ini += f"max_connections = {self.connections}\n"
         self.store = conftest.Mount(self.base, self.kms, init=("--seal", self.seal), ini=ini)
         self.log = self.store.log
 

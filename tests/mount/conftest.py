@@ -158,7 +158,7 @@ class Mount:
             return f.read()
 
     def mounted(self):
-        with open("/proc/mounts") as f:
+        with open("/proc/mounts", errors="surrogateescape") as f:
             return any(line.split()[1] == self.plain and line.split()[2] == "fuse.byokfs" for line in f)
 
     def umount(self):

@@ -33,6 +33,10 @@ struct dir_owner {
  * known root's: caller's check. */
 MUST_CHECK int dir_read_id(int fd, const struct name_keys *, uint16_t *domain_index, uint8_t id[static 16]);
 
+/* What .byokfs.d of a directory claims (any descriptor of it, O_PATH too), not authenticated, nothing logged. 0,
+ * -EBADMSG (missing, malformed) or another -errno. */
+MUST_CHECK int dir_peek_id(int fd, uint16_t *domain_index, uint8_t id[static 16]);
+
 /* The entry of a name and its lstat, the backing's own (sizes of files and links are not translated). entry
  * (NAME_ENTRY_MAX+1 bytes, may be NULL) receives the backing name. -ENOENT. A long name's .n must match. */
 MUST_CHECK int dir_stat(const struct dir *, const char *name, size_t len, struct stat *st, char *entry);
@@ -62,9 +66,32 @@ MUST_CHECK int dir_rmdir(const struct dir *, const char *name, size_t len);
 MUST_CHECK int dir_rename(const struct dir *from, const char *name, size_t len, const struct dir *to,
     const char *newname, size_t newlen, unsigned flags);
 
-/* Plain path of what lies at this path below the root of a store, for log lines: 0, or -errno when a part of it does
+/* -ENOTEMPTY, as dir_rmdir() sees it; -ENOTDIR; nothing is changed. */
+MUST_CHECK int dir_is_empty(const struct dir *, const char *name, size_t len);
+/* The root of a nested domain. id is its directory id, names that domain's keys; dress (may be NULL) gives the new
+ * directory what else it shall have of the old one, before anybody sees it. */
+struct dir_root {
+	const struct name_keys *names;
+	uint16_t domain_index;
+	uint8_t id[16];
+	int (*dress)(void *arg, int old_fd, int new_fd);
+	void *arg;
+};
+/* An empty directory is replaced by a new root with its mode, owner and times; whoever has the old one open has a
+ * removed directory. Durable when it returns 0. *old: the old one's descriptor, the caller's to close. -ENOTEMPTY,
+ * -ENOTDIR; on failure the old one is in its place. */
+MUST_CHECK int dir_plant(const struct dir *, const char *name, size_t len, const struct dir_root *, int *old);
+
+/* Where the keys of the key domains come from on such a way. get: NULL when the domain is not open; what was got is put
+ * back. */
+struct dir_namer {
+	void *arg;
+	const struct name_keys *(*get)(void *arg, uint16_t domain_index);
+	void (*put)(void *arg, uint16_t domain_index);
+};
+/* Plain path of what lies at this path below the root of a store, for people: 0, or -errno when a part of it does
  * not decrypt. */
-MUST_CHECK int dir_plain_path(int root_fd, const struct name_keys *, const char *backing, char *out, size_t size);
+MUST_CHECK int dir_plain_path(int root_fd, const struct dir_namer *, const char *backing, char *out, size_t size);
 
 /* Iteration over plaintext entries. The stream owns its own descriptor; positions are the backing's d_off, valid across
  * rewinds and for the life of the stream. Names that do not decrypt are skipped with one log line per stream. "." and

@@ -6,7 +6,7 @@
  * is there; so nothing before the key may have an effect, and once run has returned -EINPROGRESS the task may be gone.
  * No FUSE worker ever waits for the KMS.
  *
- * lease_enter/lease_leave bracket run and reply: when a domain locks, everything that might still tell the kernel a
+ * domain_enter/domain_leave bracket run and reply: when a domain locks, everything that might still tell the kernel a
  * name or a byte has told it before the kernel's caches are purged. After a reply nothing but locals is touched: the
  * kernel may have forgotten the inode.                                       */
 #ifndef BYOKFS_FS_H
@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#include "domain.h"
 #include "file.h"
 #include "inode.h"
 #include "lease.h"
@@ -39,20 +40,15 @@ struct fs {
 	struct fs_params params;
 	struct fuse_session *se;
 	struct store *store;
-	struct lease *lease; /* domain 0 */
+	struct domains *domains;
+	struct domain *first; /* domain 0; ready once the store was authenticated (false only after locked_start) */
 	struct inode_table *inodes;
 	struct states *states;
-	struct audit *audit;    /* NULL: none is kept */
+	struct audit *audit;       /* NULL: none is kept */
 	struct keyahead *keyahead; /* NULL: none */
-	atomic_bool ready;      /* the store was authenticated (false only after locked_start) */
-	atomic_bool drained;    /* this lock's drain invalidated every inode */
-	atomic_uint stragglers; /* passes over the open files still to be made while locked, see purge_again() */
-	atomic_uint opening;    /* counts up each time the domain opens, from 1: inode->flags is the one in which a loss
-	                           was counted */
 	pthread_mutex_t dirs_lock;
 	struct dirhandle *dirs; /* open directory handles, for the wipe */
 	struct seeker *seeker;
-	atomic_ullong ops, op_errors, parked, reads, writes, read_bytes, write_bytes, lost;
 };
 
 /* What fi->fh of a file is: the inode with a ref, and one count of inode->opens. */
@@ -65,6 +61,7 @@ struct handle {
 struct task {
 	struct lease_waiter waiter;
 	struct fs *fs;
+	struct domain *domain; /* of ino */
 	fuse_req_t req;
 	int (*run)(struct task *);
 	enum lease_class class;
@@ -99,30 +96,35 @@ MUST_CHECK int task_key_for(
 /* The key of a file about to be made. */
 MUST_CHECK int task_key_new(struct task *, struct header_ident *, struct header_slot *, struct file_key *fk);
 
-/* The domain is open and the store authenticated: 0, then leave when the reply is out; or -EIO. */
-MUST_CHECK int fs_enter(struct fs *, enum lease_class);
-void fs_leave(struct fs *, enum lease_class);
-/* For operations that never need a file key: brackets fn(...) with enter and leave and replies its error. */
-#define FS_OP(req, body)                                \
-	do {                                            \
-		struct fs *fs = fuse_req_userdata(req); \
-		int r_ = fs_enter(fs, LEASE_WORK);      \
-		if (r_) {                               \
-			fs_error(fs, req, r_);          \
-			break;                          \
-		}                                       \
-		r_ = (body);                            \
-		if (r_)                                 \
-			fs_error(fs, req, r_);          \
-		fs_leave(fs, LEASE_WORK);               \
+/* For operations that never need a file key: brackets fn(...) with enter and leave of the domain of ino, which it is
+ * about, and replies its error. */
+#define FS_OP(req, ino, body)                                \
+	do {                                                 \
+		struct fs *fs = fuse_req_userdata(req);      \
+		struct domain *domain_ = domain_of(fs, ino); \
+		int r_ = domain_enter(domain_, LEASE_WORK);  \
+		if (r_) {                                    \
+			fs_error(domain_, req, r_);          \
+			break;                               \
+		}                                            \
+		r_ = (body);                                 \
+		if (r_)                                      \
+			fs_error(domain_, req, r_);          \
+		domain_leave(domain_, LEASE_WORK);           \
 	} while (0)
 /* Replies -errno. */
-void fs_error(struct fs *, fuse_req_t, int err);
+void fs_error(struct domain *, fuse_req_t, int err);
 
 /* The inode of a nodeid with a ref, or NULL (the caller answers ESTALE). */
 static inline struct inode *fs_inode(struct fs *fs, fuse_ino_t ino)
 {
 	return inode_get(fs->inodes, ino);
+}
+
+/* Name keys of what an inode holds; its domain is entered. */
+static inline const struct name_keys *fs_names(const struct fs *fs, const struct inode *inode)
+{
+	return domain_names(domain_of_inode(fs, inode));
 }
 
 /* A pinned directory. Release with fs_dir_put(). */
@@ -136,14 +138,17 @@ void fs_dir_put(struct fs *, struct fs_dir *);
 
 /* Turns the backing's lstat of an inode into what users see (size, link count of the root). */
 void fs_attr(struct fs *, struct inode *, int dirfd, const char *entry, struct stat *st);
+/* inode_look() in the domain that the rules give. */
+MUST_CHECK int fs_look(
+    struct fs *, const struct fs_dir *, const char *entry, const struct stat *st, struct inode **inode);
 /* Fills an entry for an object whose lstat is known; takes one look-up. */
 MUST_CHECK int fs_entry(struct fs *, const struct fs_dir *, const char *entry, const struct stat *,
     struct fuse_entry_param *out, struct inode **inode);
 
 /* The operations table (ops.c). */
 extern const struct fuse_lowlevel_ops fs_ops;
-/* Wipes what open directory handles still hold in the clear. */
-void op_dir_wipe(struct fs *);
+/* Wipes what the domain's open directory handles still hold in the clear. */
+void op_dir_wipe(struct domain *);
 
 /* Shared by create and mknod: default ACL of the parent, umask, setgid inheritance, owner. */
 struct fs_birth {
@@ -155,7 +160,7 @@ struct fs_birth {
 MUST_CHECK int fs_birth(
     struct fs *, const struct fs_dir *, mode_t mode, mode_t umask, uid_t, gid_t, struct fs_birth *out);
 /* Stores the inherited ACLs in the new object behind fd and frees them. */
-MUST_CHECK int fs_birth_acl(struct fs *, struct fs_birth *, int fd, const uint8_t id[static 16]);
+MUST_CHECK int fs_birth_acl(const struct name_keys *, struct fs_birth *, int fd, const uint8_t id[static 16]);
 void fs_birth_free(struct fs_birth *);
 /* chmod(2) of any descriptor's object, O_PATH too. */
 MUST_CHECK int fs_chmod(int fd, mode_t mode);
@@ -182,7 +187,7 @@ MUST_CHECK int fs_drop_privileges(struct task *, struct inode *, struct file *);
 void fs_modified(struct fs *, struct file *);
 /* The filesystem that fs_describe() speaks of; before the first operation. */
 void fs_describe_in(struct fs *);
-/* Names a file for a log line: its plain path and its path in the store. Between enter and leave. */
+/* Names a file for a log line: its plain path, when the domains on the way are open, and its path in the store. */
 void fs_describe(void *inode, char *out, size_t size);
 /* Says in the log, once, that this object is refused and why. Between enter and leave. */
 void fs_damaged(struct inode *, const char *why);

@@ -27,14 +27,21 @@ struct inode_table;
 
 struct inode_pin;
 
+/* Key domains by index: whose keys open the object's content, and whose its entry and attributes are. They differ
+ * for the root directory of a nested domain only. */
+struct inode_where {
+	uint16_t domain, outer;
+};
+
 /* About 220 bytes: a busy mount has 100,000 of them. */
 struct inode {
 	uint64_t nodeid, generation;
 	dev_t dev;
 	ino_t ino;
-	mode_t type;      /* S_IFMT part */
-	uint32_t lost_in; /* FUSE layer's own: the opening of the domain in which a loss was counted */
-	uint32_t flags;   /* FUSE layer's own; guarded by lock, like all down to dirid */
+	mode_t type;                    /* S_IFMT part */
+	_Atomic uint16_t domain, outer; /* struct inode_where; constant while the slot is taken */
+	uint32_t lost_in;               /* FUSE layer's own: the opening of the domain in which a loss was counted */
+	uint32_t flags;                 /* FUSE layer's own; guarded by lock, like all down to dirid */
 	pthread_mutex_t lock;
 	struct file *file; /* open state, or NULL; owned by the FUSE layer's sync module */
 	void *extra;       /* FUSE layer's own; gone before the last ref is */
@@ -81,8 +88,11 @@ struct inode *inode_get(struct inode_table *, uint64_t nodeid);
 void inode_put(struct inode_table *, struct inode *);
 /* The inode of an existing entry, whose lstat the caller has: found or made; nlookup + 1 and a ref. dirfd/entry tell
  * how to identify it; entry "" means the object behind dirfd itself. -EXDEV: on another filesystem than the root
- * (something is mounted inside the store). */
-MUST_CHECK int inode_look(struct inode_table *, int dirfd, const char *entry, const struct stat *, struct inode **out);
+ * (something is mounted inside the store). -EIO: known already, in another key domain (logged). */
+MUST_CHECK int inode_look(
+    struct inode_table *, int dirfd, const char *entry, const struct stat *, struct inode_where, struct inode **out);
+/* Where a nodeid belongs that the kernel just named and so has not forgotten: needs no ref. Zeros when unknown. */
+struct inode_where inode_where(const struct inode_table *, uint64_t nodeid);
 /* The kernel forgets n look-ups. */
 void inode_forget(struct inode_table *, uint64_t nodeid, uint64_t n);
 /* The next look-up of this (dev, ino) gets a new nodeid (size hint was wrong; format.md 6). */
@@ -103,8 +113,8 @@ MUST_CHECK int inode_open(struct inode_table *, struct inode *, int flags);
 MUST_CHECK int inode_stat(struct inode_table *, struct inode *, struct stat *);
 
 /* A directory descriptor from the LRU, pinned until inode_dir_put(); fills d->fd and d->id (reading and verifying
- * .byokfs.d the first time; a second directory with the same id is -EIO). names is copied into d. Only directories of
- * domain 0 are accepted. -ENOTDIR, -EIO. */
+ * .byokfs.d the first time; a second directory with the same id is -EIO). names are those of its domain and
+ * are copied into d; a directory that claims another domain is -EIO. -ENOTDIR. */
 MUST_CHECK int inode_dir(
     struct inode_table *, struct inode *, const struct name_keys *, struct dir *d, struct inode_pin **pin);
 void inode_dir_put(struct inode_table *, struct inode_pin *);

@@ -21,7 +21,7 @@ void keyahead_close(struct fs *);
 void keyahead_note(struct fs *, const struct fs_dir *, int64_t prev, const struct dir_item *);
 /* A regular file is about to be loaded, whether its key is there or not. No lock held. */
 void keyahead_opened(struct fs *, const struct inode *);
-/* The domain locks: nothing is remembered. */
+/* A domain locks: nothing is remembered, of any. */
 void keyahead_wipe(struct fs *);
 
 #endif

@@ -81,8 +81,9 @@ struct kms_params {
 	/* Whom kms_open() tells of its own requests already (an alias is asked for), see kms_observe(). */
 	void (*observe)(void *arg, const struct kms_event *);
 	void *observer;
-	struct kms *share; /* NULL, or an open one of the same provider whose credentials and connections are used too;
-	                      it must be closed after this one */
+	struct kms *share; /* NULL, or an open one of the same provider whose credentials (and connections, where one
+	                      key's trouble cannot hold up the other's) are used too; it must be closed after this
+	                      one */
 };
 
 /* One request to the service and its answer, as an observer sees it (audit). Every attempt is one. */

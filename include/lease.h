@@ -34,7 +34,9 @@
 struct lease_params {
 	uint32_t probe_ms, lease_ms, max_age_ms, idle_ms, drain_ms;
 	uint32_t pool;    /* new keys kept ready, seal=file; 0: none */
+	bool pool_late;    /* the pool is filled once a new key was asked for, not when the domain opens */
 	uint32_t threads; /* KMS threads for file keys, at most; started when there is work for them */
+	const char *label; /* before its threads' log messages (log_label); borrowed, may be NULL */
 };
 
 enum lease_state { LEASE_OPEN, LEASE_LOCKING, LEASE_LOCKED, LEASE_OPENING };

@@ -12,6 +12,9 @@ enum log_level { LOG_LEVEL_ERR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG 
 /* ident is printed before every message ("byokfs: "). to_syslog switches from stderr to syslog. */
 void log_setup(const char *ident, enum log_level max, bool to_syslog);
 
+/* What this thread is about, put before its messages until changed; borrowed. NULL or "": nothing. */
+void log_label(const char *label);
+
 void log_at(enum log_level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* An error, but not the same line again within the hour: what is damaged is read over and over. */
 void log_err_once(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

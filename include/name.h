@@ -55,6 +55,9 @@ void name_dir_make(const struct name_keys *, uint16_t domain_index, const uint8_
 MUST_CHECK int name_dir_parse(
     const struct name_keys *, const char *text, size_t len, uint16_t *domain_index, uint8_t dirid[static 16]);
 
+/* What it claims, not authenticated: a hint which keys to verify it with. 0 or -EBADMSG. */
+MUST_CHECK int name_dir_peek(const char *text, size_t len, uint16_t *domain_index, uint8_t dirid[static 16]);
+
 /* Symlink targets: out holds NAME_LINK_TEXT(len). Returns text length, -ENAMETOOLONG (over max_text) or
  * -EINVAL (empty, or with a NUL). */
 #define NAME_LINK_TEXT(len) (((len) + 8u + 16u + 2u) / 3u * 4u + 1u)

@@ -9,10 +9,11 @@
 
 #include "fs.h"
 
-/* Hooks whose arg is fs. `opened` authenticates the store first when the mount began locked. */
-void purge_hooks(struct fs *, struct lease_hooks *out);
-/* While locked: drops the pages of open files again, as often as a lock or a refused page asked for (fs->stragglers).
- * Called every second. */
+/* Hooks whose arg is the domain; each touches only what is the domain's, but for the epoch, which is the mount's.
+ * `opened` authenticates the store first when the mount began locked. */
+void purge_hooks(struct domain *, struct lease_hooks *out);
+/* Drops the pages of locked domains' open files again, as often as a lock or a refused page asked for
+ * (domain->stragglers). Called every second. */
 #define PURGE_PASSES 5u
 void purge_again(struct fs *);
 

@@ -32,10 +32,11 @@ void state_unpin(struct fs *, struct inode *);
 void state_settle(struct fs *, struct inode *);
 /* The file changed: have the syncer look at it. */
 void state_changed(struct fs *, struct inode *);
-/* Flushes every dirty state with the keys that are at hand (lock): number of files that could not be. */
-unsigned states_flush_cached(struct fs *);
-/* Forgets every plaintext byte of every state; number of files that lost un-fsynced data. Nothing is in flight. */
-unsigned states_wipe(struct fs *);
+/* Flushes every dirty state of the domain with the keys that are at hand (lock): number of files that could not be. */
+unsigned states_flush_cached(struct domain *);
+/* Forgets every plaintext byte of the domain's states; number of files that lost un-fsynced data. Nothing of it is in
+ * flight. */
+unsigned states_wipe(struct domain *);
 /* Files changed or pending right now. */
 size_t states_queued(struct fs *);
 

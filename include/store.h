@@ -44,6 +44,13 @@ MUST_CHECK int store_open(struct store *out, const char *path, const struct stor
 /* The domain descriptor read was refused by whoever holds the key: takes its other copy instead. 0, or -ENOENT when
  * there is no other. */
 MUST_CHECK int store_other_domain(struct store *);
+/* The descriptor of another domain, by its line of the store descriptor, not authenticated: the newer sound copy (rank
+ * 0) or the other one (rank 1: -ENOENT when there is none, or both say the same). -EBADMSG: it is not this line's. Free
+ * it with descriptor_domain_free(). */
+MUST_CHECK int store_read_domain(
+    const struct store *, const struct descriptor_domain_line *, int rank, struct descriptor_domain *out);
+/* Once it was authenticated: writes a copy that was lost or damaged again. Nothing on a read-only mount. */
+MUST_CHECK int store_restore_domain(const struct store *, struct descriptor_domain *);
 /* Descriptor MACs, commitment, the root's .byokfs.d; restores a lost copy when read-write. -EBADMSG: tampered. */
 MUST_CHECK int store_authenticate(struct store *, const struct domain_keys *, const struct name_keys *, char *why);
 /* Determines what is in doubt. Read-write mounts: writes the marker, before the first change. -EBUSY: another mount's
@@ -73,6 +80,17 @@ struct store_create {
 	const struct name_keys *name_keys;
 };
 MUST_CHECK int store_create(const char *path, const struct store_create *, char *why);
+/* The first descriptor of any domain: index 0 and seal=file, until the caller changes them. Free it with
+ * descriptor_domain_free(). 0 or -ENOMEM. */
+MUST_CHECK int store_first_domain(struct descriptor_domain *out, const struct context_ids *,
+    const struct descriptor_slot *, const struct context_extra *, const struct domain_keys *);
+/* The index for one more domain: above the highest, else the lowest gap; -ENOSPC when all 65,536 are taken. */
+MUST_CHECK int store_free_index(const struct store *);
+/* `domain add` (format.md 7.1): writes the domain's descriptor, then the store's with one line more, each durable and
+ * in both copies. own are the new domain's keys, keys those of domain 0. On failure the store is as before, but for
+ * litter that nobody reads, and a seq that may be skipped. */
+MUST_CHECK int store_add_domain(struct store *, struct descriptor_domain *, const struct domain_keys *own,
+    const uint8_t dirid[static 16], const struct domain_keys *keys, char *why);
 /* Is the directory fit to become one? Called before the KMS is asked for anything. */
 MUST_CHECK int store_creatable(const char *path, bool torn_ok, char *why);
 /* Writes the domain descriptor, both copies, seq raised (rotation). Without keys (NULL) the MAC stays as it is: it does

@@ -1,4 +1,4 @@
-/* The verbs of the control socket (ctl.h): status, lock, unlock. */
+/* The verbs of the control socket (ctl.h): status, lock, unlock, domain-add, domain-result. */
 #ifndef BYOKFS_CONTROL_H
 #define BYOKFS_CONTROL_H
 
@@ -6,5 +6,14 @@
 
 /* arg: struct service. A new reference, or NULL when memory ran out. */
 json_t *control_answer(void *arg, const json_t *request);
+/* A string for JSON whatever its bytes. */
+json_t *control_text(const char *);
+
+struct service;
+/* Begins to make a key domain; the answer has a "job" number, whose result is asked for until it is not "running". */
+json_t *control_domain_add(struct service *, const json_t *request);
+json_t *control_domain_result(struct service *, const json_t *request);
+/* Waits for one under way, no longer than its call of the KMS takes. */
+void control_domain_stop(struct service *);
 
 #endif

@@ -60,6 +60,16 @@ int dir_id_quiet(int fd, const struct name_keys *names, uint16_t *domain_index, 
 	return name_dir_parse(names, text, (size_t)n, domain_index, id);
 }
 
+int dir_peek_id(int fd, uint16_t *domain_index, uint8_t id[static 16])
+{
+	char text[NAME_DIR_ID_TEXT + 2];
+	ssize_t n = readlinkat(fd, NAME_DIR_FILE, text, sizeof(text));
+
+	if (n < 0)
+		return errno == ENOENT || errno == EINVAL ? -EBADMSG : -errno;
+	return name_dir_peek(text, (size_t)n, domain_index, id);
+}
+
 int dir_read_id(int fd, const struct name_keys *names, uint16_t *domain_index, uint8_t id[static 16])
 {
 	char where[DIR_WHERE];

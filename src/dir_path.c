@@ -8,18 +8,26 @@
 #include "dir_internal.h"
 
 /* One name, NUL-terminated, in the directory fd. */
-static int plain_name(int fd, const struct name_keys *names, const char *entry, char out[static NAME_MAX_PLAIN + 1])
+static int plain_name(int fd, const struct dir_namer *namer, const char *entry, char out[static NAME_MAX_PLAIN + 1])
 {
+	const struct name_keys *names;
 	uint8_t id[16];
-	uint16_t index;
-	int r = dir_id_quiet(fd, names, &index, id);
+	uint16_t index, claimed;
+	int r = dir_peek_id(fd, &claimed, id);
 
+	if (r)
+		return r;
+	names = namer->get(namer->arg, claimed);
+	if (!names)
+		return -EIO;
+	r = dir_id_quiet(fd, names, &index, id);
 	if (!r)
 		r = dir_decrypt(fd, id, names, entry, out);
+	namer->put(namer->arg, claimed);
 	return r < 0 ? r : r ? 0 : -EBADMSG;
 }
 
-int dir_plain_path(int root_fd, const struct name_keys *names, const char *backing, char *out, size_t size)
+int dir_plain_path(int root_fd, const struct dir_namer *namer, const char *backing, char *out, size_t size)
 {
 	CLEANUP_FD int fd = fcntl(root_fd, F_DUPFD_CLOEXEC, 0);
 	char entry[NAME_ENTRY_MAX + 1], name[NAME_MAX_PLAIN + 1];
@@ -32,7 +40,7 @@ int dir_plain_path(int root_fd, const struct name_keys *names, const char *backi
 			return -EINVAL;
 		memcpy(entry, backing, len);
 		entry[len] = '\0';
-		int r = plain_name(fd, names, entry, name);
+		int r = plain_name(fd, namer, entry, name);
 
 		if (r)
 			return r;

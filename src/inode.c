@@ -175,8 +175,10 @@ static void slot_give(struct inode_table *t, struct inode *i)
 }
 
 /* Everything but nodeid, generation, the mutex, and the identity. */
-static void slot_reset(struct inode *i, const struct stat *st)
+static void slot_reset(struct inode *i, const struct stat *st, struct inode_where where)
 {
+	atomic_store_explicit(&i->domain, where.domain, memory_order_relaxed);
+	atomic_store_explicit(&i->outer, where.outer, memory_order_relaxed);
 	i->dev = st->st_dev;
 	i->ino = st->st_ino;
 	i->type = st->st_mode & S_IFMT;
@@ -271,14 +273,15 @@ static struct inode *lookup_count(struct inode *i)
 	return i;
 }
 
-static int insert(struct inode_table *t, const struct stat *st, struct inode_identity *who, struct inode **out)
+static int insert(struct inode_table *t, const struct stat *st, struct inode_where where, struct inode_identity *who,
+    struct inode **out)
 {
 	struct inode *i;
 	int r = slot_take(t, &i);
 
 	if (r)
 		return r;
-	slot_reset(i, st);
+	slot_reset(i, st, where);
 	r = identity_store(i, who);
 	if (!r)
 		r = chains_add(t, &t->by_ino, i, hash_ino, next_ino);
@@ -292,17 +295,29 @@ static int insert(struct inode_table *t, const struct stat *st, struct inode_ide
 	return 0;
 }
 
-static struct inode *look_known(struct inode_table *t, const struct stat *st, const struct inode_identity *who)
+static bool placed_so(const struct inode *i, struct inode_where where)
+{
+	return atomic_load_explicit(&i->domain, memory_order_relaxed) == where.domain &&
+	    atomic_load_explicit(&i->outer, memory_order_relaxed) == where.outer;
+}
+
+/* 1: found; 0: not known; -EBADMSG: known elsewhere. */
+static int look_known(struct inode_table *t, const struct stat *st, struct inode_where where,
+    const struct inode_identity *who, struct inode **out)
 {
 	struct inode *i = find(t, st->st_dev, st->st_ino);
 
 	if (!i)
-		return NULL;
-	if (i->type == (st->st_mode & S_IFMT) && identity_same(i, who))
-		return lookup_count(i);
+		return 0;
+	if (i->type == (st->st_mode & S_IFMT) && identity_same(i, who)) {
+		if (!placed_so(i, where))
+			return -EBADMSG;
+		*out = lookup_count(i);
+		return 1;
+	}
 	/* The backing gave the number to another object; the kernel still knows the old one. */
 	unhash(t, i);
-	return NULL;
+	return 0;
 }
 
 struct inode *inode_find(struct inode_table *t, const struct stat *st)
@@ -313,30 +328,60 @@ struct inode *inode_find(struct inode_table *t, const struct stat *st)
 	return i ? inode_get(t, i->nodeid) : NULL;
 }
 
-int inode_look(struct inode_table *t, int dirfd, const char *entry, const struct stat *st, struct inode **out)
+struct inode_where inode_where(const struct inode_table *t, uint64_t nodeid)
+{
+	struct inode_where w = { 0 };
+
+	if (!nodeid || nodeid > atomic_load_explicit(&t->top, memory_order_acquire))
+		return w;
+	const struct inode *i = slot_inode(t, nodeid);
+
+	w.domain = atomic_load_explicit(&i->domain, memory_order_relaxed);
+	w.outer = atomic_load_explicit(&i->outer, memory_order_relaxed);
+	return w;
+}
+
+static int look(struct inode_table *t, int dirfd, const char *entry, const struct stat *st, struct inode_where where,
+    struct inode **out)
 {
 	struct inode_identity who = { .fd = -1 };
 	int r = 0;
 
-	if (st->st_dev != t->dev) {
-		log_err_once("'%s': on another filesystem than the store: refused", entry);
-		return -EXDEV;
-	}
 	if (!t->by_handle) { /* a descriptor pins the number, so it tells all */
 		LOCK_SCOPE(&t->lock);
-		*out = look_known(t, st, &who);
-		if (*out)
-			return 0;
+		r = look_known(t, st, where, &who, out);
+		if (r)
+			return r < 0 ? r : 0;
 	}
 	r = identity_take(t, dirfd, entry, &who);
 	if (r)
 		return r;
 	(void)pthread_mutex_lock(&t->lock);
-	*out = look_known(t, st, &who);
-	if (!*out)
-		r = insert(t, st, &who, out);
+	r = look_known(t, st, where, &who, out);
+	if (!r)
+		r = insert(t, st, where, &who, out);
+	else if (r > 0)
+		r = 0;
 	(void)pthread_mutex_unlock(&t->lock);
 	cleanup_fd(&who.fd);
+	return r;
+}
+
+int inode_look(struct inode_table *t, int dirfd, const char *entry, const struct stat *st, struct inode_where where,
+    struct inode **out)
+{
+	int r;
+
+	if (st->st_dev != t->dev) {
+		log_err_once("'%s': on another filesystem than the store: refused", entry);
+		return -EXDEV;
+	}
+	r = look(t, dirfd, entry, st, where, out);
+	if (r == -EBADMSG) {
+		log_err_once("inode %llu is reached from two key domains: refused in the second",
+		    (unsigned long long)st->st_ino);
+		return -EIO;
+	}
 	return r;
 }
 
@@ -384,7 +429,7 @@ static int table_root(struct inode_table *t)
 	if (fstat(t->root_fd, &st))
 		return -errno;
 	t->dev = st.st_dev;
-	r = inode_look(t, t->root_fd, "", &st, &root);
+	r = inode_look(t, t->root_fd, "", &st, (struct inode_where){ 0 }, &root);
 	if (!r && root->nodeid != ROOT_SLOT)
 		r = -EIO;
 	return r; /* the ref and the look-up stay: the root is never freed */
@@ -443,23 +488,4 @@ void inode_table_close(struct inode_table *t)
 	cleanup_fd(&t->root_fd);
 	(void)pthread_mutex_destroy(&t->lock);
 	free(t);
-}
-
-uint64_t inode_top(const struct inode_table *t)
-{
-	return atomic_load(&t->top);
-}
-
-void inode_share_top(struct inode_table *t, _Atomic uint64_t *top)
-{
-	LOCK_SCOPE(&t->lock);
-
-	t->shared_top = top;
-	if (top)
-		atomic_store(top, atomic_load(&t->top));
-}
-
-size_t inode_count(const struct inode_table *t)
-{
-	return atomic_load(&t->count);
 }

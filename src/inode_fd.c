@@ -299,7 +299,7 @@ static int pin_identify(struct inode_table *t, struct inode *i, int fd, const st
 
 	if (r)
 		return r;
-	if (domain) {
+	if (domain != atomic_load(&i->domain)) {
 		log_err_once(
 		    "directory inode %llu claims key domain %u: refused", (unsigned long long)i->ino, (unsigned)domain);
 		return -EIO;

@@ -1,5 +1,5 @@
-/* inode_walk.c — every inode once, for purge, flush and wipe. Hides that inodes come and go meanwhile: what appears
- * during the walk may be missed, what stays is visited. */
+/* inode_walk.c — the table as a whole: how many inodes there are, and every one once, for purge, flush and wipe. Hides
+ * that inodes come and go meanwhile: what appears during the walk may be missed, what stays is visited. */
 #include "inode_internal.h"
 
 static bool in_use(struct inode *i)
@@ -48,4 +48,23 @@ void inode_each(struct inode_table *t, bool opened_first, bool (*fn)(void *arg, 
 	if (!w.seen || walk_pass(&w, true))
 		(void)walk_pass(&w, false);
 	free(w.seen);
+}
+
+uint64_t inode_top(const struct inode_table *t)
+{
+	return atomic_load(&t->top);
+}
+
+void inode_share_top(struct inode_table *t, _Atomic uint64_t *top)
+{
+	LOCK_SCOPE(&t->lock);
+
+	t->shared_top = top;
+	if (top)
+		atomic_store(top, atomic_load(&t->top));
+}
+
+size_t inode_count(const struct inode_table *t)
+{
+	return atomic_load(&t->count);
 }

@@ -208,10 +208,12 @@ static void fetch(struct fs *fs, int dirfd, const struct order_item *item)
 	struct header_ident ident;
 	struct header_slot slot;
 	int r = peek(dirfd, item, &ident, &slot);
+	struct domain *d = r ? NULL : domain_by_id(fs, ident.domain);
 
-	if (r)
+	if (!d || domain_visit(d, LEASE_WORK))
 		return;
-	r = lease_key_ahead(fs->lease, &ident, &slot);
+	r = lease_key_ahead(domain_lease(d), &ident, &slot);
+	domain_leave(d, LEASE_WORK);
 	LOCK_SCOPE(&ka->lock);
 	if (r >= 0)
 		order_result(ka->order, item, r == 1);
@@ -231,7 +233,7 @@ static void go_ahead(struct fs *fs)
 {
 	struct order_item item;
 
-	for (unsigned n = 0; n < STRETCH && !lease_still(fs->lease, LEASE_WORK); n++) {
+	for (unsigned n = 0; n < STRETCH && domain_is_open(fs->first); n++) {
 		if (!next_item(fs->keyahead, &item))
 			break;
 		int fd = dir_fd(fs, &item.dir);
@@ -254,10 +256,10 @@ static void work(struct fs *fs)
 	(void)pthread_mutex_unlock(&ka->lock);
 	if (wiped)
 		forget_dirs(ka);
-	entered = fs_enter(fs, LEASE_WORK) == 0;
+	entered = domain_visit(fs->first, LEASE_WORK) == 0;
 	if (entered) {
 		go_ahead(fs);
-		fs_leave(fs, LEASE_WORK);
+		domain_leave(fs->first, LEASE_WORK);
 	}
 	(void)pthread_mutex_lock(&ka->lock);
 	/* Locked: the wipe comes, or came. */
@@ -288,7 +290,7 @@ int keyahead_start(struct fs *fs, uint32_t window)
 	struct keyahead *ka;
 	int r;
 
-	if (!window || lease_seal(fs->lease) != SEAL_FILE)
+	if (!window || (domains_count(fs) == 1 && lease_seal(domain_lease(fs->first)) != SEAL_FILE))
 		return 0;
 	ka = calloc(1, sizeof(*ka));
 	if (!ka)

@@ -30,31 +30,31 @@ static void sleep_until_ready(struct key_wait *k)
 }
 
 int keywait_enter(
-    struct fs *fs, const struct header_ident *ident, const struct header_slot *slot, struct lease_key **key)
+    struct domain *d, const struct header_ident *ident, const struct header_slot *slot, struct lease_key **key)
 {
 	struct key_wait k = {
 		.waiter.ready = key_ready, .lock = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER
 	};
-	int r = fs_enter(fs, LEASE_WORK);
+	int r = domain_enter(d, LEASE_WORK);
 
 	*key = NULL;
 	if (r)
 		return r;
-	r = lease_file_key(fs->lease, ident, slot, slot ? &k.waiter : NULL, key);
+	r = lease_file_key(domain_lease(d), ident, slot, slot ? &k.waiter : NULL, key);
 	if (r)
-		fs_leave(fs, LEASE_WORK);
+		domain_leave(d, LEASE_WORK);
 	if (r != -EINPROGRESS)
 		return r;
 	sleep_until_ready(&k);
 	if (k.waiter.result)
 		return k.waiter.result;
-	r = fs_enter(fs, LEASE_WORK);
+	r = domain_enter(d, LEASE_WORK);
 	if (!r) {
 		k.ready = false; /* nobody else knows the waiter now */
 		/* The same waiter: the key is held for it. */
-		r = lease_file_key(fs->lease, ident, slot, &k.waiter, key);
+		r = lease_file_key(domain_lease(d), ident, slot, &k.waiter, key);
 		if (r)
-			fs_leave(fs, LEASE_WORK);
+			domain_leave(d, LEASE_WORK);
 	}
 	if (r == -EINPROGRESS) { /* aged in between: once more is enough */
 		sleep_until_ready(&k);
@@ -64,21 +64,21 @@ int keywait_enter(
 	return r;
 }
 
-int keywait_enter_file(struct fs *fs, const struct file *f, struct lease_key **key)
+int keywait_enter_file(struct domain *d, const struct file *f, struct lease_key **key)
 {
 	struct header_ident ident;
 	struct header_slot slot;
-	int r = keywait_enter(fs, file_ident(f), NULL, key);
+	int r = keywait_enter(d, file_ident(f), NULL, key);
 
 	if (r != -EAGAIN)
 		return r;
 	if (file_peek(file_fd(f), &ident, &slot))
 		return -EIO;
-	return keywait_enter(fs, &ident, &slot, key);
+	return keywait_enter(d, &ident, &slot, key);
 }
 
-void keywait_leave(struct fs *fs, struct lease_key *key)
+void keywait_leave(struct domain *d, struct lease_key *key)
 {
 	lease_key_put(key);
-	fs_leave(fs, LEASE_WORK);
+	domain_leave(d, LEASE_WORK);
 }

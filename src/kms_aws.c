@@ -315,13 +315,27 @@ static void aws_close(void *priv)
 {
 	struct aws *a = priv;
 
-	if (!a->borrowed) {
-		http_close(a->http);
+	http_close(a->http);
+	if (!a->borrowed)
 		awscred_close(a->cred);
-	}
 	free(a->set);
 	(void)pthread_mutex_destroy(&a->lock);
 	free(a);
+}
+
+static int aws_connect(struct aws *a, const struct kms_params *params, struct kms_err *err)
+{
+	const struct http_params http = { .connect_timeout_ms = params->connect_timeout_ms,
+		.max_handles = params->max_connections ? params->max_connections : MAX_CONNECTIONS,
+		.ca_bundle = params->ca_bundle && *params->ca_bundle ? params->ca_bundle : getenv("AWS_CA_BUNDLE"),
+		.proxy = params->proxy,
+		.user_agent = params->user_agent ? params->user_agent : "byokfs" };
+	int r = http_open(&a->http, &http);
+
+	if (!r)
+		return aws_set_make(&a->set, params, NULL, a->cred, err);
+	(void)kms_fail(err, KMS_CONFIG, "BadParameters", "cannot set up the connection: %s", strerrordesc_np(-r));
+	return r;
 }
 
 static int aws_fill(struct aws *a, const struct kms_params *params, struct kms_err *err)
@@ -339,27 +353,20 @@ static int aws_fill(struct aws *a, const struct kms_params *params, struct kms_e
 		.proxy = params->proxy,
 		.user_agent = params->user_agent ? params->user_agent : "byokfs",
 		.connect_timeout_ms = params->connect_timeout_ms };
-	const struct http_params http = { .connect_timeout_ms = params->connect_timeout_ms,
-		.max_handles = params->max_connections ? params->max_connections : MAX_CONNECTIONS,
-		.ca_bundle = params->ca_bundle && *params->ca_bundle ? params->ca_bundle : getenv("AWS_CA_BUNDLE"),
-		.proxy = params->proxy,
-		.user_agent = params->user_agent ? params->user_agent : "byokfs" };
 	int r = awscred_open(&a->cred, &cred);
 
 	if (!r)
-		r = http_open(&a->http, &http);
-	if (!r)
-		return aws_set_make(&a->set, params, NULL, a->cred, err);
-	(void)kms_fail(err, KMS_CONFIG, "BadParameters", "cannot set up the connection: %s", strerrordesc_np(-r));
+		return aws_connect(a, params, err);
+	(void)kms_fail(err, KMS_CONFIG, "BadParameters", "cannot set up credentials: %s", strerrordesc_np(-r));
 	return r;
 }
 
+/* Not the connections: a Region that hangs must not use up those of another key. */
 static int aws_borrow(struct aws *a, const struct aws *from, const struct kms_params *params, struct kms_err *err)
 {
 	a->borrowed = true;
-	a->http = from->http;
 	a->cred = from->cred;
-	return aws_set_make(&a->set, params, NULL, a->cred, err);
+	return aws_connect(a, params, err);
 }
 
 static int aws_open(void **priv, const struct kms_params *params, struct kms_err *err)

@@ -96,7 +96,7 @@ MUST_CHECK int aws_set_make(
 struct aws {
 	struct http *http;
 	struct awscred *cred;
-	bool borrowed; /* both are another's, who is closed later */
+	bool borrowed; /* cred is another's, who is closed later */
 	struct awsclock clock;
 	atomic_bool worked;   /* the key has answered before, wherever */
 	pthread_mutex_t lock; /* guards set, and what it says of itself; never held across the network */

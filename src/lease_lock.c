@@ -12,6 +12,7 @@ void *lease_drain_main(void *arg)
 {
 	struct lease *l = arg;
 
+	log_label(l->params.label);
 	LOCK_SCOPE(&l->lock);
 	for (;;) {
 		while (l->drain != DRAIN_WANTED && !l->stop)
@@ -128,6 +129,7 @@ void *lease_thread_main(void *arg)
 {
 	struct lease *l = arg;
 
+	log_label(l->params.label);
 	LOCK_SCOPE(&l->lock);
 	while (!l->stop) {
 		if (l->opened_pending) {

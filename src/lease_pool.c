@@ -9,6 +9,7 @@
 #include "bytes.h"
 #include "io.h"
 #include "lease_internal.h"
+#include "log.h"
 #include "secret.h"
 
 #define POOL_FIRST 64u   /* keys when the domain opens */
@@ -276,7 +277,10 @@ void lease_pool_open(struct lease_keys *k)
 	uint32_t full = k->lease->params.pool;
 
 	k->burst = 0;
-	k->target = k->lease->desc->seal != SEAL_FILE ? 0 : full < POOL_FIRST ? full : POOL_FIRST;
+	if (k->lease->desc->seal != SEAL_FILE || k->lease->params.pool_late)
+		k->target = 0;
+	else
+		k->target = full < POOL_FIRST ? full : POOL_FIRST;
 	lease_pool_tick(k);
 }
 
@@ -306,6 +310,7 @@ static void *kms_main(void *arg)
 	struct lease_keys *k = arg;
 	struct lease_call *c = lease_call_new();
 
+	log_label(k->lease->params.label);
 	{
 		LOCK_SCOPE(&k->lock);
 		for (;;) {

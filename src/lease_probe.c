@@ -234,6 +234,7 @@ void *lease_probe_main(void *arg)
 {
 	struct lease *l = arg;
 
+	log_label(l->params.label);
 	LOCK_SCOPE(&l->lock);
 	while (!l->stop) {
 		if (probing(l) && lease_clock() >= l->next_probe)

@@ -107,11 +107,19 @@ static void write_stderr(int priority, const char *message)
 		return;
 }
 
+static _Thread_local const char *label;
+
+void log_label(const char *text)
+{
+	label = text && *text ? text : NULL;
+}
+
 static void print(char message[static LINE_MAX_BYTES], const char *fmt, va_list args)
 {
 	char raw[LINE_MAX_BYTES / 2];
+	int n = label ? snprintf(raw, sizeof(raw), "%.100s: ", label) : 0;
 
-	if (vsnprintf(raw, sizeof(raw), fmt, args) < 0)
+	if (n < 0 || vsnprintf(raw + n, sizeof(raw) - (size_t)n, fmt, args) < 0)
 		raw[0] = '\0';
 	(void)escape(message, LINE_MAX_BYTES, raw);
 }

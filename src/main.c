@@ -19,11 +19,13 @@
 #include "options.h"
 #include "params.h"
 #include "pathcheck.h"
-#include "purge.h"
 #include "secret.h"
 #include "service.h"
 #include "state.h"
 #include "sweep.h"
+
+/* A mount waits that long for the first answers of nested domains' key services; then they open behind its back. */
+#define NESTED_GRACE_MS 1000u
 
 struct daemon {
 	struct config config;
@@ -146,8 +148,13 @@ static int fail_kms(const struct daemon *d, const struct kms_err *err, enum kms_
 
 static enum kms_status open_lease(struct daemon *d, const struct lease_params *lp, struct kms_err *err)
 {
-	return lease_open(&d->fs.lease, lp, d->kms, &d->store.domain, &d->store.ids, d->store.desc.names,
+	struct lease *lease = NULL;
+	enum kms_status st = lease_open(&lease, lp, d->kms, &d->store.domain, &d->store.ids, d->store.desc.names,
 	    d->config.mount.locked_start, err);
+
+	if (st == KMS_OK)
+		atomic_store(&d->fs.first->lease, lease);
+	return st;
 }
 
 /* Before the first request to the KMS. An audit that was asked for must be there. */
@@ -173,7 +180,7 @@ static int open_audit(struct daemon *d)
 		return 0;
 	return fail(EXIT_CONFIG, why,
 	    r == -EBUSY ? "every mount needs an [audit] file of its own"
-			: "[audit] file must be a regular file of the daemon's user in a directory that exists");
+	                : "[audit] file must be a regular file of the daemon's user in a directory that exists");
 }
 
 static int open_kms(struct daemon *d)
@@ -181,8 +188,10 @@ static int open_kms(struct daemon *d)
 	const struct descriptor_slot *slot = descriptor_ruling_slot(&d->store.domain);
 	const struct config *c = &d->config;
 	struct kms_err err = { 0 };
-	struct kms_params params;
-	struct lease_params lp = {
+	struct domains_params dp = { .grace_ms = NESTED_GRACE_MS };
+	struct lease_params *lp = &dp.lease;
+
+	dp.lease = (struct lease_params){
 		.probe_ms = c->cache.probe_ms,
 		.lease_ms = c->cache.lease_ms,
 		.max_age_ms = c->cache.max_age_ms,
@@ -191,19 +200,23 @@ static int open_kms(struct daemon *d)
 		.pool = d->options.readonly ? 0 : c->cache.pool,
 		.threads = c->kms.max_connections,
 	};
-
-	params_kms(&params, c, "byokfs/" BYOKFS_VERSION);
-	params.observe = d->audit ? audit_kms : NULL;
-	params.observer = d->audit;
+	dp.extra = &c->extra;
+	params_kms(&dp.kms, c, "byokfs/" BYOKFS_VERSION);
+	dp.kms.observe = d->audit ? audit_kms : NULL;
+	dp.kms.observer = d->audit;
 	/* A key file that is missing does not tell its name; the name decides nothing but what is waited for. */
-	if (slot && c->mount.locked_start && !params.key)
-		params.key = slot->key;
-	if (kms_open(&d->kms, &params, true, &err))
+	if (slot && c->mount.locked_start && !dp.kms.key)
+		dp.kms.key = slot->key;
+	d->fs.store = &d->store;
+	if (domains_init(&d->fs, &dp))
+		return fail_errno("cannot set up the key domains", ENOMEM);
+	if (kms_open(&d->kms, &dp.kms, true, &err))
 		return fail_kms(d, &err, err.status == KMS_OK ? KMS_CONFIG : err.status);
-	enum kms_status st = open_lease(d, &lp, &err);
+	d->fs.first->kms = d->kms;
+	enum kms_status st = open_lease(d, lp, &err);
 
 	if (st == KMS_BAD_BLOB && store_other_domain(&d->store) == 0)
-		st = open_lease(d, &lp, &err);
+		st = open_lease(d, lp, &err);
 
 	if (st != KMS_OK)
 		return fail_kms(d, &err, st);
@@ -222,18 +235,22 @@ static int authenticate(struct daemon *d)
 	char why[STORE_WHY];
 	int r;
 
-	if (lease_enter(d->fs.lease, LEASE_WORK)) {
+	struct lease *lease = atomic_load(&d->fs.first->lease);
+
+	if (lease_enter(lease, LEASE_WORK)) {
 		if (d->config.mount.locked_start)
 			return 0; /* purge.c does it when the domain opens */
 		return fail(EXIT_UNREACHABLE, "the lease ended before the mount began", NULL);
 	}
-	r = store_authenticate(&d->store, lease_domain_keys(d->fs.lease), lease_names(d->fs.lease), why);
+	r = store_authenticate(&d->store, lease_domain_keys(lease), lease_names(lease), why);
 	if (!r)
 		r = store_mark(&d->store, why);
-	lease_leave(d->fs.lease, LEASE_WORK);
+	lease_leave(lease, LEASE_WORK);
 	if (r)
 		return fail(r == -EBADMSG ? EXIT_NOT_A_STORE : r == -EBUSY ? EXIT_ALREADY : EXIT_FAILED, why, NULL);
-	atomic_store(&d->fs.ready, true);
+	if (domains_load(&d->fs))
+		return fail_errno("cannot set up the key domains", ENOMEM);
+	atomic_store(&d->fs.first->ready, true);
 	return 0;
 }
 
@@ -247,10 +264,8 @@ static int open_fs(struct daemon *d)
 		r = states_open(fs);
 	if (r)
 		return fail_errno("cannot set up the file table", r);
-	fs->store = &d->store;
 	fs->audit = d->audit;
 	fs_describe_in(fs);
-	atomic_store(&fs->opening, 1);
 	pthread_mutex_init(&fs->dirs_lock, NULL);
 	inode_share_top(fs->inodes, watchdog_top(d->service.watchdog));
 	fs->params = (struct fs_params){
@@ -299,14 +314,13 @@ static void audit_first_state(const struct daemon *d)
 {
 	struct lease_status ls;
 
-	lease_status(d->fs.lease, &ls);
+	domain_status(d->fs.first, &ls);
 	audit_state(d->audit, &d->store.ids, lease_state_name(ls.state), *ls.reason ? ls.reason : "mounted");
 }
 
 static int serve(struct daemon *d)
 {
 	struct fuse_loop_config *loop = fuse_loop_cfg_create();
-	struct lease_hooks hooks;
 	struct fs *fs = &d->fs;
 	int r;
 
@@ -315,9 +329,8 @@ static int serve(struct daemon *d)
 	fuse_loop_cfg_set_max_threads(loop, d->config.mount.threads);
 	fuse_loop_cfg_set_idle_threads(loop, d->config.mount.threads);
 	fuse_loop_cfg_set_clone_fd(loop, 0);
-	purge_hooks(fs, &hooks);
 	audit_first_state(d);
-	r = lease_start(fs->lease, &hooks);
+	r = domains_start(fs);
 	if (!r)
 		r = states_start(fs);
 	if (!r)
@@ -358,8 +371,8 @@ static void end(struct daemon *d, bool mounted)
 	if (d->fs.states)
 		clean = states_stop(&d->fs, !d->options.readonly && mounted);
 	keyahead_stop(&d->fs);
-	if (d->fs.lease) /* its threads finish or fail what was parked, so the states outlive it */
-		lease_close(d->fs.lease);
+	if (d->fs.domains) /* their threads finish or fail what was parked, so the states outlive them */
+		domains_stop(&d->fs);
 	if (mounted)
 		fuse_session_unmount(d->fs.se);
 	keyahead_close(&d->fs);
@@ -370,6 +383,7 @@ static void end(struct daemon *d, bool mounted)
 	watchdog_stop(d->service.watchdog);
 	if (d->fs.se)
 		fuse_session_destroy(d->fs.se);
+	domains_free(&d->fs);
 	kms_close(d->kms);
 	audit_close(d->audit, mounted ? "unmounted" : "not mounted");
 	if (d->store_open)

@@ -254,6 +254,17 @@ int name_dir_parse(
 	return 0;
 }
 
+int name_dir_peek(const char *text, size_t len, uint16_t *domain_index, uint8_t dirid[static 16])
+{
+	uint8_t raw[DIR_BYTES];
+
+	if (len != NAME_DIR_ID_TEXT || bytes_unb64(B64_URL, raw, sizeof(raw), text, len) != (int)sizeof(raw))
+		return -EBADMSG;
+	*domain_index = le16_get(raw);
+	memcpy(dirid, raw + 2, CONTEXT_ID);
+	return 0;
+}
+
 int name_link_encrypt_with_salt(
     const struct name_keys *k, const uint8_t salt[static 8], const char *target, size_t len, char *out, size_t max_text)
 {

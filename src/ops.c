@@ -11,24 +11,11 @@
 #include "log.h"
 #include "purge.h"
 
-void fs_error(struct fs *fs, fuse_req_t req, int err)
+void fs_error(struct domain *d, fuse_req_t req, int err)
 {
-	atomic_fetch_add_explicit(&fs->op_errors, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&d->op_errors, 1, memory_order_relaxed);
 	/* A handle that no longer resolves is a file that is gone. */
 	(void)fuse_reply_err(req, err < 0 ? -err : EIO);
-}
-
-int fs_enter(struct fs *fs, enum lease_class class)
-{
-	atomic_fetch_add_explicit(&fs->ops, 1, memory_order_relaxed);
-	if (!atomic_load_explicit(&fs->ready, memory_order_acquire))
-		return -EIO;
-	return lease_enter(fs->lease, class);
-}
-
-void fs_leave(struct fs *fs, enum lease_class class)
-{
-	lease_leave(fs->lease, class);
 }
 
 void task_init(
@@ -38,6 +25,7 @@ void task_init(
 
 	memset(t, 0, sizeof(*t));
 	t->fs = fs;
+	t->domain = domain_of(fs, ino);
 	t->req = req;
 	t->ino = ino;
 	t->run = run;
@@ -91,7 +79,8 @@ static struct task *task_copy(const struct task *t)
 
 void fs_lost(struct fs *fs, struct inode *inode)
 {
-	unsigned now = atomic_load(&fs->opening);
+	struct domain *d = domain_of_inode(fs, inode);
+	unsigned now = atomic_load(&d->opening);
 
 	pthread_mutex_lock(&inode->lock);
 	bool first = inode->lost_in != now;
@@ -100,7 +89,7 @@ void fs_lost(struct fs *fs, struct inode *inode)
 	pthread_mutex_unlock(&inode->lock);
 	if (!first)
 		return;
-	atomic_fetch_add(&fs->lost, 1);
+	atomic_fetch_add(&d->lost, 1);
 	log_warn("inode %llu: writes not yet fsynced were lost when the domain locked", (unsigned long long)inode->ino);
 }
 
@@ -109,7 +98,7 @@ void fs_lost(struct fs *fs, struct inode *inode)
 static void writeback_failed(struct task *t)
 {
 	fs_lost(t->fs, t->handle->inode);
-	atomic_store(&t->fs->stragglers, PURGE_PASSES);
+	atomic_store(&t->domain->stragglers, PURGE_PASSES);
 }
 
 /* Answers a task that the domain's state forbids. */
@@ -120,16 +109,16 @@ static void task_refuse(struct task *t, int err)
 	if (t->lenient)
 		(void)fuse_reply_err(t->req, 0);
 	else
-		fs_error(t->fs, t->req, err);
+		fs_error(t->domain, t->req, err);
 }
 
 /* One attempt, from the beginning. Returns 0 (answered), -EAGAIN (needs to be parked) or -EINPROGRESS (is parked:
  * the task may be gone already). */
 static int task_attempt(struct task *t)
 {
-	struct fs *fs = t->fs;
+	struct domain *d = t->domain; /* a parked task may be gone */
 	enum lease_class class = t->class;
-	int r = fs_enter(fs, class);
+	int r = domain_enter(d, class);
 
 	if (r) {
 		task_refuse(t, r);
@@ -137,7 +126,7 @@ static int task_attempt(struct task *t)
 	}
 	r = t->run(t);
 	if (r == -EINPROGRESS) {
-		lease_leave(fs->lease, class);
+		domain_leave(d, class);
 		return r;
 	}
 	lease_key_put(t->key);
@@ -145,8 +134,8 @@ static int task_attempt(struct task *t)
 	if (r == -EIO && class == LEASE_WRITEBACK)
 		writeback_failed(t);
 	if (r && r != -EAGAIN)
-		fs_error(fs, t->req, r);
-	lease_leave(fs->lease, class);
+		fs_error(d, t->req, r);
+	domain_leave(d, class);
 	return r == -EAGAIN ? r : 0;
 }
 
@@ -167,10 +156,7 @@ static void key_refused(struct task *t)
 
 	if (!inode)
 		return;
-	if (!lease_enter(fs->lease, LEASE_WORK)) {
-		fs_key_refused(fs, inode);
-		lease_leave(fs->lease, LEASE_WORK);
-	}
+	fs_key_refused(fs, inode);
 	inode_put(fs->inodes, inode);
 }
 
@@ -195,10 +181,10 @@ static void task_park(const struct task *t)
 	struct task *h = task_copy(t);
 
 	if (!h) {
-		fs_error(t->fs, t->req, -ENOMEM);
+		fs_error(t->domain, t->req, -ENOMEM);
 		return;
 	}
-	atomic_fetch_add_explicit(&t->fs->parked, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&t->domain->parked, 1, memory_order_relaxed);
 	task_finish(h, task_attempt(h));
 }
 
@@ -222,7 +208,7 @@ int task_key_for(struct task *t, const struct header_ident *ident, const struct 
 		 * look, the second attempt asks. */
 		bool ask = slot && (t->heap || slot->wrap == HEADER_WRAP_DOMAIN);
 		int r = lease_file_key(
-		    t->fs->lease, ident, ask ? slot : NULL, t->heap && ask ? &t->waiter : NULL, &t->key);
+		    domain_lease(t->domain), ident, ask ? slot : NULL, t->heap && ask ? &t->waiter : NULL, &t->key);
 
 		if (r)
 			return r;
@@ -248,7 +234,7 @@ int task_key(struct task *t, const struct file *f, struct file_key *fk)
 
 int task_key_new(struct task *t, struct header_ident *ident, struct header_slot *slot, struct file_key *fk)
 {
-	int r = lease_new_key(t->fs->lease, t->heap ? &t->waiter : NULL, &t->key, ident, slot);
+	int r = lease_new_key(domain_lease(t->domain), t->heap ? &t->waiter : NULL, &t->key, ident, slot);
 
 	if (r)
 		return r;
@@ -263,7 +249,7 @@ int fs_dir_get(struct fs *fs, fuse_ino_t ino, struct fs_dir *d)
 	d->inode = fs_inode(fs, ino);
 	if (!d->inode)
 		return -ESTALE;
-	r = inode_dir(fs->inodes, d->inode, lease_names(fs->lease), &d->dir, &d->pin);
+	r = domain_dir(fs, d->inode, &d->dir, &d->pin);
 	if (r)
 		inode_put(fs->inodes, d->inode);
 	return r;
@@ -304,7 +290,7 @@ static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 
 	(void)ino;
 	if (fstatvfs(fs->store->fd, &st)) {
-		fs_error(fs, req, -errno);
+		fs_error(fs->first, req, -errno);
 		return;
 	}
 	st.f_namemax = NAME_MAX_PLAIN;

@@ -86,7 +86,7 @@ static void getattr_locked_root(struct fs *fs, fuse_req_t req)
 	struct stat st;
 
 	if (fstat(fs->store->fd, &st)) {
-		fs_error(fs, req, -errno);
+		fs_error(fs->first, req, -errno);
 		return;
 	}
 	if (st.st_nlink > 2)
@@ -94,11 +94,18 @@ static void getattr_locked_root(struct fs *fs, fuse_req_t req)
 	(void)fuse_reply_attr(req, &st, 0);
 }
 
+/* The root of a nested domain is looked at from outside, while what is in it may be locked; and from inside, by those
+ * who have it open, while what leads to it may be. */
 void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct fs *fs = fuse_req_userdata(req);
-	int r = fs_enter(fs, LEASE_WORK);
+	struct domain *domain = domain_outside(fs, ino);
+	int r = domain_enter(domain, LEASE_WORK);
 
+	if (r && domain != domain_of(fs, ino)) {
+		domain = domain_of(fs, ino);
+		r = domain_enter(domain, LEASE_WORK);
+	}
 	(void)fi;
 	if (r && ino == FUSE_ROOT_ID) {
 		getattr_locked_root(fs, req);
@@ -106,10 +113,10 @@ void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	}
 	if (!r) {
 		r = getattr(fs, req, ino);
-		fs_leave(fs, LEASE_WORK);
+		domain_leave(domain, LEASE_WORK);
 	}
 	if (r)
-		fs_error(fs, req, r);
+		fs_error(domain, req, r);
 }
 
 /* An access ACL, where there is one, follows chmod. */
@@ -124,7 +131,7 @@ static int acl_follow(struct fs *fs, struct inode *inode, int fd, mode_t mode)
 	r = fs_object_id(fs, inode, id);
 	if (r)
 		return r == -EOPNOTSUPP ? 0 : r;
-	ssize_t n = xattr_get(fd, id, lease_names(fs->lease), ACL_ACCESS, NULL, 0);
+	ssize_t n = xattr_get(fd, id, fs_names(fs, inode), ACL_ACCESS, NULL, 0);
 
 	if (n == -ENODATA || n == -EOPNOTSUPP)
 		return 0;
@@ -133,11 +140,11 @@ static int acl_follow(struct fs *fs, struct inode *inode, int fd, mode_t mode)
 	acl = malloc((size_t)n);
 	if (!acl)
 		return -ENOMEM;
-	n = xattr_get(fd, id, lease_names(fs->lease), ACL_ACCESS, acl, (size_t)n);
+	n = xattr_get(fd, id, fs_names(fs, inode), ACL_ACCESS, acl, (size_t)n);
 	if (n < 0)
 		return (int)n;
 	r = acl_chmod(acl, (size_t)n, mode);
-	return r ? r : xattr_set(fd, id, lease_names(fs->lease), ACL_ACCESS, acl, (size_t)n, XATTR_REPLACE);
+	return r ? r : xattr_set(fd, id, fs_names(fs, inode), ACL_ACCESS, acl, (size_t)n, XATTR_REPLACE);
 }
 
 static int set_mode(struct fs *fs, struct inode *inode, int fd, mode_t mode)
@@ -316,17 +323,26 @@ static int set_times_back(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const s
 void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int mask, struct fuse_file_info *fi)
 {
 	struct fs *fs = fuse_req_userdata(req);
+	struct domain *outside = domain_outside(fs, ino);
 	struct task t;
 
 	if (times_back(fi, mask)) {
 		int r = set_times_back(fs, req, ino, attr, mask);
 
 		if (r)
-			fs_error(fs, req, r);
+			fs_error(outside, req, r);
 		return;
 	}
 	task_init(&t, fs, req, ino, fi, run_setattr);
 	t.attr = *attr;
 	t.mode = mask;
+	/* A nested domain's root wants both open: its attributes are its parent's, the ACL that follows them its own.
+	 * No directory's SETATTR ever parks. */
+	if (outside != t.domain && domain_visit(outside, LEASE_WORK)) {
+		fs_error(outside, req, -EIO);
+		return;
+	}
 	task_start(&t);
+	if (outside != t.domain)
+		domain_leave(outside, LEASE_WORK);
 }

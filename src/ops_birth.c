@@ -92,9 +92,8 @@ int fs_birth(
 	return r;
 }
 
-int fs_birth_acl(struct fs *fs, struct fs_birth *b, int fd, const uint8_t id[static 16])
+int fs_birth_acl(const struct name_keys *names, struct fs_birth *b, int fd, const uint8_t id[static 16])
 {
-	const struct name_keys *names = lease_names(fs->lease);
 	int r = 0;
 
 	if (b->access_acl)

@@ -45,15 +45,27 @@ static const char *tail(const char *path)
 	return n > SHOWN ? path + n - SHOWN : path;
 }
 
+static const struct name_keys *names_get(void *arg, uint16_t index)
+{
+	struct domain *d = domain_get(arg, index);
+
+	return d && domain_visit(d, LEASE_WORK) == 0 ? domain_names(d) : NULL;
+}
+
+static void names_put(void *arg, uint16_t index)
+{
+	domain_leave(domain_get(arg, index), LEASE_WORK);
+}
+
 void fs_describe(void *arg, char *out, size_t size)
 {
-	const struct name_keys *names = mounted ? lease_names(mounted->lease) : NULL;
+	const struct dir_namer namer = { mounted, names_get, names_put };
 	char backing[PATH_MAX], plain[PATH_MAX];
 	struct inode *inode = arg;
 
-	if (!names || !backing_path(inode, backing))
+	if (!mounted || !backing_path(inode, backing))
 		(void)snprintf(out, size, "inode %llu", (unsigned long long)inode->ino);
-	else if (dir_plain_path(mounted->store->fd, names, backing, plain, sizeof(plain)))
+	else if (dir_plain_path(mounted->store->fd, &namer, backing, plain, sizeof(plain)))
 		(void)snprintf(out, size, "a file (in the store '%s')", tail(backing));
 	else
 		(void)snprintf(out, size, "'%s' (in the store '%s')", tail(plain), tail(backing));
@@ -64,7 +76,7 @@ void fs_key_refused(struct fs *fs, struct inode *inode)
 {
 	struct lease_status st;
 
-	lease_status(fs->lease, &st);
+	domain_status(domain_of_inode(fs, inode), &st);
 	if (st.state == LEASE_OPEN && st.answer == KMS_OK)
 		fs_damaged(inode, "its sealed key could not be opened");
 }

@@ -20,6 +20,7 @@
 struct dirhandle {
 	pthread_mutex_t lock;
 	struct dir_stream *stream;
+	const struct domain *domain;
 	struct dirhandle *next, **prev; /* fs->dirs */
 };
 
@@ -68,6 +69,7 @@ static int opendir_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_f
 		return r;
 	}
 	pthread_mutex_init(&h->lock, NULL);
+	h->domain = domain_of(fs, ino);
 	handle_link(fs, h);
 	fi->fh = (uintptr_t)h;
 	if (fuse_reply_open(req, fi) == -ENOENT)
@@ -77,7 +79,7 @@ static int opendir_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_f
 
 void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	FS_OP(req, opendir_(fs, req, ino, fi));
+	FS_OP(req, ino, opendir_(fs, req, ino, fi));
 }
 
 /* Works while locked: it only lets go. */
@@ -211,12 +213,12 @@ static int readdir_(
 
 void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
-	FS_OP(req, readdir_(fs, req, ino, size, off, handle_of(fi), false));
+	FS_OP(req, ino, readdir_(fs, req, ino, size, off, handle_of(fi), false));
 }
 
 void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
-	FS_OP(req, readdir_(fs, req, ino, size, off, handle_of(fi), true));
+	FS_OP(req, ino, readdir_(fs, req, ino, size, off, handle_of(fi), true));
 }
 
 /* Makes one child durable; -EAGAIN when it cannot be found any more. */
@@ -282,12 +284,13 @@ void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_
 {
 	(void)datasync;
 	(void)fi;
-	FS_OP(req, fsyncdir_(fs, req, ino));
+	FS_OP(req, ino, fsyncdir_(fs, req, ino));
 }
 
-void op_dir_wipe(struct fs *fs)
+void op_dir_wipe(struct domain *d)
 {
-	LOCK_SCOPE(&fs->dirs_lock);
-	for (struct dirhandle *h = fs->dirs; h; h = h->next)
-		dir_stream_wipe(h->stream);
+	LOCK_SCOPE(&d->fs->dirs_lock);
+	for (struct dirhandle *h = d->fs->dirs; h; h = h->next)
+		if (h->domain == d)
+			dir_stream_wipe(h->stream);
 }

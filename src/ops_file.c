@@ -61,7 +61,7 @@ static int create_backing(struct task *t, struct birth *b)
 	if (!r)
 		r = dir_create(&b->d.dir, t->name, len, b->page, b->b.mode & 07777, &b->b.owner, &b->fd, &b->st);
 	if (!r) {
-		r = fs_birth_acl(t->fs, &b->b, b->fd, b->ident.file);
+		r = fs_birth_acl(b->d.dir.names, &b->b, b->fd, b->ident.file);
 		if (r && dir_unlink(&b->d.dir, t->name, len))
 			log_warn("cannot remove a file whose ACL could not be stored");
 	}
@@ -163,7 +163,7 @@ void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 	t.size = fi ? 1 : 0;
 	t.mode = (int)mode;
 	if (strlen(name) > NAME_MAX_PLAIN) {
-		fs_error(fs, req, -ENAMETOOLONG);
+		fs_error(t.domain, req, -ENAMETOOLONG);
 		return;
 	}
 	strncpy(t.name, name, NAME_MAX_PLAIN);
@@ -341,7 +341,7 @@ static int run_read(struct task *t)
 	if (n < 0)
 		return (int)n;
 	/* The storage may have kept us waiting past the end of the lease. */
-	r = lease_still(t->fs->lease, t->class);
+	r = lease_still(domain_lease(t->domain), t->class);
 	if (r) {
 		explicit_bzero(buf, (size_t)n);
 		return r;
@@ -350,8 +350,8 @@ static int run_read(struct task *t)
 		touch(t->fs, t->handle, file_fd(f));
 	(void)fuse_reply_buf(t->req, (const char *)buf, (size_t)n);
 	explicit_bzero(buf, (size_t)n);
-	atomic_fetch_add_explicit(&t->fs->reads, 1, memory_order_relaxed);
-	atomic_fetch_add_explicit(&t->fs->read_bytes, (unsigned long long)n, memory_order_relaxed);
+	atomic_fetch_add_explicit(&t->domain->reads, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&t->domain->read_bytes, (unsigned long long)n, memory_order_relaxed);
 	return 0;
 }
 
@@ -384,8 +384,8 @@ static int run_write(struct task *t)
 	if (t->off % LAYOUT_PAGE >= LAYOUT_BODY && t->off % LAYOUT_PAGE + t->size <= LAYOUT_PAGE)
 		fs_modified(t->fs, f);
 	(void)fuse_reply_write(t->req, t->size);
-	atomic_fetch_add_explicit(&t->fs->writes, 1, memory_order_relaxed);
-	atomic_fetch_add_explicit(&t->fs->write_bytes, t->size, memory_order_relaxed);
+	atomic_fetch_add_explicit(&t->domain->writes, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&t->domain->write_bytes, t->size, memory_order_relaxed);
 	return 0;
 }
 

@@ -13,10 +13,18 @@
 #include "state.h"
 #include "xattr.h"
 
+int fs_look(struct fs *fs, const struct fs_dir *d, const char *entry, const struct stat *st, struct inode **inode)
+{
+	struct inode_where where;
+	int r = domain_place(fs, d, entry, st->st_mode, &where);
+
+	return r ? r : inode_look(fs->inodes, d->dir.fd, entry, st, where, inode);
+}
+
 int fs_entry(struct fs *fs, const struct fs_dir *d, const char *entry, const struct stat *st,
     struct fuse_entry_param *out, struct inode **inode)
 {
-	int r = inode_look(fs->inodes, d->dir.fd, entry, st, inode);
+	int r = fs_look(fs, d, entry, st, inode);
 
 	if (r)
 		return r;
@@ -85,7 +93,7 @@ static int lookup(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *
 
 void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	FS_OP(req, lookup(fs, req, parent, name));
+	FS_OP(req, parent, lookup(fs, req, parent, name));
 }
 
 void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
@@ -106,7 +114,7 @@ void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *f)
 }
 
 /* Inherited ACLs of a directory that was just made under `entry`. */
-static int mkdir_acl(struct fs *fs, struct fs_birth *b, const struct fs_dir *d, const char *entry)
+static int mkdir_acl(struct fs_birth *b, const struct fs_dir *d, const char *entry)
 {
 	CLEANUP_FD int fd = -1;
 	uint8_t id[16];
@@ -119,7 +127,7 @@ static int mkdir_acl(struct fs *fs, struct fs_birth *b, const struct fs_dir *d, 
 	if (fd < 0)
 		return -errno;
 	r = dir_read_id(fd, d->dir.names, &index, id);
-	return r ? r : fs_birth_acl(fs, b, fd, id);
+	return r ? r : fs_birth_acl(d->dir.names, b, fd, id);
 }
 
 /* A directory, a symlink (target), or a special file (rdev). Regular files come from ops_file.c. */
@@ -136,7 +144,7 @@ static int make_backing(
 	size_t len = strlen(name);
 
 	if (S_ISDIR(m->mode))
-		return dir_mkdir(&d->dir, name, len, b->mode & 07777, &b->owner, 0, st);
+		return dir_mkdir(&d->dir, name, len, b->mode & 07777, &b->owner, d->inode->domain, st);
 	if (S_ISLNK(m->mode))
 		return dir_symlink(&d->dir, name, len, m->target, m->target_len, &b->owner, st);
 	return dir_mknod(&d->dir, name, len, b->mode, m->rdev, &b->owner, st);
@@ -159,7 +167,7 @@ static int make(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *na
 	if (!r)
 		r = entry_name(&d, name, entry);
 	if (!r && S_ISDIR(m->mode)) {
-		r = mkdir_acl(fs, &b, &d, entry);
+		r = mkdir_acl(&b, &d, entry);
 		if (r && dir_rmdir(&d.dir, name, strlen(name)))
 			log_warn("cannot remove a directory whose ACL could not be stored");
 	}
@@ -174,14 +182,14 @@ void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
 	struct making m = { .mode = S_IFDIR | mode, .umask = fuse_req_ctx(req)->umask };
 
-	FS_OP(req, make(fs, req, parent, name, &m));
+	FS_OP(req, parent, make(fs, req, parent, name, &m));
 }
 
 void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
 	struct making m = { .mode = S_IFLNK | 0777, .target = target, .target_len = strlen(target) };
 
-	FS_OP(req, make(fs, req, parent, name, &m));
+	FS_OP(req, parent, make(fs, req, parent, name, &m));
 }
 
 void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
@@ -191,7 +199,7 @@ void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, 
 	if (S_ISREG(mode) || !(mode & S_IFMT))
 		op_create(req, parent, name, mode, NULL);
 	else
-		FS_OP(req, make(fs, req, parent, name, &m));
+		FS_OP(req, parent, make(fs, req, parent, name, &m));
 }
 
 static int readlink_(struct fs *fs, fuse_req_t req, fuse_ino_t ino)
@@ -204,10 +212,8 @@ static int readlink_(struct fs *fs, fuse_req_t req, fuse_ino_t ino)
 	if (!inode)
 		return -ESTALE;
 	fd = inode_open(fs->inodes, inode, O_PATH | O_NOFOLLOW);
+	r = fd < 0 ? fd : dir_readlink(fd, "", fs_names(fs, inode), target);
 	inode_put(fs->inodes, inode);
-	if (fd < 0)
-		return fd;
-	r = dir_readlink(fd, "", lease_names(fs->lease), target);
 	if (r < 0)
 		return r;
 	(void)fuse_reply_readlink(req, target);
@@ -217,7 +223,7 @@ static int readlink_(struct fs *fs, fuse_req_t req, fuse_ino_t ino)
 
 void op_readlink(fuse_req_t req, fuse_ino_t ino)
 {
-	FS_OP(req, readlink_(fs, req, ino));
+	FS_OP(req, ino, readlink_(fs, req, ino));
 }
 
 /* What is about to lose a name, if the kernel knows it. */
@@ -230,11 +236,15 @@ struct leaving {
  * opens it. */
 static void directory_known(struct fs *fs, struct inode *inode)
 {
+	struct domain *domain = domain_of_inode(fs, inode); /* another one's root, perhaps, and that one locked */
 	struct inode_pin *pin;
 	struct dir d;
 
-	if (inode_dir(fs->inodes, inode, lease_names(fs->lease), &d, &pin) == 0)
+	if (domain_visit(domain, LEASE_WORK))
+		return;
+	if (domain_dir(fs, inode, &d, &pin) == 0)
 		inode_dir_put(fs->inodes, pin);
+	domain_leave(domain, LEASE_WORK);
 }
 
 static void leaving_find(struct fs *fs, const struct fs_dir *d, const char *name, struct leaving *l)
@@ -286,12 +296,25 @@ static int remove_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char 
 
 void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	FS_OP(req, remove_(fs, req, parent, name, dir_unlink));
+	FS_OP(req, parent, remove_(fs, req, parent, name, dir_unlink));
 }
 
 void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	FS_OP(req, remove_(fs, req, parent, name, dir_rmdir));
+	FS_OP(req, parent, remove_(fs, req, parent, name, dir_rmdir));
+}
+
+/* What one key seals cannot get another name under a second key: mv(1) then copies. Decided before anything else, open
+ * or locked. */
+static bool crosses(fuse_req_t req, fuse_ino_t one, fuse_ino_t other)
+{
+	struct fs *fs = fuse_req_userdata(req);
+	struct domain *d = domain_of(fs, one);
+
+	if (d == domain_of(fs, other))
+		return false;
+	fs_error(d, req, -EXDEV);
+	return true;
 }
 
 /* What moves into a directory before its first flush belongs to that directory's next fsync. */
@@ -302,7 +325,7 @@ static void rename_newborn(struct fs *fs, const struct fs_dir *to, const char *n
 	struct stat st;
 
 	if (!newborn_any() || dir_stat(&to->dir, newname, strlen(newname), &st, entry) ||
-	    inode_look(fs->inodes, to->dir.fd, entry, &st, &inode))
+	    fs_look(fs, to, entry, &st, &inode))
 		return;
 	newborn_note(to->inode->nodeid, inode->nodeid, inode->generation);
 	inode_forget(fs->inodes, inode->nodeid, 1);
@@ -339,7 +362,9 @@ static int rename_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char 
 void op_rename(
     fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent, const char *newname, unsigned flags)
 {
-	FS_OP(req, rename_(fs, req, parent, name, newparent, newname, flags));
+	if (crosses(req, parent, newparent))
+		return;
+	FS_OP(req, parent, rename_(fs, req, parent, name, newparent, newname, flags));
 }
 
 static int link_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
@@ -371,5 +396,7 @@ static int link_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, fuse_ino_t paren
 
 void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
 {
-	FS_OP(req, link_(fs, req, ino, parent, name));
+	if (crosses(req, parent, ino))
+		return;
+	FS_OP(req, parent, link_(fs, req, ino, parent, name));
 }

@@ -155,5 +155,5 @@ void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse
 	}
 	r = ask_later(&t);
 	if (r)
-		fs_error(fs, req, r);
+		fs_error(t.domain, req, r);
 }

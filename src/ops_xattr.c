@@ -26,7 +26,7 @@ int fs_object_id(struct fs *fs, struct inode *inode, uint8_t id[static 16])
 		struct inode_pin *pin;
 		struct dir d;
 
-		r = inode_dir(fs->inodes, inode, lease_names(fs->lease), &d, &pin);
+		r = domain_dir(fs, inode, &d, &pin);
 		if (r)
 			return r;
 		memcpy(id, d.id, 16);
@@ -68,7 +68,7 @@ int fs_drop_capability(struct fs *fs, struct inode *inode, int fd)
 		return 0;
 	r = fs_object_id(fs, inode, id);
 	if (!r)
-		r = xattr_remove(fd, id, lease_names(fs->lease), XATTR_NAME_CAPS);
+		r = xattr_remove(fd, id, fs_names(fs, inode), XATTR_NAME_CAPS);
 	if (r && r != -ENODATA && r != -EOPNOTSUPP)
 		return r;
 	pthread_mutex_lock(&inode->lock);
@@ -155,9 +155,9 @@ static int getxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *
 	r = xobject_get(fs, ino, &x);
 	if (r)
 		return r;
-	ssize_t n = xattr_get(x.fd, x.id, lease_names(fs->lease), name, buf, size);
+	ssize_t n = xattr_get(x.fd, x.id, fs_names(fs, x.inode), name, buf, size);
 
-	if (n == -ENODATA && xattr_list(x.fd, x.id, lease_names(fs->lease), NULL, 0) == 0)
+	if (n == -ENODATA && xattr_list(x.fd, x.id, fs_names(fs, x.inode), NULL, 0) == 0)
 		fs_learn_no_xattr(x.inode);
 	xobject_put(fs, &x);
 	if (n < 0)
@@ -170,7 +170,7 @@ static int getxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *
 
 void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-	FS_OP(req, getxattr_(fs, req, ino, name, size));
+	FS_OP(req, ino, getxattr_(fs, req, ino, name, size));
 }
 
 /* trusted.* is for those who administer: others are not even told the names. */
@@ -190,7 +190,7 @@ static size_t hide_trusted(char *list, size_t n)
 
 static ssize_t list_for(struct fs *fs, fuse_req_t req, const struct xobject *x, char buf[static XATTR_LIST_MAX])
 {
-	ssize_t n = xattr_list(x->fd, x->id, lease_names(fs->lease), buf, XATTR_LIST_MAX);
+	ssize_t n = xattr_list(x->fd, x->id, fs_names(fs, x->inode), buf, XATTR_LIST_MAX);
 
 	if (n > 0 && fuse_req_ctx(req)->uid != 0 && fs->params.multiuser)
 		n = (ssize_t)hide_trusted(buf, (size_t)n);
@@ -226,7 +226,7 @@ static int listxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, size_t size
 
 void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
-	FS_OP(req, listxattr_(fs, req, ino, size));
+	FS_OP(req, ino, listxattr_(fs, req, ino, size));
 }
 
 /* Is the caller in this group? When in doubt, not. */
@@ -252,7 +252,7 @@ static bool caller_in_group(fuse_req_t req, gid_t gid)
 static int set_access_acl(
     struct fs *fs, fuse_req_t req, const struct xobject *x, const void *value, size_t size, int flags)
 {
-	const struct name_keys *names = lease_names(fs->lease);
+	const struct name_keys *names = fs_names(fs, x->inode);
 	struct stat st;
 	bool minimal;
 	mode_t mode;
@@ -284,7 +284,7 @@ static int set_default_acl(struct fs *fs, const struct xobject *x, const void *v
 	pthread_mutex_lock(&x->inode->lock);
 	x->inode->no_acl = false;
 	pthread_mutex_unlock(&x->inode->lock);
-	return xattr_set(x->fd, x->id, lease_names(fs->lease), ACL_DEFAULT, value, size, flags);
+	return xattr_set(x->fd, x->id, fs_names(fs, x->inode), ACL_DEFAULT, value, size, flags);
 }
 
 /* Without multiuser the ACL flag is not negotiated: some kernels then let anybody set one, and none enforces it. */
@@ -309,7 +309,7 @@ static int setxattr_(
 	else if (strcmp(name, ACL_DEFAULT) == 0)
 		r = set_default_acl(fs, &x, value, size, flags);
 	else
-		r = xattr_set(x.fd, x.id, lease_names(fs->lease), name, value, size, flags);
+		r = xattr_set(x.fd, x.id, fs_names(fs, x.inode), name, value, size, flags);
 	xobject_put(fs, &x);
 	if (!r)
 		(void)fuse_reply_err(req, 0);
@@ -318,7 +318,7 @@ static int setxattr_(
 
 void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
 {
-	FS_OP(req, setxattr_(fs, req, ino, name, value, size, flags));
+	FS_OP(req, ino, setxattr_(fs, req, ino, name, value, size, flags));
 }
 
 static int removexattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *name)
@@ -328,7 +328,7 @@ static int removexattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const cha
 
 	if (r)
 		return r;
-	r = xattr_remove(x.fd, x.id, lease_names(fs->lease), name);
+	r = xattr_remove(x.fd, x.id, fs_names(fs, x.inode), name);
 	xobject_put(fs, &x);
 	/* An ACL that is not there is removed already. */
 	if (r == -ENODATA && (strcmp(name, ACL_ACCESS) == 0 || strcmp(name, ACL_DEFAULT) == 0))
@@ -340,5 +340,5 @@ static int removexattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const cha
 
 void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 {
-	FS_OP(req, removexattr_(fs, req, ino, name));
+	FS_OP(req, ino, removexattr_(fs, req, ino, name));
 }

@@ -3,6 +3,7 @@
 #include "purge.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -15,6 +16,7 @@
 #include "state.h"
 
 struct pass {
+	const struct domain *domain;
 	int fd;
 	bool open_only;
 	uint64_t count;
@@ -26,11 +28,18 @@ static bool is_open(struct inode *inode)
 	return inode->opens > 0;
 }
 
+/* Its content, or at least its attributes. */
+static bool concerns(const struct domain *d, const struct inode *inode)
+{
+	return atomic_load_explicit(&inode->domain, memory_order_relaxed) == d->index ||
+	    atomic_load_explicit(&inode->outer, memory_order_relaxed) == d->index;
+}
+
 static bool inval(void *arg, struct inode *inode)
 {
 	struct pass *p = arg;
 
-	if (p->open_only && !is_open(inode))
+	if (!concerns(p->domain, inode) || (p->open_only && !is_open(inode)))
 		return true;
 	int r = fuseio_inval_inode(p->fd, inode->nodeid);
 
@@ -43,120 +52,155 @@ static bool inval(void *arg, struct inode *inode)
 }
 
 /* Writes back what may still be written, then drops attributes and pages. */
-static void invalidate(struct fs *fs, bool open_only)
+static void invalidate(struct domain *d, bool open_only)
 {
-	struct pass p = { .fd = fuse_session_fd(fs->se), .open_only = open_only };
+	struct pass p = { .domain = d, .fd = fuse_session_fd(d->fs->se), .open_only = open_only };
 
-	inode_each(fs->inodes, true, inval, &p);
+	inode_each(d->fs->inodes, true, inval, &p);
 	log_debug("lock: %llu inodes invalidated", (unsigned long long)p.count);
 }
 
 /* The disk's own caches are written in the background: what was acknowledged by fsync is safe already, the rest
- * deserves a chance. */
+ * deserves a chance. The descriptor is its own: it may outlive the mount. */
 static void *sync_store(void *arg)
 {
-	struct fs *fs = arg;
+	CLEANUP_FD int fd = (int)(intptr_t)arg;
 
-	if (syncfs(fs->store->fd))
+	if (syncfs(fd))
 		log_warn("cannot sync the store: %s", strerror(errno));
 	return NULL;
 }
 
+static void start_sync(const struct fs *fs)
+{
+	int fd = fcntl(fs->store->fd, F_DUPFD_CLOEXEC, 0);
+	pthread_attr_t attr;
+	pthread_t thread;
+
+	(void)pthread_attr_init(&attr);
+	(void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	if (fd < 0 ||
+	    pthread_create(&thread, &attr, sync_store, (void *)(intptr_t)fd)) { // NOLINT(performance-no-int-to-ptr)
+		log_warn("cannot start a sync of the store");
+		cleanup_fd(&fd);
+	}
+	(void)pthread_attr_destroy(&attr);
+}
+
 static void drain(void *arg)
 {
-	struct fs *fs = arg;
+	struct domain *d = arg;
 	unsigned failed;
 
-	invalidate(fs, false);
-	failed = fs->params.readonly ? 0 : states_flush_cached(fs);
+	log_label(d->label);
+	invalidate(d, false);
+	failed = d->fs->params.readonly ? 0 : states_flush_cached(d);
 	if (failed)
 		log_warn("%u files could not be written back before the lock", failed);
-	atomic_store(&fs->drained, true);
+	atomic_store(&d->drained, true);
+}
+
+static bool pass_again(void *arg, struct domain *d)
+{
+	unsigned left = atomic_load(&d->stragglers);
+	struct lease_status st;
+
+	(void)arg;
+	if (!left)
+		return true;
+	domain_status(d, &st);
+	if (st.state != LEASE_LOCKED)
+		return true;
+	/* A page refused meanwhile has set it again. */
+	(void)atomic_compare_exchange_strong(&d->stragglers, &left, left - 1);
+	invalidate(d, true);
+	return true;
 }
 
 void purge_again(struct fs *fs)
 {
-	unsigned left = atomic_load(&fs->stragglers);
-	struct lease_status st;
-
-	if (!left)
-		return;
-	lease_status(fs->lease, &st);
-	if (st.state != LEASE_LOCKED)
-		return;
-	/* A page refused meanwhile has set it again. */
-	(void)atomic_compare_exchange_strong(&fs->stragglers, &left, left - 1);
-	invalidate(fs, true);
+	domains_each(fs, pass_again, NULL);
 }
 
 static void purge(void *arg)
 {
-	struct fs *fs = arg;
-	pthread_attr_t attr;
-	pthread_t thread;
+	struct domain *d = arg;
+	struct fs *fs = d->fs;
 	int r;
 
 	/* A drain that had no time leaves everything to be done here. */
-	invalidate(fs, atomic_exchange(&fs->drained, false));
-	atomic_store(&fs->stragglers, PURGE_PASSES);
+	invalidate(d, atomic_exchange(&d->drained, false));
+	atomic_store(&d->stragglers, PURGE_PASSES);
+	/* For all domains: the others' names are looked up again, which hurts nobody. */
 	r = fuseio_inc_epoch(fuse_session_fd(fs->se));
 	/* Without it dentries live on for their timeout, which is no longer than the lease; their attributes are gone.
 	 */
 	if (r)
 		log_debug("the kernel knows no epochs: cached names expire with their timeout");
-	if (fs->params.readonly)
-		return;
-	(void)pthread_attr_init(&attr);
-	(void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	if (pthread_create(&thread, &attr, sync_store, fs))
-		log_warn("cannot start a sync of the store");
-	(void)pthread_attr_destroy(&attr);
+	if (!fs->params.readonly)
+		start_sync(fs);
 }
 
 static void wipe(void *arg)
 {
-	struct fs *fs = arg;
-	(void)states_wipe(fs);
+	struct domain *d = arg;
+
+	(void)states_wipe(d);
 	/* A drain that ended only now must not count for the next lock. */
-	atomic_store(&fs->drained, false);
-	op_dir_wipe(fs);
-	keyahead_wipe(fs);
+	atomic_store(&d->drained, false);
+	op_dir_wipe(d);
+	keyahead_wipe(d->fs);
+}
+
+/* The mount began locked: what the descriptors say is proved now, and the nested domains are known. */
+static void authenticate(struct domain *d)
+{
+	struct lease *l = atomic_load(&d->lease);
+	char why[STORE_WHY];
+
+	if (lease_enter(l, LEASE_WORK))
+		return;
+	int r = store_authenticate(d->fs->store, lease_domain_keys(l), lease_names(l), why);
+
+	if (!r)
+		r = store_mark(d->fs->store, why);
+	lease_leave(l, LEASE_WORK);
+	if (r)
+		log_err("%s", why);
+	else if (domains_load(d->fs)) {
+		log_err("out of memory for the key domains");
+		r = -ENOMEM;
+	}
+	if (r) {
+		if (lease_lock(l, "the store does not authenticate"))
+			log_err("cannot lock the domain again");
+		return;
+	}
+	atomic_store_explicit(&d->ready, true, memory_order_release);
+	domains_open_nested(d->fs);
 }
 
 static void opened(void *arg)
 {
-	struct fs *fs = arg;
-	char why[STORE_WHY];
+	struct domain *d = arg;
 
-	atomic_fetch_add(&fs->opening, 1);
-	if (atomic_load(&fs->ready))
-		return;
-	if (lease_enter(fs->lease, LEASE_WORK))
-		return;
-	int r = store_authenticate(fs->store, lease_domain_keys(fs->lease), lease_names(fs->lease), why);
-
-	if (!r)
-		r = store_mark(fs->store, why);
-	lease_leave(fs->lease, LEASE_WORK);
-	if (r) {
-		log_err("%s", why);
-		if (lease_lock(fs->lease, "the store does not authenticate"))
-			log_err("cannot lock the domain again");
-		return;
-	}
-	atomic_store_explicit(&fs->ready, true, memory_order_release);
+	atomic_fetch_add(&d->opening, 1);
+	if (d->index)
+		domain_restore(d);
+	else if (!atomic_load(&d->ready))
+		authenticate(d);
 }
 
 static void changed(void *arg, enum lease_state state, const char *reason)
 {
-	const struct fs *fs = arg;
+	const struct domain *d = arg;
 
-	audit_state(fs->audit, lease_ids(fs->lease), lease_state_name(state), reason);
+	audit_state(d->fs->audit, &d->ids, lease_state_name(state), reason);
 }
 
-void purge_hooks(struct fs *fs, struct lease_hooks *out)
+void purge_hooks(struct domain *d, struct lease_hooks *out)
 {
 	*out = (struct lease_hooks){
-		.arg = fs, .drain = drain, .purge = purge, .wipe = wipe, .opened = opened, .changed = changed
+		.arg = d, .drain = drain, .purge = purge, .wipe = wipe, .opened = opened, .changed = changed
 	};
 }

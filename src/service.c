@@ -167,6 +167,31 @@ static void sync_mount(const char *mountpoint)
 		(void)syncfs(fd);
 }
 
+static bool lock_one(void *arg, struct domain *d)
+{
+	(void)arg;
+	if (domain_lock(d, "stopping") == -EALREADY)
+		log_debug("locked already");
+	return true;
+}
+
+static bool wait_locked(void *arg, struct domain *d)
+{
+	const uint64_t *end = arg;
+
+	if (domain_wait(d, LEASE_LOCKED, *end))
+		log_warn("locking did not end in time");
+	return true;
+}
+
+static bool refresh_one(void *arg, struct domain *d)
+{
+	(void)arg;
+	if (atomic_load(&d->lease))
+		kms_refresh(d->kms);
+	return true;
+}
+
 static void stop_mount(struct service *s)
 {
 	tell_systemd("STOPPING=1");
@@ -177,10 +202,10 @@ static void stop_mount(struct service *s)
 		return; /* the session loop sees, or has seen, the end of the connection */
 	log_warn("'%s' is busy: open files are cut off", s->mountpoint);
 	sync_mount(s->mountpoint);
-	if (lease_lock(s->fs->lease, "stopping") == -EALREADY)
-		log_debug("locked already");
-	if (lease_wait(s->fs->lease, LEASE_LOCKED, io_boot_ms() + 10000))
-		log_warn("locking did not end in time");
+	uint64_t end = io_boot_ms() + 10000;
+
+	domains_each(s->fs, lock_one, NULL);
+	domains_each(s->fs, wait_locked, &end);
 	s->cut = true;
 	fuse_session_exit(s->fs->se);
 	(void)pthread_kill(s->loop, SIGUSR1);
@@ -208,7 +233,7 @@ static void *signals(void *arg)
 			return NULL;
 		if (sig == SIGHUP) {
 			audit_reopen(s->fs->audit);
-			kms_refresh(s->kms);
+			domains_each(s->fs, refresh_one, NULL);
 			log_info("credentials will be read again");
 			service_reload(s);
 		} else if (sig > 0) {
@@ -240,6 +265,7 @@ void service_stop(struct service *s)
 {
 	ctl_close(s->ctl);
 	s->ctl = NULL;
+	control_domain_stop(s);
 	if (!__atomic_exchange_n(&s->running, false, __ATOMIC_ACQ_REL))
 		return;
 	(void)pthread_kill(s->signals, SIGHUP); /* it looks at `running` first */

@@ -18,8 +18,9 @@ struct service {
 	const struct options *options;
 	const struct config *config; /* as mounted, then as last taken over by service_reload() */
 	struct config *own;          /* that one; NULL: still as mounted */
-	int ready_fd; /* to the waiting parent, or -1 */
+	int ready_fd;                /* to the waiting parent, or -1 */
 	struct ctl *ctl;
+	struct domain_job *job; /* the control thread's */
 	int64_t started;
 	pthread_t signals, loop;
 	bool running, watchdog_dead, keep_stderr;

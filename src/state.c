@@ -174,9 +174,9 @@ static int open_backing(struct fs *fs, struct inode *inode, bool write, bool *re
 	return fd;
 }
 
-static bool ours(const struct fs *fs, const struct header_ident *ident)
+static bool ours(const struct domain *d, const struct header_ident *ident)
 {
-	const struct context_ids *ids = lease_ids(fs->lease);
+	const struct context_ids *ids = &d->ids;
 
 	return ident->suite == ids->suite && memcmp(ident->store, ids->store, CONTEXT_ID) == 0 &&
 	    memcmp(ident->domain, ids->domain, CONTEXT_ID) == 0;
@@ -295,7 +295,7 @@ static int load(struct task *t, struct inode *inode, bool write, struct file **o
 		                  : "page 0: damaged (type, version or sealed key)");
 		return r;
 	}
-	if (!ours(fs, &ident)) {
+	if (!ours(t->domain, &ident)) {
 		fs_damaged(inode, "it belongs to another store, or to another key domain");
 		return -EIO;
 	}

@@ -27,7 +27,8 @@ struct states {
 	atomic_bool distrust; /* a hint proved wrong on a store we may not write: answer every stat from page 0 */
 	pthread_t thread;
 	bool running, stop;
-	uint64_t promoted; /* when */
+	uint64_t promoted;         /* when */
+	const struct domain *slow; /* the syncer's own: its key service kept us waiting in this pass */
 };
 
 #endif

@@ -16,7 +16,8 @@
 #include "purge.h"
 
 /* Deepest chain of records: data, group, L1, L2, root; one level a round, and two more for drops. */
-#define ROUNDS 8
+#define ROUNDS  8
+#define SLOW_MS 1000u
 
 enum step { STEP_FLUSH, STEP_FLUSH_HINT, STEP_BEGIN, STEP_END, STEP_END_FAILED };
 
@@ -27,13 +28,18 @@ struct job {
 	bool begun;
 };
 
-/* One step on one file with its key. */
+/* One step on one file with its key. Who waited in vain for a key of a domain does not wait for the next one of it: a
+ * key service that hangs must not hold up the files of other domains. */
 static int step(struct fs *fs, struct job *job, enum step what)
 {
+	struct domain *d = domain_of_inode(fs, job->inode);
 	struct file *f = job->inode->file;
 	struct lease_key *key;
-	int r = keywait_enter_file(fs, f, &key);
+	uint64_t begun = io_boot_ms();
+	int r = d == fs->states->slow ? -EIO : keywait_enter_file(d, f, &key);
 
+	if (r && io_boot_ms() - begun >= SLOW_MS)
+		fs->states->slow = d;
 	if (r)
 		return r;
 	struct file_key fk = { lease_key_file(key), lease_key_block(key) };
@@ -51,7 +57,7 @@ static int step(struct fs *fs, struct job *job, enum step what)
 		r = file_promote_end(f, &fk, job->mark, what == STEP_END);
 		break;
 	}
-	keywait_leave(fs, key);
+	keywait_leave(d, key);
 	return r;
 }
 
@@ -114,6 +120,7 @@ static void flush_old(struct fs *fs)
 {
 	struct job jobs[64];
 	uint64_t now = io_boot_ms();
+	fs->states->slow = NULL;
 	size_t n = take(fs, jobs, 64, now > STATES_FLUSH_MS ? now - STATES_FLUSH_MS : 0);
 
 	for (size_t i = 0; i < n; i++) {
@@ -162,6 +169,7 @@ static bool promote(struct fs *fs)
 
 	if (!jobs)
 		return false;
+	fs->states->slow = NULL;
 	size_t n = take(fs, jobs, STATES_MANY, UINT64_MAX);
 
 	for (int round = 0; round < ROUNDS; round++)
@@ -273,6 +281,7 @@ void states_close(struct fs *fs)
 
 struct sweep {
 	struct fs *fs;
+	const struct domain *domain;
 	unsigned count;
 };
 
@@ -280,8 +289,11 @@ static bool flush_cached(void *arg, struct inode *inode)
 {
 	struct sweep *sweep = arg;
 	struct fs *fs = sweep->fs;
+	struct domain *d = domain_of_inode(fs, inode);
 	struct lease_key *key = NULL;
 
+	if (d != sweep->domain)
+		return true;
 	pthread_mutex_lock(&inode->lock);
 	struct file *f = inode->file;
 
@@ -291,17 +303,17 @@ static bool flush_cached(void *arg, struct inode *inode)
 	if (!f)
 		return true;
 	if (file_dirty(f)) {
-		int r = fs_enter(fs, LEASE_WRITEBACK);
+		int r = domain_enter(d, LEASE_WRITEBACK);
 
 		if (!r) {
-			r = lease_file_key(fs->lease, file_ident(f), NULL, NULL, &key);
+			r = lease_file_key(domain_lease(d), file_ident(f), NULL, NULL, &key);
 			if (!r) {
 				struct file_key fk = { lease_key_file(key), lease_key_block(key) };
 
 				r = file_flush(f, &fk, false);
 				lease_key_put(key);
 			}
-			fs_leave(fs, LEASE_WRITEBACK);
+			domain_leave(d, LEASE_WRITEBACK);
 		}
 		sweep->count += r != 0;
 	}
@@ -309,11 +321,11 @@ static bool flush_cached(void *arg, struct inode *inode)
 	return true;
 }
 
-unsigned states_flush_cached(struct fs *fs)
+unsigned states_flush_cached(struct domain *d)
 {
-	struct sweep sweep = { .fs = fs };
+	struct sweep sweep = { .fs = d->fs, .domain = d };
 
-	inode_each(fs->inodes, true, flush_cached, &sweep);
+	inode_each(d->fs->inodes, true, flush_cached, &sweep);
 	return sweep.count;
 }
 
@@ -321,6 +333,8 @@ static bool wipe_one(void *arg, struct inode *inode)
 {
 	struct sweep *sweep = arg;
 
+	if (domain_of_inode(sweep->fs, inode) != sweep->domain)
+		return true;
 	pthread_mutex_lock(&inode->lock);
 	bool lost = inode->file && file_wipe(inode->file);
 
@@ -332,10 +346,10 @@ static bool wipe_one(void *arg, struct inode *inode)
 	return true;
 }
 
-unsigned states_wipe(struct fs *fs)
+unsigned states_wipe(struct domain *d)
 {
-	struct sweep sweep = { .fs = fs };
+	struct sweep sweep = { .fs = d->fs, .domain = d };
 
-	inode_each(fs->inodes, true, wipe_one, &sweep);
+	inode_each(d->fs->inodes, true, wipe_one, &sweep);
 	return sweep.count;
 }

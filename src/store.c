@@ -94,11 +94,11 @@ int store_check_backing(int fd, const char *path, bool torn_ok, const char *verb
 /* ---- open */
 
 /* The store's and the domain's descriptor must name each other. */
-static int check_pair(const struct descriptor_store *s, const struct descriptor_domain *d)
+static int check_pair(
+    const struct descriptor_store *s, const struct descriptor_domain_line *line, const struct descriptor_domain *d)
 {
-	const struct descriptor_domain_line *line = s->domains;
-	bool same = !d->index && bytes_equal(d->store, s->store, 16) && bytes_equal(d->domain, line->domain, 16) &&
-	    bytes_equal(d->commit, line->commit, 32);
+	bool same = d->index == line->index && bytes_equal(d->store, s->store, 16) &&
+	    bytes_equal(d->domain, line->domain, 16) && bytes_equal(d->commit, line->commit, 32);
 
 	return same ? 0 : -EBADMSG;
 }
@@ -121,7 +121,7 @@ static int load_domain(const struct store *s, const struct descriptor_store *des
 			r = rank ? r : loaded;
 			break;
 		}
-		r = check_pair(desc, out);
+		r = check_pair(desc, desc->domains, out);
 		if (!r)
 			break;
 		descriptor_domain_free(out);
@@ -306,7 +306,7 @@ int store_other_domain(struct store *s)
 		return r;
 	r = same_copies(&c) ? -ENOENT : copies_load(&c, 1, NULL, other);
 	(void)close(c.dirfd);
-	if (!r && check_pair(&s->desc, other)) {
+	if (!r && check_pair(&s->desc, s->desc.domains, other)) {
 		descriptor_domain_free(other);
 		r = -ENOENT;
 	}
@@ -315,6 +315,35 @@ int store_other_domain(struct store *s)
 	descriptor_domain_free(&s->domain);
 	s->domain = *other;
 	return 0;
+}
+
+int store_read_domain(
+    const struct store *s, const struct descriptor_domain_line *line, int rank, struct descriptor_domain *out)
+{
+	struct copies c;
+	int r = copies_of_domain(&c, s->meta_fd, line->domain);
+
+	if (r)
+		return r;
+	r = rank && same_copies(&c) ? -ENOENT : copies_load(&c, rank, NULL, out);
+	(void)close(c.dirfd);
+	if (!r && check_pair(&s->desc, line, out)) {
+		descriptor_domain_free(out);
+		r = -EBADMSG;
+	}
+	return r;
+}
+
+int store_restore_domain(const struct store *s, struct descriptor_domain *d)
+{
+	struct copies c;
+	int r = s->readonly ? 0 : copies_of_domain(&c, s->meta_fd, d->domain);
+
+	if (r || s->readonly)
+		return r;
+	r = copies_restore(&c, d);
+	(void)close(c.dirfd);
+	return r;
 }
 
 static int check_root(const struct store *s, const struct name_keys *names)
@@ -335,14 +364,7 @@ static int restore(struct store *s)
 
 	copies_of_store(&c, s->meta_fd);
 	r = copies_restore(&c, &s->desc);
-	if (r)
-		return r;
-	r = copies_of_domain(&c, s->meta_fd, s->ids.domain);
-	if (r)
-		return r;
-	r = copies_restore(&c, &s->domain);
-	(void)close(c.dirfd);
-	return r;
+	return r ? r : store_restore_domain(s, &s->domain);
 }
 
 int store_authenticate(struct store *s, const struct domain_keys *keys, const struct name_keys *names, char *why)

@@ -73,34 +73,44 @@ int store_creatable(const char *path, bool torn_ok, char *why)
 	return r ? r : check_empty(fd, path, why);
 }
 
+int store_first_domain(struct descriptor_domain *d, const struct context_ids *ids, const struct descriptor_slot *slot,
+    const struct context_extra *extra, const struct domain_keys *keys)
+{
+	memset(d, 0, sizeof(*d));
+	d->gen = calloc(1, sizeof(*d->gen));
+	if (!d->gen)
+		return -ENOMEM;
+	memcpy(d->store, ids->store, sizeof(d->store));
+	memcpy(d->domain, ids->domain, sizeof(d->domain));
+	memcpy(d->commit, keys->commit, sizeof(d->commit));
+	d->created = io_unix_time();
+	d->seq = 1;
+	d->slot[0] = *slot;
+	if (!d->slot[0].context)
+		d->slot[0].context = 1;
+	d->ngen = 1;
+	d->gen[0].number = d->slot[0].context;
+	if (extra)
+		d->gen[0].extra = *extra;
+	return 0;
+}
+
 static int write_domain(int meta_fd, const struct store_create *p, int64_t now)
 {
 	CLEANUP_FREE struct descriptor_domain *d = calloc(1, sizeof(*d));
-	CLEANUP_FREE struct descriptor_generation *gen = calloc(1, sizeof(*gen));
 	struct copies c;
-	int r;
+	int r = d ? store_first_domain(d, &p->ids, &p->slot, p->extra, p->keys) : -ENOMEM;
 
-	if (!d || !gen)
-		return -ENOMEM;
-	memcpy(d->store, p->ids.store, sizeof(d->store));
-	memcpy(d->domain, p->ids.domain, sizeof(d->domain));
-	memcpy(d->commit, p->keys->commit, sizeof(d->commit));
-	d->seal = p->seal;
-	d->created = now;
-	d->seq = 1;
-	d->slot[0] = p->slot;
-	if (!d->slot[0].context)
-		d->slot[0].context = 1;
-	gen->number = d->slot[0].context;
-	if (p->extra)
-		gen->extra = *p->extra;
-	d->ngen = 1;
-	d->gen = gen;
-	r = copies_of_domain(&c, meta_fd, p->ids.domain);
 	if (r)
 		return r;
-	r = copies_write(&c, d, p->keys);
-	(void)close(c.dirfd);
+	d->seal = p->seal;
+	d->created = now;
+	r = copies_of_domain(&c, meta_fd, p->ids.domain);
+	if (!r) {
+		r = copies_write(&c, d, p->keys);
+		(void)close(c.dirfd);
+	}
+	descriptor_domain_free(d);
 	return r;
 }
 

@@ -20,7 +20,9 @@ static struct {
 	pthread_t thread;
 	bool running;
 	atomic_bool stop;
-	uint64_t visited, repaired, failed;
+	uint64_t visited, repaired, failed, put_off;
+	uint8_t later[DOMAIN_MAX / 8]; /* domains with files put off */
+	const uint8_t *again;          /* the walk is for these domains only */
 } sweep;
 
 static void nap(void)
@@ -52,7 +54,7 @@ static int with_key(struct inode *inode, int *fd, struct lease_key *key)
 }
 
 /* Opening authenticates STATE and sets the hint right. */
-static int repair(struct fs *fs, struct inode *inode)
+static int repair(struct fs *fs, struct domain *d, struct inode *inode)
 {
 	CLEANUP_FD int fd = inode_open(fs->inodes, inode, O_RDWR);
 	struct header_ident ident;
@@ -64,48 +66,66 @@ static int repair(struct fs *fs, struct inode *inode)
 		return fd;
 	r = file_peek(fd, &ident, &slot);
 	if (!r)
-		r = keywait_enter(fs, &ident, &slot, &key);
+		r = keywait_enter(d, &ident, &slot, &key);
 	if (r)
 		return r;
 	r = with_key(inode, &fd, key);
-	keywait_leave(fs, key);
+	keywait_leave(d, key);
 	return r;
 }
 
-/* Waits out a lock: only an open domain can say whether a file is damaged. */
-static int repair_when_open(struct fs *fs, struct inode *inode)
+/* Only an open domain can say whether a file is damaged. A lock of domain 0 is waited out; a nested domain's files wait
+ * for a later walk, so that it holds nobody up. -EAGAIN: put off. */
+static int repair_when_open(struct fs *fs, struct domain *d, struct inode *inode)
 {
 	for (;;) {
-		int r = repair(fs, inode);
-		struct lease_status st;
+		int r = repair(fs, d, inode);
 
-		if (!r || atomic_load(&sweep.stop))
+		if (!r || atomic_load(&sweep.stop) || domain_is_open(d))
 			return r;
-		lease_status(fs->lease, &st);
-		if (st.state == LEASE_OPEN && atomic_load(&fs->ready))
-			return r;
+		if (d->index)
+			return -EAGAIN;
 		nap();
 	}
 }
 
-static void visit_file(struct fs *fs, int dirfd, const char *entry, const struct stat *st)
+static void put_off(uint16_t domain)
 {
+	sweep.later[domain / 8] |= (uint8_t)(1u << domain % 8);
+	sweep.put_off++;
+}
+
+static bool is_put_off(const struct domain *d)
+{
+	return sweep.later[d->index / 8] & 1u << d->index % 8;
+}
+
+static void visit_file(struct fs *fs, int dirfd, const char *entry, const struct stat *st, uint16_t domain)
+{
+	const struct inode_where where = { domain, domain };
 	uint8_t page[LAYOUT_PAGE];
 	struct header_state state;
 	struct inode *inode;
 	uint64_t size;
 	CLEANUP_FD int fd = openat(dirfd, entry, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 
+	/* A second walk is for those who were locked during the first. */
+	if (sweep.again && !(sweep.again[domain / 8] & 1u << domain % 8))
+		return;
 	sweep.visited++;
 	if (fd < 0 || io_pread(fd, page, sizeof(page), 0) != (ssize_t)sizeof(page) || header_state_hint(page, &state))
 		return; /* unborn or damaged: no hint could be right */
 	if (layout_hint_decode((uint64_t)st->st_size, &size) && size == state.size)
 		return;
-	if (inode_look(fs->inodes, dirfd, entry, st, &inode)) {
+	if (inode_look(fs->inodes, dirfd, entry, st, where, &inode)) {
 		sweep.failed++;
 		return;
 	}
-	if (repair_when_open(fs, inode))
+	int r = repair_when_open(fs, domain_get(fs, domain), inode);
+
+	if (r == -EAGAIN)
+		put_off(domain);
+	else if (r)
 		sweep.failed++;
 	else
 		sweep.repaired++;
@@ -113,9 +133,9 @@ static void visit_file(struct fs *fs, int dirfd, const char *entry, const struct
 	inode_put(fs->inodes, inode);
 }
 
-static void visit_dir(struct fs *fs, int fd, unsigned depth);
+static void visit_dir(struct fs *fs, int fd, uint16_t domain, unsigned depth);
 
-static void visit(struct fs *fs, int dirfd, const struct dirent *e, unsigned depth)
+static void visit(struct fs *fs, int dirfd, const struct dirent *e, uint16_t domain, unsigned depth)
 {
 	struct stat st;
 
@@ -123,13 +143,14 @@ static void visit(struct fs *fs, int dirfd, const struct dirent *e, unsigned dep
 	    strcmp(e->d_name, "..") == 0 || fstatat(dirfd, e->d_name, &st, AT_SYMLINK_NOFOLLOW))
 		return;
 	if (S_ISREG(st.st_mode) && store_in_doubt(fs->store, &st))
-		visit_file(fs, dirfd, e->d_name, &st);
+		visit_file(fs, dirfd, e->d_name, &st, domain);
 	else if (S_ISDIR(st.st_mode))
-		visit_dir(fs, openat(dirfd, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), depth + 1);
+		visit_dir(
+		    fs, openat(dirfd, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), domain, depth + 1);
 }
 
-/* Takes fd over. */
-static void visit_dir(struct fs *fs, int fd, unsigned depth) // NOLINT(misc-no-recursion)
+/* Takes fd over; domain is its parent's. */
+static void visit_dir(struct fs *fs, int fd, uint16_t domain, unsigned depth) // NOLINT(misc-no-recursion)
 {
 	DIR *dir = fd < 0 || depth > DEPTH_MAX ? NULL : fdopendir(fd);
 	struct dirent *e;
@@ -140,30 +161,74 @@ static void visit_dir(struct fs *fs, int fd, unsigned depth) // NOLINT(misc-no-r
 		sweep.failed++;
 		return;
 	}
+	domain = domain_claimed(fs, fd, domain);
 	while (!atomic_load(&sweep.stop) && (e = readdir(dir)) != NULL) // NOLINT(concurrency-mt-unsafe)
-		visit(fs, dirfd(dir), e, depth);
+		visit(fs, dirfd(dir), e, domain, depth);
 	(void)closedir(dir);
+}
+
+static void walk(struct fs *fs)
+{
+	visit_dir(fs, openat(fs->store->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), 0, 0);
+}
+
+static bool none_open(void *arg, struct domain *d)
+{
+	bool *none = arg;
+
+	*none = !is_put_off(d) || !domain_is_open(d);
+	return *none;
+}
+
+/* Walks for domains that were locked, as they open. Until then nobody sees a size in them, and what is in doubt there
+ * stays in doubt. */
+static void walk_later(struct fs *fs)
+{
+	static uint8_t again[sizeof(sweep.later)];
+
+	while (sweep.put_off && !atomic_load(&sweep.stop)) {
+		bool none = true;
+
+		domains_each(fs, none_open, &none);
+		if (none) {
+			nap();
+			continue;
+		}
+		states_distrust(fs, true);
+		memcpy(again, sweep.later, sizeof(again));
+		memset(sweep.later, 0, sizeof(sweep.later));
+		sweep.put_off = 0;
+		sweep.again = again;
+		walk(fs);
+		states_distrust(fs, false);
+	}
 }
 
 static void *sweeper(void *arg)
 {
 	struct fs *fs = arg;
 
-	while (!atomic_load(&fs->ready) && !atomic_load(&sweep.stop))
+	while (!atomic_load(&fs->first->ready) && !atomic_load(&sweep.stop))
 		nap(); /* locked_start: what is in doubt is known after store_mark */
 	if (!fs->store->doubt && !fs->store->doubt_all) {
 		states_distrust(fs, false);
 		return NULL;
 	}
-	visit_dir(fs, openat(fs->store->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), 0);
+	walk(fs);
 	if (atomic_load(&sweep.stop))
 		return NULL;
 	log_info("an earlier mount did not end cleanly: %llu files visited, %llu sizes set right, %llu could not be",
 	    (unsigned long long)sweep.visited, (unsigned long long)sweep.repaired, (unsigned long long)sweep.failed);
+	if (sweep.put_off)
+		log_info("%llu sizes wait until their key domain is open", (unsigned long long)sweep.put_off);
 	/* A stat taken while a file was being repaired may still be about to be used. */
 	for (unsigned n = 0; n < SETTLE_NAPS && !atomic_load(&sweep.stop); n++)
 		nap();
-	if (!sweep.failed)
+	if (sweep.put_off) {
+		states_distrust(fs, false);
+		walk_later(fs);
+	}
+	if (!sweep.failed && !sweep.put_off && !atomic_load(&sweep.stop))
 		store_doubt_done(fs->store);
 	states_distrust(fs, false);
 	return NULL;
@@ -173,7 +238,7 @@ int sweep_start(struct fs *fs)
 {
 	int r;
 
-	if (fs->params.readonly || (atomic_load(&fs->ready) && !fs->store->doubt && !fs->store->doubt_all))
+	if (fs->params.readonly || (atomic_load(&fs->first->ready) && !fs->store->doubt && !fs->store->doubt_all))
 		return 0;
 	/* Half repaired, a file is not in doubt by its ctime any more, but its hint is not right yet. */
 	states_distrust(fs, true);

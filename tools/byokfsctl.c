@@ -44,10 +44,24 @@ const struct cmd cmd_table[] = {
 	    "  --terraform        resources instead of JSON\n" },
 	{ "status", cmd_status, "[MOUNT] [--json]", "show the state of a mount, or of all",
 	    "open, or locked with the reason and since when; lease, counters, the KMS's latency and errors.\n" },
-	{ "lock", cmd_lock, "MOUNT", "write back, then drop every key and all cached plaintext now",
-	    "The mount answers EIO until 'byokfsctl unlock', whatever the KMS says meanwhile.\n" },
-	{ "unlock", cmd_unlock, "MOUNT", "ask the KMS again and open",
-	    "Undoes 'byokfsctl lock', and does not wait for the next probe.\n" },
+	{ "lock", cmd_lock, "MOUNT [--domain=PATH|ID]", "write back, then drop every key and all cached plaintext now",
+	    "The mount answers EIO until 'byokfsctl unlock', whatever the KMS says meanwhile.\n"
+	    "\n"
+	    "  --domain=PATH|ID  only this key domain: a path in it (with a '/'), its id or its index;\n"
+	    "                    without it all key domains of the mount\n" },
+	{ "unlock", cmd_unlock, "MOUNT [--domain=PATH|ID]", "ask the KMS again and open",
+	    "Undoes 'byokfsctl lock', and does not wait for the next probe. --domain as there.\n" },
+	{ "domain", cmd_domain, "add PATH --key KEY [--seal=file|domain] [--json] | list MOUNT|CIPHERDIR [--json]",
+	    "give a directory of a mounted store a key of its own, or list such key domains",
+	    "add   makes an empty directory of a live mount the root of a new key domain: what is in it is sealed\n"
+	    "      under KEY (an ARN; an alias is resolved and its key pinned) and locks with KEY alone.\n"
+	    "      The KMS must seal and unseal under KEY before anything is written. A rename or hard link\n"
+	    "      into or out of the domain is refused with EXDEV; mv(1) then copies.\n"
+	    "list  index, id, path, key, seal and, for a live mount, state of every key domain.\n"
+	    "\n"
+	    "  --key KEY       the key, of the configured provider\n"
+	    "  --seal=file     every file's key is sealed by the KMS (default)\n"
+	    "  --seal=domain   files' keys are wrapped by the domain's\n" },
 	{ "check", cmd_check, "CIPHERDIR [--json]", "check a store's structure, without keys",
 	    "Reads descriptors, names, directory ids and page 0 of every file; changes nothing.\n"
 	    "Exit code 7 when something is damaged. Litter and sizes in doubt are warnings.\n" },

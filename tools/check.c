@@ -51,6 +51,25 @@ const struct descriptor_domain_line *check_domain(const struct check *c, uint16_
 	return NULL;
 }
 
+const struct descriptor_domain *check_descriptor(struct check *c, uint16_t index)
+{
+	const struct descriptor_domain_line *line = check_domain(c, index);
+
+	if (index == c->store->domain.index || !line)
+		return index == c->store->domain.index ? &c->store->domain : NULL;
+	if (c->nested_line == line)
+		return c->nested;
+	if (c->nested)
+		descriptor_domain_free(c->nested);
+	free(c->nested);
+	c->nested = calloc(1, sizeof(*c->nested));
+	c->nested_line = line;
+	if (c->nested && store_read_domain(c->store, line, 0, c->nested) == 0)
+		return c->nested;
+	free(steal_ptr(&c->nested));
+	return NULL;
+}
+
 struct seen {
 	uint8_t id[16];
 	ino_t ino;
@@ -214,5 +233,8 @@ int check_run(struct check *c, const struct store *store, json_t *findings)
 	c->ids = NULL;
 	free(c->domains);
 	c->domains = NULL;
+	if (c->nested)
+		descriptor_domain_free(c->nested);
+	free(steal_ptr(&c->nested));
 	return ret < 0 ? ret : c->err;
 }

@@ -23,7 +23,10 @@ struct check {
 	uint64_t damage, warnings, dropped;
 	bool live;  /* a mount holds the store now */
 	bool doubt; /* a mount ended without saying goodbye, or has not ended: sizes may be in doubt */
-	/* private: the domain index of each directory on the way down; directory ids seen */
+	/* private: the descriptor of a nested domain looked at last, and which; the domain index of each directory on
+	 * the way down; directory ids seen */
+	struct descriptor_domain *nested;
+	const struct descriptor_domain_line *nested_line;
 	uint16_t *domains;
 	size_t depth, room;
 	void *ids;
@@ -49,5 +52,7 @@ void check_link(struct check *, int dirfd, const char *path, const char *name);
 /* `.byokfs.d` of an open directory, read but not authenticated. */
 MUST_CHECK int check_dir_id(int dirfd, uint16_t *domain, uint8_t id[static 16]);
 const struct descriptor_domain_line *check_domain(const struct check *, uint16_t index);
+/* Its descriptor, until the next call; NULL when it is damaged. */
+const struct descriptor_domain *check_descriptor(struct check *, uint16_t index);
 
 #endif

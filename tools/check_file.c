@@ -40,14 +40,14 @@ static void check_ident(const struct at *at, const struct header_ident *ident, u
 }
 
 /* Is the key that sealed this slot one the descriptor names? */
-static bool key_known(const struct store *s, const struct header_slot *slot)
+static bool key_known(const struct descriptor_domain *d, const struct header_slot *slot)
 {
 	uint8_t hash[8];
 
 	for (int i = 0; i < 2; i++) {
-		if (!s->domain.slot[i].seq)
+		if (!d->slot[i].seq)
 			continue;
-		kms_key_hash(hash, s->domain.slot[i].key);
+		kms_key_hash(hash, d->slot[i].key);
 		if (memcmp(hash, slot->key_hash, sizeof(hash)) == 0)
 			return true;
 	}
@@ -56,7 +56,7 @@ static bool key_known(const struct store *s, const struct header_slot *slot)
 
 static void check_slots(const struct at *at, const uint8_t *page, uint16_t domain)
 {
-	const struct store *s = at->c->store;
+	const struct descriptor_domain *d;
 	struct header_slot ruling, slot;
 
 	if (header_ruling_slot(page, &ruling) < 0) {
@@ -66,12 +66,13 @@ static void check_slots(const struct at *at, const uint8_t *page, uint16_t domai
 	for (int i = 0; i < 2; i++)
 		if (header_slot(page, i, &slot) == -EBADMSG)
 			WARNING(at, "slot %c of its header is damaged; the other one is intact", 'A' + i);
-	if (ruling.wrap != HEADER_WRAP_KMS || domain != s->domain.index)
+	d = ruling.wrap == HEADER_WRAP_KMS ? check_descriptor(at->c, domain) : NULL;
+	if (!d)
 		return;
-	if (!descriptor_generation(&s->domain, ruling.generation))
+	if (!descriptor_generation(d, ruling.generation))
 		DAMAGE(
 		    at, "its key was sealed under context %u, which the descriptor does not record", ruling.generation);
-	else if (!key_known(s, &ruling))
+	else if (!key_known(d, &ruling))
 		WARNING(at, "its key was sealed under a KMS key that the descriptor does not name");
 }
 

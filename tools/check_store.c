@@ -69,6 +69,21 @@ static void check_pair(struct check *c, int dirfd, const char *path, const char 
 		    "descriptor (seq %" PRId64 ") and copy (seq %" PRId64 ") differ: a change was interrupted", a, b);
 }
 
+/* Index, ids and commitment as the store descriptor has them: in the copy that counts, else in the other. */
+static void check_belongs(struct check *c, const struct descriptor_domain_line *line, const char *name)
+{
+	struct descriptor_domain *d CLEANUP_FREE = calloc(1, sizeof(*d));
+	int ret = d ? store_read_domain(c->store, line, 0, d) : -ENOMEM;
+
+	if (ret == 0)
+		descriptor_domain_free(d);
+	else if (ret == -ENOMEM)
+		c->err = ret;
+	else if (ret == -EBADMSG)
+		check_say(c, CHECK_DAMAGE, ".byokfs/domains", name,
+		    "is the descriptor of another key domain than the store descriptor says");
+}
+
 void check_descriptors(struct check *c)
 {
 	const struct descriptor_store *d = &c->store->desc;
@@ -84,6 +99,7 @@ void check_descriptors(struct check *c)
 
 		bytes_hex(name, d->domains[i].domain, CONTEXT_ID);
 		check_pair(c, fd, ".byokfs/domains", name, DESCRIPTOR_DOMAIN_BYTES, read_domain_copy);
+		check_belongs(c, &d->domains[i], name);
 	}
 }
 

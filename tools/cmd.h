@@ -34,6 +34,7 @@ int cmd_lock(int argc, char **argv);
 int cmd_unlock(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_audit(int argc, char **argv);
+int cmd_domain(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
@@ -72,6 +73,17 @@ MUST_CHECK int cmd_read_config(struct config *, const struct cmd_args *);
 void cmd_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void cmd_hint(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void cmd_usage(FILE *, const struct cmd *);
+
+/* Answers of daemons. */
+/* Says why ctl_call() failed; returns the exit code. */
+int cmd_call_failed(const char *mount, int err);
+int cmd_answer_code(const json_t *answer);
+/* Prints what was wanted, and the daemon's reason. */
+void cmd_answer_error(const json_t *answer, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The mount point above an absolute path, out holds PATH_MAX. 0 or -errno. */
+MUST_CHECK int cmd_mount_of(const char *path, char *out);
+/* `domain list` of a live mount or of a store. */
+int cmd_domain_list(const char *path, bool json);
 
 /* Errors. */
 int cmd_exit_store(int err); /* -errno of store.h */

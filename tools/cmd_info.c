@@ -57,6 +57,31 @@ static json_t *contexts_json(const struct descriptor_domain *d)
 	return all;
 }
 
+/* One member per nested domain, as far as its descriptor can be read. */
+static json_t *nested_json(const struct store *s)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 1; i < s->desc.n; i++) {
+		struct descriptor_domain *d CLEANUP_FREE = calloc(1, sizeof(*d));
+		const struct descriptor_domain_line *line = &s->desc.domains[i];
+		char id[33], rotated[21];
+		json_t *o;
+
+		bytes_hex(id, line->domain, CONTEXT_ID);
+		o = json_pack("{s:s,s:i}", "id", id, "index", (int)line->index);
+		(void)json_array_append_new(list, o);
+		if (!d || store_read_domain(s, line, 0, d))
+			continue;
+		time_text(rotated, d->rotated);
+		(void)json_object_update_new(o,
+		    json_pack("{s:s,s:I,s:s,s:o,s:o}", "seal", cmd_seal_name(d->seal), "seq", (json_int_t)d->seq,
+		        "rotated", rotated, "contexts", contexts_json(d), "slots", slots_json(d)));
+		descriptor_domain_free(d);
+	}
+	return list;
+}
+
 static json_t *info_json(const struct store *s)
 {
 	char id[33], domain[33], commit[65], created[21], rotated[21];
@@ -66,12 +91,12 @@ static json_t *info_json(const struct store *s)
 	bytes_hex(commit, s->domain.commit, sizeof(s->domain.commit));
 	time_text(created, s->desc.created);
 	time_text(rotated, s->domain.rotated);
-	return json_pack("{s:s,s:i,s:i,s:i,s:s,s:s,s:s,s:I,s:i,s:{s:s,s:i,s:s,s:s,s:I,s:s,s:o,s:o},s:b}", "store", id,
-	    "version", 1, "layout", 1, "suite", (int)s->desc.suite, "names", cmd_names_mode(s->desc.names), "created",
-	    created, "by", s->desc.by, "seq", (json_int_t)s->desc.seq, "domains", (int)s->desc.n, "domain", "id",
-	    domain, "index", (int)s->domain.index, "seal", cmd_seal_name(s->domain.seal), "commit", commit, "seq",
+	return json_pack("{s:s,s:i,s:i,s:i,s:s,s:s,s:s,s:I,s:i,s:{s:s,s:i,s:s,s:s,s:I,s:s,s:o,s:o},s:o,s:b}", "store",
+	    id, "version", 1, "layout", 1, "suite", (int)s->desc.suite, "names", cmd_names_mode(s->desc.names),
+	    "created", created, "by", s->desc.by, "seq", (json_int_t)s->desc.seq, "domains", (int)s->desc.n, "domain",
+	    "id", domain, "index", (int)s->domain.index, "seal", cmd_seal_name(s->domain.seal), "commit", commit, "seq",
 	    (json_int_t)s->domain.seq, "rotated", rotated, "contexts", contexts_json(&s->domain), "slots",
-	    slots_json(&s->domain), "authenticated", 0);
+	    slots_json(&s->domain), "nested", nested_json(s), "authenticated", 0);
 }
 
 static void print_slot(const struct descriptor_slot *s, bool ruling)
@@ -120,6 +145,29 @@ static void print_info(const struct store *s)
 	print_contexts(&s->domain);
 }
 
+static void print_nested(const struct store *s)
+{
+	for (size_t i = 1; i < s->desc.n; i++) {
+		struct descriptor_domain *d CLEANUP_FREE = calloc(1, sizeof(*d));
+		const struct descriptor_domain_line *line = &s->desc.domains[i];
+		bool read = d && store_read_domain(s, line, 0, d) == 0;
+		char id[33];
+
+		bytes_hex(id, line->domain, CONTEXT_ID);
+		(void)printf("\ndomain    %s (index %u)\n", id, (unsigned)line->index);
+		if (!read) {
+			(void)printf("  its descriptor is damaged or missing\n");
+			continue;
+		}
+		(void)printf("seal      %s\n", cmd_seal_name(d->seal));
+		for (int k = 0; k < 2; k++)
+			if (d->slot[k].seq)
+				print_slot(&d->slot[k], &d->slot[k] == descriptor_ruling_slot(d));
+		print_contexts(d);
+		descriptor_domain_free(d);
+	}
+}
+
 int cmd_info(int argc, char **argv)
 {
 	struct store_options options = { .readonly = true, .torn_ok = true };
@@ -141,6 +189,7 @@ int cmd_info(int argc, char **argv)
 		code = cmd_print_json(info_json(store));
 	} else {
 		print_info(store);
+		print_nested(store);
 		code = fflush(stdout) == 0 ? EXIT_OK : EXIT_FAILED;
 	}
 	store_close(store, true);

@@ -15,6 +15,7 @@
 
 #include "bytes.h"
 #include "io.h"
+#include "seal.h"
 #include "secret.h"
 
 /* What init works on; secrets are in secret memory. */
@@ -23,7 +24,6 @@ struct making {
 	struct config config;
 	struct kms *kms;
 	struct store_create create;
-	struct context *context;
 	struct domain_keys *keys;
 	struct name_keys *names;
 	uint8_t *secret;
@@ -86,73 +86,27 @@ static int make_room(struct making *m)
 {
 	m->secret = secret_alloc(KDF_SECRET);
 	m->keys = secret_alloc(sizeof(*m->keys));
-	m->context = calloc(1, sizeof(*m->context));
-	if (m->secret && m->keys && m->context)
+	if (m->secret && m->keys)
 		return EXIT_OK;
 	cmd_error("cannot have memory for keys: raise the limit of locked memory (ulimit -l), or set allow_unlocked in "
 	          "[cache]");
 	return EXIT_FAILED;
 }
 
-static int copy_blob(uint8_t to[static DESCRIPTOR_BLOB_MAX], uint16_t *len, const struct kms_blob *blob)
-{
-	if (blob->len == 0 || blob->len > DESCRIPTOR_BLOB_MAX) {
-		cmd_error("the KMS gave a blob of %zu bytes", blob->len);
-		return EXIT_FAILED;
-	}
-	memcpy(to, blob->bytes, blob->len);
-	*len = (uint16_t)blob->len;
-	return EXIT_OK;
-}
-
-/* The domain's secret and the canary's blob, sealed by the KMS. */
+/* The domain's secret and the canary's blob, sealed by the KMS, which must unseal them again. */
 static int seal(struct making *m)
 {
-	struct descriptor_slot *slot = &m->create.slot;
-	struct kms_blob blob;
-	struct kms_used used;
 	struct kms_err err = { 0 };
-	int code;
+	const char *what;
+	char text[512];
 
-	context_build(m->context, CONTEXT_PROBE, &m->create.ids, NULL, &m->config.extra);
-	if (kms_generate(m->kms, m->context, kms_deadline(m->kms), m->secret, &blob, &used, &err) != KMS_OK)
-		return cmd_kms_failed("cannot seal a probe", &err);
-	code = copy_blob(slot->probe, &slot->probe_len, &blob); /* its plaintext is overwritten below */
-	if (code != EXIT_OK)
-		return code;
-	context_build(m->context, CONTEXT_DOMAIN, &m->create.ids, NULL, &m->config.extra);
-	if (kms_generate(m->kms, m->context, kms_deadline(m->kms), m->secret, &blob, &used, &err) != KMS_OK)
-		return cmd_kms_failed("cannot seal the store's secret", &err);
-	slot->seq = 1;
-	slot->provider = kms_provider_number(m->kms);
-	slot->context = 1;
-	slot->sealed = io_unix_time();
-	memcpy(slot->material, used.material, sizeof(slot->material));
-	/* The configured key, though a replica may have answered. */
-	(void)snprintf(slot->key, sizeof(slot->key), "%s", kms_key(m->kms));
-	return copy_blob(slot->blob, &slot->blob_len, &blob);
-}
-
-/* The KMS gives back what it sealed, under its context. */
-static int unseal_again(struct making *m)
-{
-	const struct descriptor_slot *slot = &m->create.slot;
-	uint8_t *again = secret_alloc(KDF_SECRET);
-	struct kms_used used;
-	struct kms_err err = { 0 };
-	int code = EXIT_OK;
-
-	if (!again)
-		return EXIT_FAILED;
-	if (kms_decrypt(m->kms, m->context, slot->blob, slot->blob_len, kms_deadline(m->kms), again, &used, &err) !=
-	    KMS_OK) {
-		code = cmd_kms_failed("the KMS sealed the store's secret but does not unseal it", &err);
-	} else if (!bytes_equal(again, m->secret, KDF_SECRET)) {
-		cmd_error("the KMS unsealed another secret than it had sealed");
-		code = EXIT_FAILED;
-	}
-	secret_free(again);
-	return code;
+	if (seal_domain(m->kms, &m->create.ids, &m->config.extra, &m->create.slot, m->secret, &what, &err) == KMS_OK)
+		return EXIT_OK;
+	if (err.status != KMS_BAD_BLOB)
+		return cmd_kms_failed(what, &err);
+	kms_err_text(text, sizeof(text), &err);
+	cmd_error("%s: %s", what, text); /* a KMS that cannot be trusted: there is nothing to advise */
+	return EXIT_FAILED;
 }
 
 static int derive(struct making *m)
@@ -291,8 +245,6 @@ static int make(struct making *m)
 	m->create.extra = &m->config.extra;
 	code = seal(m);
 	if (code == EXIT_OK)
-		code = unseal_again(m);
-	if (code == EXIT_OK)
 		code = derive(m);
 	return code == EXIT_OK ? write_down(m) : code;
 }
@@ -323,7 +275,6 @@ int cmd_init(int argc, char **argv)
 	kms_close(m->kms);
 	secret_free(m->secret);
 	secret_free(m->keys);
-	free(m->context);
 	config_free(&m->config);
 	free(m);
 	return code;

@@ -6,9 +6,13 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "ctl.h"
 #include "jsonio.h"
@@ -16,7 +20,7 @@
 #define STATUS_MS 10000u
 #define LOCK_MS   30000u
 
-static int call_failed(const char *mount, int err)
+int cmd_call_failed(const char *mount, int err)
 {
 	switch (err) {
 	case -ENOENT:
@@ -34,7 +38,7 @@ static int call_failed(const char *mount, int err)
 	}
 }
 
-static int code_of(const json_t *answer)
+int cmd_answer_code(const json_t *answer)
 {
 	const json_t *code = json_object_get(answer, "code");
 
@@ -70,7 +74,7 @@ static void print_value(const json_t *v)
 static void print_members(const json_t *object, int indent)
 {
 	static const char *const said[] = { "code", "message", "state", "reason", "since", "since_unix",
-		"lease_left_ms", "mountpoint" };
+		"lease_left_ms", "mountpoint", "domains" };
 	const char *name;
 	json_t *v;
 
@@ -138,6 +142,41 @@ static void print_head(const json_t *answer, const char *mount)
 	print_kms(json_object_get(answer, "kms"));
 }
 
+/* One line each, when there is more than the store's own. */
+static void print_domains(const json_t *answer)
+{
+	const json_t *list = json_object_get(answer, "domains");
+	json_int_t all = json_integer_value(json_object_get(answer, "domain_count"));
+	const json_t *d;
+	size_t i;
+
+	if (all < 2)
+		return;
+	json_array_foreach(list, i, d)
+	{
+		const char *state = jsonio_str(d, "state"), *reason = jsonio_str(d, "reason"),
+		           *id = jsonio_str(d, "id");
+		const char *key = jsonio_str(json_object_get(d, "kms"), "key");
+
+		(void)printf("domain %-11d ", (int)json_integer_value(json_object_get(d, "index")));
+		print_text(state ? state : "unknown");
+		(void)printf(", id ");
+		print_text(id ? id : "?");
+		if (key) {
+			(void)printf(", key ");
+			print_text(key);
+		}
+		if (reason && *reason) {
+			(void)printf(": ");
+			print_text(reason);
+		}
+		(void)putchar('\n');
+	}
+	if (json_array_size(list) < (size_t)all)
+		(void)printf(
+		    "%d more key domains: 'byokfsctl domain list' shows them\n", (int)all - (int)json_array_size(list));
+}
+
 static int status_one(const char *mount, bool json)
 {
 	json_t *request = json_pack("{s:s}", "verb", "status"), *answer = NULL;
@@ -145,8 +184,8 @@ static int status_one(const char *mount, bool json)
 
 	json_decref(request);
 	if (ret < 0)
-		return call_failed(mount, ret);
-	code = code_of(answer);
+		return cmd_call_failed(mount, ret);
+	code = cmd_answer_code(answer);
 	if (json) {
 		ret = cmd_print_json(answer);
 		return code ? code : ret;
@@ -157,6 +196,7 @@ static int status_one(const char *mount, bool json)
 	} else {
 		print_head(answer, mount);
 		print_members(answer, 0);
+		print_domains(answer);
 	}
 	json_decref(answer);
 	return code;
@@ -222,30 +262,64 @@ int cmd_status(int argc, char **argv)
 	return fflush(stdout) == 0 ? code : EXIT_FAILED;
 }
 
+void cmd_answer_error(const json_t *answer, const char *fmt, ...)
+{
+	const char *message = jsonio_str(answer, "message");
+	char what[PATH_MAX + 100], cut[1000], safe[4 * sizeof(cut) + 1];
+	va_list ap;
+
+	va_start(ap, fmt);
+	(void)vsnprintf(what, sizeof(what), fmt, ap);
+	va_end(ap);
+	(void)snprintf(cut, sizeof(cut), "%s", message ? message : "the daemon gave no reason");
+	cmd_escape(safe, cut);
+	cmd_error("%s: %s", what, safe);
+}
+
+/* Which domain: by id or index as they are, a path by the inode number of what lies there, which an open descriptor
+ * keeps the kernel from forgetting. EXIT_OK, or an error was said. */
+static int add_domain(json_t *request, const char *domain, int *fd)
+{
+	struct stat st;
+
+	if (!domain)
+		return EXIT_OK;
+	if (!strchr(domain, '/') && strcmp(domain, ".") != 0) {
+		(void)json_object_set_new(request, "domain", json_string(domain));
+		return EXIT_OK;
+	}
+	*fd = open(domain, O_PATH | O_CLOEXEC);
+	if (*fd < 0 || fstat(*fd, &st)) {
+		cmd_error("--domain: cannot look at '%s': %s", domain, strerror(errno));
+		return EXIT_FAILED;
+	}
+	(void)json_object_set_new(request, "domain_inode", json_integer((json_int_t)st.st_ino));
+	return EXIT_OK;
+}
+
 /* A verb whose answer is a code and a message. */
 static int plain_verb(int argc, char **argv)
 {
+	const char *domain = NULL;
+	const struct cmd_option options[] = { { "domain", &domain, NULL }, { 0 } };
 	struct cmd_args args;
-	const char *message;
 	json_t *request, *answer = NULL;
-	int ret, code = cmd_parse(&args, argc, argv, 0, NULL, 1, 1);
+	int fd CLEANUP_FD = -1;
+	int ret, code = cmd_parse(&args, argc, argv, 0, options, 1, 1);
 
 	if (code >= 0)
 		return code;
 	request = json_pack("{s:s}", "verb", argv[0]);
-	ret = request ? ctl_call(args.operand[0], request, LOCK_MS, &answer) : -ENOMEM;
+	code = add_domain(request, domain, &fd);
+	ret = code ? 0 : request ? ctl_call(args.operand[0], request, LOCK_MS, &answer) : -ENOMEM;
 	json_decref(request);
+	if (code)
+		return code;
 	if (ret < 0)
-		return call_failed(args.operand[0], ret);
-	code = code_of(answer);
-	message = jsonio_str(answer, "message");
-	if (code != EXIT_OK) {
-		char safe[4 * 400 + 1], cut[400];
-
-		(void)snprintf(cut, sizeof(cut), "%s", message ? message : "the daemon gave no reason");
-		cmd_escape(safe, cut);
-		cmd_error("cannot %s '%s': %s", argv[0], args.operand[0], safe);
-	}
+		return cmd_call_failed(args.operand[0], ret);
+	code = cmd_answer_code(answer);
+	if (code != EXIT_OK)
+		cmd_answer_error(answer, "cannot %s '%s'", argv[0], domain ? domain : args.operand[0]);
 	json_decref(answer);
 	return code;
 }

@@ -19,7 +19,7 @@
 #define DK_REGION        32u
 #define DK_ARN           400u /* of a key or alias */
 #define DK_PRINCIPAL     256u
-#define DK_MATERIALS     26u /* the first and 25 rotations on demand */
+#define DK_MATERIALS     26u      /* the first and 25 rotations on demand */
 #define DK_BODY_MAX      1048576u /* a batch of Vault has 128 items */
 #define DK_PLAINTEXT_MAX 4096u
 #define DK_BLOB_MAX      6144u
@@ -103,7 +103,8 @@ struct dk_fault {
 	bool hang, no_request_id, bad_json, huge, truncate_body;
 	bool wrong_key_id, wrong_plaintext, deny_access, error_in_header;
 	char error_type[64], error_message[256], raw_type[64], raw_body[4096];
-	char use[16]; /* "": any */
+	char use[16];       /* "": any */
+	char key[160];      /* "": any; else requests that name it so */
 	json_t *operations; /* NULL: all. Owned by the table; not to be used in a copy */
 };
 

@@ -47,6 +47,7 @@ static const struct member {
 	M(TEXT, raw_type),
 	M(TEXT, raw_body),
 	M(TEXT, use),
+	M(TEXT, key),
 #undef M
 };
 
@@ -210,6 +211,8 @@ static bool concerns(const struct dk_fault *f, const char *operation, const char
 
 	(void)snprintf(pair, sizeof(pair), "\"byokfs-use\":\"%s\"", f->use);
 	if (*f->use && !strstr(body, pair))
+		return false;
+	if (*f->key && !strstr(body, f->key))
 		return false;
 	if (!f->operations)
 		return true;

@@ -48,7 +48,7 @@ static inline struct inode *look(const struct dir *d, const char *name)
 	struct stat st;
 
 	assert_int_equal(dir_stat(d, name, strlen(name), &st, entry), 0);
-	assert_int_equal(inode_look(table, d->fd, entry, &st, &i), 0);
+	assert_int_equal(inode_look(table, d->fd, entry, &st, (struct inode_where){ 0 }, &i), 0);
 	assert_int_equal(i->ino, st.st_ino);
 	assert_int_equal(i->type, st.st_mode & S_IFMT);
 	return i;

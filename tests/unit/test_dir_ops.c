@@ -298,6 +298,69 @@ static void rename_directories(void **state)
 	(void)close(t.fd);
 }
 
+/* ---- the root of a nested domain */
+
+static int dressed(void *arg, int old_fd, int new_fd)
+{
+	int *answer = arg;
+	struct stat a, b;
+
+	assert_int_equal(fstat(old_fd, &a), 0);
+	assert_int_equal(fstat(new_fd, &b), 0);
+	assert_true(S_ISDIR(a.st_mode) && S_ISDIR(b.st_mode) && a.st_ino != b.st_ino);
+	return *answer;
+}
+
+static void plant(void **state)
+{
+	int answer = -ENOSPC, old = -1;
+	struct dir_root r = { .names = bk.names, .domain_index = 5, .dress = dressed, .arg = &answer };
+	struct dir d, in;
+	struct stat before, after;
+	uint8_t id[16];
+	uint16_t index;
+
+	(void)state;
+	memset(r.id, 0x77, sizeof(r.id));
+	assert_int_equal(dir_mkdir(&bk.root, "vault", 5, 01750, &nobody, 0, &before), 0);
+	assert_int_equal(backing_create(&bk.root, "file"), 0);
+	assert_int_equal(dir_plant(&bk.root, "absent", 6, &r, &old), -ENOENT);
+	assert_int_equal(dir_plant(&bk.root, "file", 4, &r, &old), -ENOTDIR);
+	assert_int_equal(dir_is_empty(&bk.root, "file", 4), -ENOTDIR);
+	d = backing_sub(&bk.root, "vault");
+	assert_int_equal(backing_create(&d, "inside"), 0);
+	assert_int_equal(dir_is_empty(&bk.root, "vault", 5), -ENOTEMPTY);
+	assert_int_equal(dir_plant(&bk.root, "vault", 5, &r, &old), -ENOTEMPTY);
+	assert_int_equal(dir_unlink(&d, "inside", 6), 0);
+	assert_int_equal(dir_is_empty(&bk.root, "vault", 5), 0);
+	/* What cannot be dressed leaves everything as it was, without litter. */
+	assert_int_equal(dir_plant(&bk.root, "vault", 5, &r, &old), -ENOSPC);
+	assert_int_equal(backing_entries_fd(bk.fd), 2);
+	in = backing_sub(&bk.root, "vault");
+	assert_memory_equal(in.id, d.id, 16);
+	(void)close(in.fd);
+	answer = 0;
+	assert_int_equal(fstat(d.fd, &before), 0);
+	assert_int_equal(dir_plant(&bk.root, "vault", 5, &r, &old), 0);
+	assert_int_equal(dir_stat(&bk.root, "vault", 5, &after, NULL), 0);
+	assert_true(after.st_ino != before.st_ino && after.st_mode == before.st_mode);
+	assert_true(after.st_mtim.tv_sec == before.st_mtim.tv_sec && after.st_mtim.tv_nsec == before.st_mtim.tv_nsec);
+	in = backing_sub(&bk.root, "vault");
+	assert_int_equal(dir_read_id(in.fd, bk.names, &index, id), 0);
+	assert_int_equal(index, 5);
+	assert_memory_equal(id, r.id, 16);
+	assert_int_equal(dir_peek_id(in.fd, &index, id), 0);
+	assert_int_equal(index, 5);
+	assert_int_equal(backing_entries_fd(bk.fd), 2);
+	/* Whoever had the old one open has a removed directory. */
+	assert_int_equal(fstat(old, &after), 0);
+	assert_int_equal(after.st_ino, before.st_ino);
+	assert_int_equal(backing_create(&d, "late"), -ENOENT);
+	(void)close(old);
+	(void)close(in.fd);
+	(void)close(d.fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -310,6 +373,8 @@ int main(void)
 		TEST(rename_files),
 		TEST(rename_exchange),
 		TEST(rename_directories),
+		TEST(plant),
+		POOR(plant),
 		POOR(mkdir_rmdir),
 		POOR(rmdir_race),
 		POOR(rename_files),

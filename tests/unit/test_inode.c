@@ -54,7 +54,7 @@ static void one_inode_per_object(void **state)
 	assert_int_equal(inode_count(table), 1);
 	/* By the descriptor itself. */
 	assert_int_equal(fstat(fd, &st), 0);
-	assert_int_equal(inode_look(table, fd, "", &st, &b), 0);
+	assert_int_equal(inode_look(table, fd, "", &st, (struct inode_where){ 0 }, &b), 0);
 	assert_int_equal(b->ino, st.st_ino);
 	a = look(&bk.root, "a");
 	assert_ptr_equal(a, b);
@@ -214,19 +214,19 @@ static void lies(void **state)
 	assert_int_equal(backing_create(&bk.root, "b"), 0);
 	assert_int_equal(dir_stat(&bk.root, "a", 1, &st, entry), 0);
 	st.st_mode = S_IFDIR | 0755;
-	assert_int_equal(inode_look(table, bk.fd, entry, &st, &i), 0);
+	assert_int_equal(inode_look(table, bk.fd, entry, &st, (struct inode_where){ 0 }, &i), 0);
 	assert_int_equal(inode_open(table, i, O_PATH), -EIO);
 	inode_forget(table, i->nodeid, 1);
 	inode_put(table, i);
 	assert_int_equal(dir_stat(&bk.root, "b", 1, &st, NULL), 0);
-	assert_int_equal(inode_look(table, bk.fd, entry, &st, &i), 0);
+	assert_int_equal(inode_look(table, bk.fd, entry, &st, (struct inode_where){ 0 }, &i), 0);
 	assert_int_equal(inode_open(table, i, O_RDWR), -EIO);
 	inode_forget(table, i->nodeid, 1);
 	inode_put(table, i);
 	st.st_dev++;
-	assert_int_equal(inode_look(table, bk.fd, entry, &st, &i), -EXDEV);
+	assert_int_equal(inode_look(table, bk.fd, entry, &st, (struct inode_where){ 0 }, &i), -EXDEV);
 	assert_int_equal(dir_stat(&bk.root, "b", 1, &st, NULL), 0);
-	assert_int_equal(inode_look(table, bk.fd, "no such entry", &st, &i), -ENOENT);
+	assert_int_equal(inode_look(table, bk.fd, "no such entry", &st, (struct inode_where){ 0 }, &i), -ENOENT);
 	assert_int_equal(inode_count(table), 1);
 }
 

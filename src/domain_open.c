@@ -1,0 +1,481 @@
+/* domain_open.c — how nested domains come to life and end. Hides that each is opened by a thread of its own, which
+ * tries again until descriptor and key service can be used at all; from then on the lease asks by itself. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "audit.h"
+#include "domain_internal.h"
+#include "fs.h"
+#include "io.h"
+#include "log.h"
+#include "purge.h"
+
+/* A domain's keys are few and its files often fewer: KMS threads of each nested one. */
+#define NESTED_THREADS 4u
+
+static struct timespec after_ms(uint32_t ms)
+{
+	struct timespec t;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &t);
+	t.tv_sec += (time_t)(ms / 1000);
+	t.tv_nsec += (long)(ms % 1000) * 1000000;
+	if (t.tv_nsec >= 1000000000) {
+		t.tv_sec++;
+		t.tv_nsec -= 1000000000;
+	}
+	return t;
+}
+
+/* ---- opening one */
+
+/* What an attempt makes; on success the domain's. */
+struct attempt {
+	struct descriptor_domain *descriptor;
+	struct kms *kms;
+	struct lease *lease;
+};
+
+static void attempt_end(struct attempt *a)
+{
+	lease_close(a->lease);
+	kms_close(a->kms);
+	if (a->descriptor)
+		descriptor_domain_free(a->descriptor);
+	free(a->descriptor);
+	*a = (struct attempt){ 0 };
+}
+
+static int read_descriptor(struct domain *d, int rank, struct attempt *a, struct kms_err *err)
+{
+	struct descriptor_domain_line line = { .index = d->index };
+	int r;
+
+	memcpy(line.domain, d->ids.domain, sizeof(line.domain));
+	memcpy(line.commit, d->commit, sizeof(line.commit));
+	a->descriptor = calloc(1, sizeof(*a->descriptor));
+	r = a->descriptor ? store_read_domain(d->fs->store, &line, rank, a->descriptor) : -ENOMEM;
+	if (!r)
+		return 0;
+	free(a->descriptor);
+	a->descriptor = NULL;
+	err->status = KMS_BAD_BLOB;
+	(void)snprintf(err->code, sizeof(err->code), "Descriptor");
+	(void)snprintf(err->message, sizeof(err->message), "the domain's descriptor cannot be used: %s",
+	    r == -EBADMSG      ? "it does not belong to this domain"
+	        : r == -EINVAL ? "both copies are damaged"
+	                       : strerror(-r));
+	return r;
+}
+
+/* The Region in the name of the first domain's key: an alias of a new one is looked for there. */
+static bool region_of(const struct kms *first, char out[static 64])
+{
+	return first && sscanf(kms_key(first), "arn:%*[^:]:kms:%63[^:]:", out) == 1;
+}
+
+/* Where a key with an ARN is, it says itself. */
+int domain_kms(struct fs *fs, const char *provider, const char *key, struct kms **out, struct kms_err *err)
+{
+	const struct domains_params *dp = &fs->domains->params;
+	struct kms_params p = dp->kms;
+	char region[64];
+
+	if (provider)
+		p.provider = provider;
+	p.key = key;
+	if (strncmp(key, "arn:", 4) == 0)
+		p.region = NULL;
+	else if (!p.region && region_of(fs->first->kms, region))
+		p.region = region;
+	p.replicas = NULL;
+	p.failover = false;
+	if (fs->first->kms && p.provider && strcmp(kms_provider_name(fs->first->kms), p.provider) == 0)
+		p.share = fs->first->kms;
+	return kms_open(out, &p, true, err);
+}
+
+const struct context_extra *domain_extra(const struct fs *fs)
+{
+	return fs->domains->params.extra;
+}
+
+static int open_kms(struct domain *d, struct attempt *a, struct kms_err *err)
+{
+	const struct descriptor_slot *slot = descriptor_ruling_slot(a->descriptor);
+
+	if (slot)
+		return domain_kms(d->fs, kms_provider_to_name(slot->provider), slot->key, &a->kms, err);
+	err->status = KMS_BAD_BLOB;
+	(void)snprintf(err->message, sizeof(err->message), "no slot of the domain's descriptor is filled");
+	return -EINVAL;
+}
+
+static struct lease_params nested_params(const struct domain *d)
+{
+	struct lease_params lp = d->fs->domains->params.lease;
+
+	lp.label = d->label;
+	lp.pool_late = true; /* many domains, few of them written to: the KMS is not asked for keys nobody wants */
+	if (lp.threads > NESTED_THREADS)
+		lp.threads = NESTED_THREADS;
+	return lp;
+}
+
+/* One copy of the descriptor, one round of questions. 0: there is a lease, open or locked. */
+static int attempt_copy(struct domain *d, int rank, struct attempt *a, struct kms_err *err)
+{
+	struct lease_params lp = nested_params(d);
+	int r = read_descriptor(d, rank, a, err);
+
+	if (!r)
+		r = open_kms(d, a, err);
+	if (!r &&
+	    lease_open(&a->lease, &lp, a->kms, a->descriptor, &d->ids, d->fs->store->desc.names, true, err) != KMS_OK) {
+		a->lease = NULL;
+		r = -EIO;
+	}
+	if (r)
+		attempt_end(a);
+	return r;
+}
+
+/* A lost copy of a descriptor that was proved right is written again, once. */
+void domain_restore(struct domain *d)
+{
+	int r;
+
+	pthread_mutex_lock(&d->lock);
+	bool done = d->restored;
+
+	d->restored = true;
+	pthread_mutex_unlock(&d->lock);
+	r = done ? 0 : store_restore_domain(d->fs->store, d->descriptor);
+	if (r)
+		log_warn("cannot restore a copy of the domain's descriptor: %s", strerror(-r));
+}
+
+/* What the audit begins with. */
+static void audit_first(struct domain *d, const char *why)
+{
+	struct lease_status st;
+
+	domain_status(d, &st);
+	audit_state(d->fs->audit, &d->ids, lease_state_name(st.state), *st.reason ? st.reason : why);
+}
+
+/* The lease becomes the domain's. */
+static int publish(struct domain *d, struct attempt *a)
+{
+	struct lease_hooks hooks;
+	int r;
+
+	purge_hooks(d, &hooks);
+	d->descriptor = a->descriptor;
+	d->kms = a->kms;
+	pthread_mutex_lock(&d->lock);
+	if (d->held && lease_lock(a->lease, "locked by the administrator"))
+		log_debug("locked already");
+	atomic_store(&d->lease, a->lease);
+	pthread_mutex_unlock(&d->lock);
+	audit_first(d, "mounted");
+	r = lease_start(a->lease, &hooks);
+	if (r) /* stays locked: what was published cannot be taken back */
+		log_err("cannot start its threads: %s", strerror(-r));
+	else
+		atomic_store_explicit(&d->ready, true, memory_order_release);
+	if (!r && domain_is_open(d))
+		domain_restore(d);
+	return r;
+}
+
+int domain_prepare(struct fs *fs, const struct descriptor_domain_line *line, struct descriptor_domain *descriptor,
+    struct kms *kms, struct domain **out, struct kms_err *err)
+{
+	struct domain *d = domain_make(fs, line);
+	struct lease_params lp;
+	struct lease *lease;
+
+	memset(err, 0, sizeof(*err));
+	if (!d)
+		return -ENOMEM;
+	lp = nested_params(d);
+	if (lease_open(&lease, &lp, kms, descriptor, &d->ids, fs->store->desc.names, false, err) != KMS_OK) {
+		domain_discard(d);
+		return -EIO;
+	}
+	d->descriptor = descriptor;
+	d->kms = kms;
+	d->restored = true;
+	atomic_store(&d->lease, lease);
+	*out = d;
+	return 0;
+}
+
+int domain_publish(struct domain *d)
+{
+	struct domains *t = d->fs->domains;
+	struct lease_hooks hooks;
+	int r;
+
+	purge_hooks(d, &hooks);
+	pthread_mutex_lock(&t->lock);
+	r = t->stopping ? -ESHUTDOWN : 0;
+	domains_insert(d);
+	pthread_mutex_unlock(&t->lock);
+	audit_first(d, "made by the administrator");
+	if (!r)
+		r = lease_start(atomic_load(&d->lease), &hooks);
+	if (!r)
+		atomic_store_explicit(&d->ready, true, memory_order_release);
+	return r;
+}
+
+/* true: there is a lease now, which goes on by itself. */
+static bool try_open(struct domain *d)
+{
+	struct attempt a = { 0 };
+	struct kms_err err = { 0 }, second = { 0 };
+	char text[sizeof(d->why)];
+	int r = attempt_copy(d, 0, &a, &err);
+
+	/* The other copy may be the one that was not tampered with. */
+	if (r && err.status == KMS_BAD_BLOB && attempt_copy(d, 1, &a, &second) == 0) {
+		err = second;
+		r = 0;
+	}
+	if (err.status == KMS_OK && r)
+		err.status = KMS_CONFIG;
+	kms_err_text(text, sizeof(text), &err);
+	pthread_mutex_lock(&d->lock);
+	if (r && strcmp(d->why, text) != 0)
+		memcpy(d->why, text, sizeof(text));
+	else if (r)
+		text[0] = '\0';
+	pthread_mutex_unlock(&d->lock);
+	if (err.status != KMS_OK && text[0])
+		log_warn("it stays locked for now: %s", text);
+	return r == 0 && (publish(d, &a), true);
+}
+
+static void *opener_main(void *arg)
+{
+	struct domain *d = arg;
+	struct timespec until;
+	bool done = false;
+
+	log_label(d->label);
+	pthread_mutex_lock(&d->lock);
+	while (!d->stop && !done) {
+		if (!d->held) { /* else nothing is asked */
+			pthread_mutex_unlock(&d->lock);
+			done = try_open(d);
+			pthread_mutex_lock(&d->lock);
+			d->failures += !done;
+		}
+		d->answered = true;
+		(void)pthread_cond_broadcast(&d->wake);
+		until = after_ms(d->fs->domains->params.lease.probe_ms);
+		if (!d->stop && !done)
+			(void)pthread_cond_timedwait(&d->wake, &d->lock, &until);
+	}
+	pthread_mutex_unlock(&d->lock);
+	return NULL;
+}
+
+/* ---- all of them */
+
+static bool start_opener(void *arg, struct domain *d)
+{
+	(void)arg;
+	LOCK_SCOPE(&d->lock);
+	if (!d->index || d->opener_running || atomic_load(&d->lease))
+		return true;
+	d->opener_running = pthread_create(&d->opener, NULL, opener_main, d) == 0;
+	if (!d->opener_running) {
+		(void)snprintf(d->why, sizeof(d->why), "no thread to open it with");
+		log_err("%s: %s", d->label, d->why);
+	}
+	return true;
+}
+
+int domains_load(struct fs *fs)
+{
+	const struct descriptor_store *desc = &fs->store->desc;
+
+	LOCK_SCOPE(&fs->domains->lock);
+	for (size_t i = 0; i < desc->n; i++) {
+		struct domain *d = domain_get(fs, desc->domains[i].index) ? NULL : domain_make(fs, &desc->domains[i]);
+
+		if (d)
+			domains_insert(d);
+		else if (!domain_get(fs, desc->domains[i].index))
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+void domains_open_nested(struct fs *fs)
+{
+	LOCK_SCOPE(&fs->domains->lock);
+	if (!fs->domains->stopping)
+		domains_each(fs, start_opener, NULL);
+}
+
+static bool wait_answer(void *arg, struct domain *d)
+{
+	const struct timespec *until = arg;
+
+	LOCK_SCOPE(&d->lock);
+	while (d->opener_running && !d->answered)
+		if (pthread_cond_timedwait(&d->wake, &d->lock, until))
+			break;
+	return true;
+}
+
+int domains_start(struct fs *fs)
+{
+	struct timespec until = after_ms(fs->domains->params.grace_ms);
+	struct lease_hooks hooks;
+	int r;
+
+	purge_hooks(fs->first, &hooks);
+	r = lease_start(atomic_load(&fs->first->lease), &hooks);
+	if (r || !atomic_load(&fs->first->ready))
+		return r;
+	domains_open_nested(fs);
+	domains_each(fs, wait_answer, &until);
+	return 0;
+}
+
+static bool tell_stop(void *arg, struct domain *d)
+{
+	(void)arg;
+	LOCK_SCOPE(&d->lock);
+	d->stop = true;
+	(void)pthread_cond_broadcast(&d->wake);
+	return true;
+}
+
+static bool stop_nested(void *arg, struct domain *d)
+{
+	(void)arg;
+	if (!d->index)
+		return true;
+	if (d->opener_running)
+		(void)pthread_join(d->opener, NULL);
+	d->opener_running = false;
+	lease_close(atomic_load(&d->lease));
+	return true;
+}
+
+void domains_stop(struct fs *fs)
+{
+	pthread_mutex_lock(&fs->domains->lock);
+	fs->domains->stopping = true;
+	pthread_mutex_unlock(&fs->domains->lock);
+	domains_each(fs, tell_stop, NULL);
+	domains_each(fs, stop_nested, NULL);
+	if (fs->first)
+		lease_close(atomic_load(&fs->first->lease));
+}
+
+static void release(struct domain *d)
+{
+	if (d->index) {
+		kms_close(d->kms);
+		if (d->descriptor)
+			descriptor_domain_free(d->descriptor);
+		free(d->descriptor);
+	}
+	(void)pthread_cond_destroy(&d->wake);
+	(void)pthread_mutex_destroy(&d->lock);
+	free(d);
+}
+
+void domain_discard(struct domain *d)
+{
+	lease_close(atomic_load(&d->lease));
+	release(d);
+}
+
+static bool free_one(void *arg, struct domain *d)
+{
+	(void)arg;
+	release(d);
+	return true;
+}
+
+void domains_free(struct fs *fs)
+{
+	if (!fs->domains)
+		return;
+	if (fs->domains->at)
+		domains_each(fs, free_one, NULL);
+	free(fs->domains->at);
+	(void)pthread_mutex_destroy(&fs->domains->lock);
+	free(fs->domains);
+	fs->domains = NULL;
+	fs->first = NULL;
+}
+
+/* ---- state */
+
+void domain_status(struct domain *d, struct lease_status *out)
+{
+	struct lease *l = atomic_load(&d->lease);
+
+	if (l) {
+		lease_status(l, out);
+		return;
+	}
+	memset(out, 0, sizeof(*out));
+	LOCK_SCOPE(&d->lock);
+	out->state = LEASE_LOCKED;
+	out->since = d->since;
+	out->by_admin = d->held;
+	out->answer = KMS_CONFIG;
+	out->probe_failures = d->failures;
+	(void)snprintf(out->reason, sizeof(out->reason), "%s", d->why[0] ? d->why : "it was not opened yet");
+}
+
+int domain_lock(struct domain *d, const char *reason)
+{
+	LOCK_SCOPE(&d->lock);
+	struct lease *l = atomic_load(&d->lease);
+
+	if (l)
+		return lease_lock(l, reason);
+	if (d->held)
+		return -EALREADY;
+	d->held = true;
+	return 0;
+}
+
+int domain_unlock(struct domain *d)
+{
+	LOCK_SCOPE(&d->lock);
+	struct lease *l = atomic_load(&d->lease);
+
+	if (l)
+		return lease_unlock(l);
+	d->held = false;
+	(void)pthread_cond_broadcast(&d->wake); /* the opener tries again now */
+	return 0;
+}
+
+int domain_wait(struct domain *d, enum lease_state wanted, uint64_t deadline)
+{
+	struct timespec step = after_ms(50);
+	struct lease *l = atomic_load(&d->lease);
+
+	if (l)
+		return lease_wait(l, wanted, deadline);
+	if (wanted == LEASE_LOCKED)
+		return 0;
+	LOCK_SCOPE(&d->lock);
+	(void)pthread_cond_timedwait(&d->wake, &d->lock, &step);
+	return -ETIMEDOUT;
+}

@@ -34,7 +34,9 @@ struct audit_params {
 	const uint8_t *store; /* 16 bytes */
 	size_t queue;         /* 0: AUDIT_QUEUE */
 	uint32_t retry_ms;    /* after a failed write; 0: 1000 */
+	uint32_t sync_ms;     /* between syncs; 0: 1000 */
 	ssize_t (*write)(int fd, const void *, size_t); /* NULL: write(2) */
+	int (*sync)(int fd);                            /* NULL: fdatasync(2) */
 };
 
 /* Opens or makes the file, takes its lock, continues its chain, writes the "open" line, starts the thread: after every
@@ -56,7 +58,7 @@ struct audit_status {
 	uint64_t lines;   /* handed to the file since the start */
 	uint64_t dropped, queued, seq;
 	uint8_t head[AUDIT_HASH]; /* hash of line seq */
-	int error;                /* errno of the last write, 0: it succeeded */
+	int error;                /* errno of a write, else of a sync, that failed and has not succeeded since; or 0 */
 };
 /* false: there is no audit. */
 bool audit_status(struct audit *, struct audit_status *out);
@@ -81,16 +83,22 @@ struct audit_check {
 	void (*found)(void *arg, enum audit_finding, const char *file, uint64_t line, const char *what);
 	void *arg;
 	const uint8_t *anchor; /* NULL, or a hash that must be found */
-	bool anchored;
+	bool anchored; /* it was, and of a line that was read: that others name it as their `prev` is not enough */
 	uint64_t lines, damage, torn, chains, dropped, files;
 	uint64_t first_seq, seq;
 	uint8_t begins[AUDIT_HASH], head[AUDIT_HASH]; /* prev of the first line; hash of the last */
 	char first_time[32], last_time[32];
 	json_t *operations; /* NULL, or an object that is given {"Decrypt": {"ok": 1, ...}, ...} */
+	struct audit_half {
+		const char *file; /* NULL: no file ended in half a line that is still to be explained */
+		uint64_t line;
+		size_t len;
+		char bytes[AUDIT_LINE_MAX];
+	} half;
 };
-/* One file; fd is the caller's. 0 or -errno of reading: damage is told, not returned. */
+/* One file; fd is the caller's, file must stay until the end. 0 or -errno of reading: damage is told, not returned. */
 MUST_CHECK int audit_check_file(struct audit_check *, int fd, const char *file);
-/* After the last: looks for the anchor. */
+/* After the last: judges half a line at its end, and looks for the anchor. */
 void audit_check_end(struct audit_check *);
 
 #endif

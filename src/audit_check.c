@@ -2,7 +2,8 @@
  *
  * Hides the reading of files of any size with lines of any length, and how the kinds of damage are told apart: each
  * line names the hash of the one before it, and each has the next number. Bytes that are no line are what a crash left
- * when the next line says so and knows their hash, else damage. */
+ * when the next line says so and knows their hash, or half a line: at the end of the last file, or of an earlier one
+ * when the next file begins with the whole of it. Else they are damage. */
 #include <errno.h>
 #include <inttypes.h>
 #include <sodium.h>
@@ -26,7 +27,7 @@ struct reading {
 	size_t len;
 	bool overlong;
 	bool torn; /* bytes that are no line came last */
-	uint64_t torn_line;
+	uint64_t torn_line, torn_parts;
 	crypto_hash_sha256_state torn_hash;
 };
 
@@ -51,12 +52,13 @@ static void torn_add(struct reading *r)
 	if (!r->torn) {
 		(void)crypto_hash_sha256_init(&r->torn_hash);
 		r->torn_line = r->line;
+		r->torn_parts = 0;
 	} else if (!r->overlong) {
 		(void)crypto_hash_sha256_update(&r->torn_hash, (const uint8_t *)"\n", 1);
 	}
 	r->torn = true;
+	r->torn_parts++;
 	(void)crypto_hash_sha256_update(&r->torn_hash, (const uint8_t *)r->bytes, r->len);
-	r->len = 0;
 }
 
 /* The line behind it must know it. */
@@ -79,6 +81,43 @@ static void torn_judge(struct reading *r, const struct audit_record *rec)
 		tell(r, AUDIT_DAMAGE, r->line, "speaks of a torn line before it that is not there");
 	}
 	r->torn = false;
+}
+
+/* ---- half a line ---- */
+
+static bool same_beginning(const struct audit_half *h, const char *bytes, size_t len)
+{
+	return bytes_equal(h->bytes, bytes, len < h->len ? len : h->len);
+}
+
+/* The end of the file before, now that the first bytes of this one are there. */
+static void half_judge(struct reading *r, bool written_whole)
+{
+	struct reading before = { .c = r->c, .file = r->c->half.file };
+
+	if (!before.file)
+		return;
+	if (written_whole)
+		tell(&before, AUDIT_NOTE, r->c->half.line, "ends in half a line, which the next file begins with");
+	else
+		tell(&before, AUDIT_DAMAGE, r->c->half.line,
+		    "ends in half a line, and the next file does not begin with it");
+	r->c->half.file = NULL;
+}
+
+/* Whether it is damage depends on what comes: bytes and len are the last of this file. */
+static void half_keep(struct reading *r)
+{
+	struct audit_half *h = &r->c->half;
+
+	/* Rotated more than once while the disk was full. */
+	if (h->file && !r->any && same_beginning(h, r->bytes, r->len) && r->len <= h->len)
+		return;
+	half_judge(r, !r->any && same_beginning(h, r->bytes, r->len));
+	memcpy(h->bytes, r->bytes, r->len);
+	h->len = r->len;
+	h->line = r->torn_line;
+	h->file = r->file;
 }
 
 /* ---- what is ---- */
@@ -154,12 +193,23 @@ static void count(json_t *operations, const struct audit_record *rec)
 		(void)json_object_set_new(of, result, json_integer(1));
 }
 
+static void unsynced(struct reading *r, const struct audit_record *rec)
+{
+	json_int_t since = json_integer_value(json_object_get(rec->json, "since"));
+
+	if (jsonio_str(rec->json, "error"))
+		tell(r, AUDIT_NOTE, r->line,
+		    "the disk failed: lines seq %" JSON_INTEGER_FORMAT " and later may be gone", since);
+}
+
 static void take(struct reading *r, const struct audit_record *rec)
 {
 	struct audit_check *c = r->c;
 	const char *time = jsonio_str(rec->json, "time");
 	json_int_t dropped = json_integer_value(json_object_get(rec->json, "count"));
 
+	if (!r->any)
+		half_judge(r, r->len >= c->half.len && same_beginning(&c->half, r->bytes, r->len));
 	torn_judge(r, rec);
 	if (r->any || !first_line(r, rec))
 		compare(r, rec);
@@ -167,13 +217,14 @@ static void take(struct reading *r, const struct audit_record *rec)
 	audit_hash(c->head, r->bytes, r->len);
 	c->seq = rec->seq;
 	if (c->anchor)
-		c->anchored |= bytes_equal(c->anchor, c->head, AUDIT_HASH) ||
-		    bytes_equal(c->anchor, rec->prev, AUDIT_HASH);
+		c->anchored |= bytes_equal(c->anchor, c->head, AUDIT_HASH);
 	if (!c->lines++)
 		(void)snprintf(c->first_time, sizeof(c->first_time), "%s", time);
 	(void)snprintf(c->last_time, sizeof(c->last_time), "%s", time);
 	if (strcmp(rec->event, "dropped") == 0 && dropped > 0)
 		c->dropped += (uint64_t)dropped;
+	if (strcmp(rec->event, "sync") == 0)
+		unsynced(r, rec);
 	count(c->operations, rec);
 }
 
@@ -205,6 +256,7 @@ static void feed(struct reading *r, const char *chunk, size_t n)
 			memcpy(r->bytes + r->len, chunk, room);
 			r->len += room;
 			torn_add(r);
+			r->len = 0;
 			r->overlong = true;
 			chunk += room;
 			n -= room;
@@ -221,14 +273,16 @@ static void feed(struct reading *r, const char *chunk, size_t n)
 
 static void file_ends(struct reading *r)
 {
-	bool newline = !r->len && !r->overlong;
+	size_t len = r->len;
+	bool unended = r->len || r->overlong;
 
-	if (!newline)
+	if (unended)
 		line_ends(r);
-	if (r->torn && newline)
-		tell(r, AUDIT_DAMAGE, r->torn_line, "not a line of an audit, or a changed one");
+	r->len = len; /* its bytes are still there */
+	if (r->torn && unended && r->torn_parts == 1)
+		half_keep(r);
 	else if (r->torn)
-		tell(r, AUDIT_NOTE, r->torn_line, "ends in half a line: being written, or torn by a crash");
+		tell(r, AUDIT_DAMAGE, r->torn_line, "not a line of an audit, or a changed one");
 	r->c->files++;
 }
 
@@ -257,9 +311,16 @@ int audit_check_file(struct audit_check *c, int fd, const char *file)
 
 void audit_check_end(struct audit_check *c)
 {
-	struct reading r = { .c = c, .file = "" };
+	struct reading last = { .c = c, .file = c->half.file }, r = { .c = c, .file = "" };
 
-	if (c->anchor && !c->anchored)
-		tell(&r, AUDIT_DAMAGE, 0,
-		    "no line has the anchor's hash: the end was cut off, or history was rewritten");
+	if (last.file)
+		tell(&last, AUDIT_NOTE, c->half.line, "ends in half a line: being written, or torn by a crash");
+	c->half.file = NULL;
+	if (!c->anchor || c->anchored)
+		return;
+	if (c->lines && c->first_seq > 1 && bytes_equal(c->anchor, c->begins, AUDIT_HASH))
+		tell(&r, AUDIT_NOTE, 0,
+		    "the anchor is the hash that the first line gives for the line before it: give that line's file "
+		    "too");
+	tell(&r, AUDIT_DAMAGE, 0, "no line has the anchor's hash: the end was cut off, or history was rewritten");
 }

@@ -224,11 +224,15 @@ static int prev_of(uint8_t out[static AUDIT_HASH], const char *line, size_t len)
 	return bytes_unhex(out, AUDIT_HASH, tail + sizeof(name) - 1, 2 * (size_t)AUDIT_HASH);
 }
 
+/* Printable ASCII, with no escapes but those of put_escaped(): so are the members then, and may be printed. */
 static bool printable(const char *line, size_t len)
 {
-	for (size_t i = 0; i < len; i++)
+	for (size_t i = 0; i < len; i++) {
 		if (line[i] < 0x20 || line[i] > 0x7e)
 			return false;
+		if (line[i] == '\\' && (++i == len || (line[i] != '"' && line[i] != '\\')))
+			return false;
+	}
 	return true;
 }
 
@@ -247,12 +251,34 @@ static bool time_ok(const char *time)
 
 static bool event_ok(const char *event)
 {
-	static const char *const known[] = { "kms", "state", "open", "close", "dropped" };
+	static const char *const known[] = { "kms", "state", "open", "close", "dropped", "sync" };
 
 	for (size_t i = 0; event && i < sizeof(known) / sizeof(known[0]); i++)
 		if (strcmp(event, known[i]) == 0)
 			return true;
 	return false;
+}
+
+/* Letters and spaces. */
+static bool words_ok(const char *text)
+{
+	size_t n = text ? strlen(text) : 0;
+
+	for (size_t i = 0; i < n; i++)
+		if (text[i] != ' ' && (text[i] < 'A' || text[i] > 'Z') && (text[i] < 'a' || text[i] > 'z'))
+			return false;
+	return n && n <= 32;
+}
+
+/* An object cannot hold another seq or prev: duplicates are refused. */
+static bool members_ok(const struct audit_record *rec)
+{
+	if (!event_ok(rec->event) || !time_ok(jsonio_str(rec->json, "time")))
+		return false;
+	if (strcmp(rec->event, "kms") == 0 &&
+	    (!words_ok(jsonio_str(rec->json, "op")) || !words_ok(jsonio_str(rec->json, "result"))))
+		return false;
+	return json_is_integer(json_object_get(rec->json, "seq")) && json_is_string(json_object_get(rec->json, "prev"));
 }
 
 int audit_parse(struct audit_record *out, const char *line, size_t len)
@@ -263,9 +289,7 @@ int audit_parse(struct audit_record *out, const char *line, size_t len)
 		return -EINVAL;
 	out->json = jsonio_parse(line, len, AUDIT_LINE_MAX);
 	out->event = out->json ? jsonio_str(out->json, "event") : NULL;
-	/* An object cannot hold another seq or prev: duplicates are refused. */
-	if (event_ok(out->event) && time_ok(jsonio_str(out->json, "time")) &&
-	    json_is_integer(json_object_get(out->json, "seq")) && json_is_string(json_object_get(out->json, "prev")))
+	if (out->json && members_ok(out))
 		return 0;
 	json_decref(out->json);
 	out->json = NULL;

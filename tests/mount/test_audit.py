@@ -1,8 +1,10 @@
 """The audit log end to end: every request the KMS saw has its line, with who caused it; states, rotation, crashes, refusals."""
 import collections
+import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -154,6 +156,52 @@ def test_who_caused_it(devkms):
         assert [(line["uid"], line["pid"]) for line in opened] == [(1234, cat.pid)]
         probes = [line for line in m.lines("kms") if line["use"] == "probe"]
         assert all(line["uid"] is None and line["pid"] is None for line in probes)
+
+
+DOC = os.path.join(os.path.dirname(__file__), "../../docs/byokfs-audit.5")
+
+
+def displays(word):
+    """The examples of the manual page that hold the word, as one types them."""
+    blocks = re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", open(DOC).read(), re.M | re.S)
+    return [block for block in blocks if word in block and "\\" not in block]
+
+
+@pytest.mark.skipif(not shutil.which("jq"), reason="needs jq")
+def test_manual_joins_with_cloudtrail(audited, tmp_path):
+    """What the page tells people to type, on a log and a trail that know a request each that the other does not."""
+    script, = displays("comm -23 theirs ours")
+    since = audited.kms.stats()["seq"]
+    audited.mount()
+    put(audited.path("f"), b"x")
+    wait_until(lambda: audited.lines("kms"))
+    audited.rotate()
+    audited.remount()
+    get(audited.path("f"))
+    audited.umount()
+    requests = [r for r in seen(audited.kms, since) if r["context"]]
+    store = audited.lines("state")[0]["store"]
+    assert len(requests) > 3 and {r["context"]["byokfs-store"] for r in requests} == {store}
+    ours_only, stranger = requests.pop(1)["request_id"], {"request_id": "stranger", "context": {"byokfs-store": store}}
+    trail = [{"eventSource": "kms.amazonaws.com", "requestID": r["request_id"],
+              "requestParameters": {"encryptionContext": r["context"]}} for r in [*requests, stranger]]
+    # Other services, other stores, requests without a context.
+    noise = [{"eventSource": "s3.amazonaws.com", "requestID": "s3", "requestParameters": None},
+             {"eventSource": "kms.amazonaws.com", "requestID": "none", "requestParameters": {"keyId": "k"}},
+             {"eventSource": "kms.amazonaws.com", "requestID": "other", "requestParameters": {"encryptionContext": {
+                 "byokfs-store": "00"}}}]
+    (tmp_path / "trail").mkdir()
+    (tmp_path / "trail" / "1.json").write_text(json.dumps({"Records": trail[:2] + noise}))
+    (tmp_path / "trail" / "2.json").write_text(json.dumps({"Records": trail[2:]}))
+    for path, name in zip(audited.files(), ("data.log.1", "data.log"), strict=True):
+        shutil.copy(path, tmp_path / name)
+    with open(tmp_path / "data.log", "a") as f:
+        f.write('{"seq":99,"time":"2026')
+    r = run("bash", "-euc", script, cwd=tmp_path, env={"STORE": store, "LC_ALL": "C"})
+    extra = [line["request_id"] for line in audited.lines("kms") if not line["store"]]
+    assert r.code == 0 and not r.err, r
+    theirs, ours = r.out.splitlines()[:1], r.out.splitlines()[1:]
+    assert theirs == ["stranger"] and [line.strip() for line in ours] == sorted([ours_only, *extra]), r
 
 
 def test_states(audited):
@@ -368,5 +416,28 @@ def test_verify(audited, tmp_path):
     r = run(CTL, "audit", "verify", bad, f"--anchor={report['head']}")
     assert r.code == DAMAGE and "no line has the anchor's hash" in r.out
     assert run(CTL, "audit", "verify", tmp_path / "none").code == 1
+    bad.write_text("".join(lines[2:]))
+    before = hashlib.sha256(lines[1].rstrip("\n").encode()).hexdigest()
+    r = run(CTL, "audit", "verify", bad, f"--anchor={before}")
+    assert r.code == DAMAGE and "note: the anchor is the hash that the first line gives" in r.out, r
+    assert not json.loads(run(CTL, "audit", "verify", "--json", bad, f"--anchor={before}").out)["anchored"]
     for args in (["verify"], ["prove", bad], ["verify", bad, "--anchor=12"], []):
         assert run(CTL, "audit", *args).code == USAGE
+
+
+def test_verify_prints_no_escapes(audited, tmp_path):
+    """Whoever forges a whole chain must not reach the terminal of who verifies it."""
+    audited.mount()
+    audited.umount()
+    lines = open(audited.audit).read().splitlines()
+    bad = tmp_path / "bad.log"
+    for op in (r"\u001b]0;owned\u0007", r"x\nthe chain is whole", "a;b"):
+        texts, prev = [], "0" * 64
+        for line in lines:
+            forged = re.sub(r'"op":"[A-Za-z]+"', lambda m, op=op: f'"op":"{op}"', line)
+            texts.append(re.sub(r'"prev":"[0-9a-f]{64}"', f'"prev":"{prev}"', forged))
+            prev = hashlib.sha256(texts[-1].encode()).hexdigest()
+        bad.write_text("\n".join(texts) + "\n")
+        r = run(CTL, "audit", "verify", bad)
+        assert r.code == DAMAGE and "not a line of an audit" in r.out and "the chain is whole" not in r.out, r
+        assert all(c.isprintable() or c == "\n" for c in r.out + r.err) and "owned" not in r.out and ";b" not in r.out, r

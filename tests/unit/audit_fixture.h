@@ -109,7 +109,7 @@ static char *slurp(const char *name, size_t *len)
 	return bytes;
 }
 
-static void spill(const char *name, const void *bytes, size_t len)
+static inline void spill(const char *name, const void *bytes, size_t len)
 {
 	int fd = open(name, O_WRONLY | O_CREAT | O_TRUNC, 0600);
 

@@ -12,6 +12,7 @@
 #include "log.h"
 
 #define RETRY_MS  1000u
+#define SYNC_MS   1000u
 #define CLOSE_MS  5000u
 #define OPEN_MAX  1000u /* of mount and key in "open" lines */
 
@@ -33,6 +34,13 @@ void audit_open_body(struct audit_text *t, const struct audit *a, const char *wh
 	audit_text_str(t, "key", a->key, OPEN_MAX);
 	if (torn)
 		audit_text_hex(t, "torn", torn, AUDIT_HASH);
+}
+
+void audit_sync_body(struct audit_text *t, uint64_t since, int error)
+{
+	audit_text_begin(t, "sync");
+	audit_text_int(t, "since", (int64_t)since);
+	audit_text_str(t, "error", error ? strerror(error) : NULL, 100);
 }
 
 static void dropped_body(struct audit_text *t, uint64_t count)
@@ -100,7 +108,7 @@ char *audit_pop(struct audit *a)
 void audit_kms(void *audit, const struct kms_event *e)
 {
 	struct audit *a = audit;
-	char bytes[AUDIT_LINE_MAX];
+	char bytes[AUDIT_BODY_MAX];
 	struct audit_text t = { .bytes = bytes, .size = sizeof(bytes) };
 
 	if (!a || (a->changes_only && e->err->status == KMS_OK))
@@ -166,7 +174,9 @@ static struct audit *create(const struct audit_params *p)
 	a->syslog = p->syslog;
 	a->changes_only = p->changes_only;
 	a->retry_ms = p->retry_ms ? p->retry_ms : RETRY_MS;
+	a->sync_ms = p->sync_ms ? p->sync_ms : SYNC_MS;
 	a->write = p->write ? p->write : write;
+	a->sync = p->sync ? p->sync : fdatasync;
 	a->size = p->queue ? p->queue : AUDIT_QUEUE;
 	a->ring = calloc(a->size, sizeof(*a->ring));
 	a->out = malloc(AUDIT_OUT);
@@ -186,7 +196,7 @@ static struct audit *create(const struct audit_params *p)
 /* The file, and the first line in it: an audit that cannot be written is none. */
 static int begin(struct audit *a, char *why)
 {
-	char body[AUDIT_LINE_MAX];
+	char body[AUDIT_BODY_MAX];
 	struct audit_text t = { .bytes = body, .size = sizeof(body) };
 	struct audit_tail tail = { 0 };
 	int r = a->path ? audit_file_open(&a->fd, a->path, why) : 0;
@@ -199,6 +209,7 @@ static int begin(struct audit *a, char *why)
 		log_warn("audit: '%s' ended in a torn line: the chain goes on behind it", a->path);
 	if (tail.newline)
 		a->out[a->len++] = '\n';
+	a->synced = a->chain.seq;
 	audit_open_body(&t, a, "start", tail.torn ? tail.torn_hash : NULL);
 	audit_chain_next(a, body);
 	r = audit_write_out(a);
@@ -266,6 +277,8 @@ void audit_close(struct audit *a, const char *reason)
 	(void)pthread_join(a->thread, NULL);
 	if (a->len || a->n)
 		log_err("audit: the last lines could not be written to '%s'", a->path);
+	else if (a->sync_error)
+		log_err("audit: the last lines may not be on the disk of '%s'", a->path);
 	audit_log_head(a, "closed");
 	destroy(a);
 }

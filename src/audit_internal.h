@@ -27,6 +27,9 @@ struct audit_chain {
 	uint8_t head[AUDIT_HASH];
 };
 
+/* Of a body with its NUL: what a line puts around it takes less than 160. */
+#define AUDIT_BODY_MAX (AUDIT_LINE_MAX - 160u)
+
 /* {"seq":N,BODY,"prev":"..."} and a newline into out, which holds AUDIT_LINE_MAX; moves the chain on. The length, or 0:
  * it does not fit, nothing was changed. */
 size_t audit_chain_line(struct audit_chain *, char *out, const char *body);
@@ -51,8 +54,9 @@ struct audit {
 	char *path, *program, *mount, *key;
 	uint8_t store[CONTEXT_ID];
 	bool has_store, syslog, changes_only;
-	uint32_t retry_ms;
+	uint32_t retry_ms, sync_ms;
 	ssize_t (*write)(int fd, const void *, size_t);
+	int (*sync)(int fd);
 	pthread_t thread;
 
 	pthread_mutex_t lock; /* of all below up to the next blank line */
@@ -71,18 +75,24 @@ struct audit {
 	struct audit_chain chain;
 	char *out; /* chained lines on their way; written up to `written` */
 	size_t len, written;
-	bool dirty, failing;
+	bool dirty; /* not everything written is known to be on the disk */
+	int write_error, sync_error; /* which stand; 0: none */
+	uint64_t synced;             /* seq of the last line that was synced */
+	uint64_t unsynced;           /* of the first that may be gone, once a sync failed */
 	uint64_t sync_at;
+	bool say_rotated, say_sync; /* lines to be chained before all others */
 };
 
 /* The body of an "open" line; torn NULL: there was no torn line. */
 void audit_open_body(struct audit_text *, const struct audit *, const char *why, const uint8_t *torn);
 /* Locked. The next body, which the caller frees, or NULL. */
 char *audit_pop(struct audit *);
+/* The body of a "sync" line: lines from seq `since` on may not be on the disk. error 0: it takes them again. */
+void audit_sync_body(struct audit_text *, uint64_t since, int error);
 /* The thread. */
 void *audit_writer(void *audit);
-/* The writer's, and audit_open()'s before there is one. Chains a line and hands it to syslog and to `out`, which has
- * room for it. */
+/* The writer's, and audit_open()'s before there is one. Chains a line and hands it to syslog and to `out`. What
+ * does not fit, there or into a line, is counted as lost. */
 void audit_chain_next(struct audit *, const char *body);
 /* 0 when everything is with the kernel, or -errno. */
 MUST_CHECK int audit_write_out(struct audit *);

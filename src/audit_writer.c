@@ -15,28 +15,51 @@
 #include "io.h"
 #include "log.h"
 
-#define SYNC_MS 1000u
+static bool has_room(const struct audit *a)
+{
+	return AUDIT_OUT - a->len >= AUDIT_LINE_MAX;
+}
 
 void audit_chain_next(struct audit *a, const char *body)
 {
 	char *line = a->out + a->len;
-	size_t n = audit_chain_line(&a->chain, line, body);
+	size_t n = has_room(a) ? audit_chain_line(&a->chain, line, body) : 0;
 
-	if (!n)
-		return; /* not possible: bodies have limits below a line's */
-	if (a->syslog)
+	if (n && a->syslog)
 		syslog(LOG_AUTHPRIV | LOG_INFO, "%.*s", (int)n - 1, line);
 	if (a->fd >= 0)
 		a->len += n;
 	LOCK_SCOPE(&a->lock);
 	a->told = a->chain;
-	a->lines++;
+	a->lines += n != 0;
+	a->lost += n == 0;
+	a->dropped += n == 0;
 }
 
-/* As many lines as fit, but for one: a rotation may need it. */
+/* What the writer itself has to say. It waits here for room: rotations go on while nothing can be written. */
+static void chain_own(struct audit *a)
+{
+	char body[AUDIT_BODY_MAX];
+	struct audit_text t = { .bytes = body, .size = sizeof(body) };
+
+	if (a->say_rotated && has_room(a)) {
+		a->say_rotated = false;
+		audit_open_body(&t, a, "rotated", NULL);
+		audit_chain_next(a, body);
+		t.len = 0;
+	}
+	if (a->say_sync && has_room(a)) {
+		a->say_sync = false;
+		audit_sync_body(&t, a->unsynced, a->sync_error);
+		audit_chain_next(a, body);
+	}
+}
+
+/* As many lines as fit. */
 static void chain_queued(struct audit *a)
 {
-	while (AUDIT_OUT - a->len >= 2 * (size_t)AUDIT_LINE_MAX) {
+	chain_own(a);
+	while (has_room(a)) {
 		CLEANUP_FREE char *body = NULL;
 
 		(void)pthread_mutex_lock(&a->lock);
@@ -48,29 +71,30 @@ static void chain_queued(struct audit *a)
 	}
 }
 
-static void remember(struct audit *a, int error)
+/* For status. */
+static void remember(struct audit *a)
 {
 	LOCK_SCOPE(&a->lock);
-	a->error = error;
+	a->error = a->write_error ? a->write_error : a->sync_error;
 }
 
-static void complain(struct audit *a, const char *what, int error)
+static void complain(struct audit *a, int error)
 {
-	remember(a, error);
-	if (!a->failing)
-		log_err("audit: cannot %s '%s': %s; trying again, %zu events can wait", what, a->path, strerror(error),
+	if (!a->write_error)
+		log_err("audit: cannot write '%s': %s; trying again, %zu events can wait", a->path, strerror(error),
 		    a->size);
-	a->failing = true;
+	a->write_error = error;
+	remember(a);
 }
 
 static void recover(struct audit *a)
 {
 	uint64_t dropped;
 
-	if (!a->failing)
+	if (!a->write_error)
 		return;
-	remember(a, 0);
-	a->failing = false;
+	a->write_error = 0;
+	remember(a);
 	(void)pthread_mutex_lock(&a->lock);
 	dropped = a->dropped;
 	(void)pthread_mutex_unlock(&a->lock);
@@ -99,18 +123,43 @@ static bool flush(struct audit *a)
 	int r = audit_write_out(a);
 
 	if (r)
-		complain(a, "write", -r);
+		complain(a, -r);
 	else
 		recover(a);
 	return !r;
 }
 
+static int try_sync(const struct audit *a)
+{
+	int r;
+
+	do
+		r = a->sync(a->fd);
+	while (r && errno == EINTR);
+	return r ? errno : 0;
+}
+
+/* After a failure the kernel may have forgotten what it could not write, and the next sync succeeds all the same: so
+ * the chain says, when it begins and when it ends, from where on lines may be gone. */
 static void sync_file(struct audit *a)
 {
-	a->sync_at = io_boot_ms() + SYNC_MS;
-	a->dirty = false;
-	if (fdatasync(a->fd))
-		complain(a, "sync", errno);
+	int error = try_sync(a);
+
+	a->sync_at = io_boot_ms() + a->sync_ms;
+	a->dirty = error != 0;
+	if (error && !a->sync_error) {
+		/* A failure before, of which the chain could not speak yet, is told with this one. */
+		a->unsynced = a->say_sync ? a->unsynced : a->synced + 1;
+		log_err("audit: cannot sync '%s': %s; lines from %llu on may not be on the disk", a->path,
+		    strerror(error), (unsigned long long)a->unsynced);
+	} else if (!error && a->sync_error) {
+		log_warn("audit: '%s' can be synced again", a->path);
+	}
+	a->say_sync |= !error != !a->sync_error;
+	a->sync_error = error;
+	if (!error && !a->len)
+		a->synced = a->chain.seq;
+	remember(a);
 }
 
 void audit_log_head(const struct audit *a, const char *when)
@@ -142,14 +191,14 @@ static int open_next(const struct audit *a, int *out, char why[static AUDIT_WHY]
 	return r;
 }
 
-/* What the old file did not take whole is written to the new one again. */
+/* What the old file did not take whole is written to the new one again: not a line that lacks its newline only. */
 static void rewind_line(struct audit *a)
 {
 	const char *end = memrchr(a->out, '\n', a->written);
 	size_t from = end ? (size_t)(end - a->out) + 1 : 0;
 
-	if (from < a->len && a->out[from] == '\n')
-		from++;
+	if (a->written < a->len && a->out[a->written] == '\n')
+		from = a->written + 1;
 	a->len -= from;
 	memmove(a->out, a->out + from, a->len);
 	a->written = 0;
@@ -157,8 +206,7 @@ static void rewind_line(struct audit *a)
 
 static void rotate(struct audit *a)
 {
-	char why[AUDIT_WHY] = "", body[AUDIT_LINE_MAX];
-	struct audit_text t = { .bytes = body, .size = sizeof(body) };
+	char why[AUDIT_WHY] = "";
 	int fd = -1, r;
 
 	if (a->fd < 0)
@@ -176,8 +224,7 @@ static void rotate(struct audit *a)
 	rewind_line(a);
 	(void)close(a->fd);
 	a->fd = fd;
-	audit_open_body(&t, a, "rotated", NULL);
-	audit_chain_next(a, body);
+	a->say_rotated = true;
 }
 
 /* locked. Until there is something to do. */
@@ -224,8 +271,10 @@ static bool round_of(struct audit *a)
 	}
 	if (a->dirty && (stop || io_boot_ms() >= a->sync_at))
 		sync_file(a);
-	if (stop && (!ok || empty))
+	if (stop && (!ok || (empty && !a->say_sync && !a->say_rotated)))
 		return false;
+	if (ok && (a->say_sync || a->say_rotated))
+		return true;
 	LOCK_SCOPE(&a->lock);
 	if (!stop)
 		wait_for_work(a, !ok);

@@ -167,7 +167,6 @@ def displays(word):
     return [block for block in blocks if word in block and "\\" not in block]
 
 
-@pytest.mark.skipif(not shutil.which("jq"), reason="needs jq")
 def test_manual_joins_with_cloudtrail(audited, tmp_path):
     """What the page tells people to type, on a log and a trail that know a request each that the other does not."""
     script, = displays("comm -23 theirs ours")

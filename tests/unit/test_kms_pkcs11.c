@@ -585,6 +585,28 @@ static void test_classes(void **state)
 	assert_int_equal(generate(f), KMS_CONFIG);
 }
 
+/* One failure that passes before the test seal says nothing of the blob, and nothing of whose key it is. */
+static void test_a_hiccup_is_no_bad_blob(void **state)
+{
+	static const ck_rv_t hiccups[] = { CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR };
+	struct fixture *f = *state;
+
+	open_kms(f);
+	assert_int_equal(generate(f), KMS_OK);
+	for (size_t i = 0; i < sizeof(hiccups) / sizeof(hiccups[0]); i++) {
+		tell(f, FAKE_DECRYPT, hiccups[i], 1);
+		assert_int_equal(attempt(f), KMS_OK);
+		f->fake->first_key += 100; /* handles moved: the first decryption is the check's */
+		tell(f, FAKE_DECRYPT, hiccups[i], 1);
+		assert_int_equal(attempt(f), KMS_OK);
+		tell(f, FAKE_DECRYPT, hiccups[i], 2);
+		assert_int_equal(attempt(f), KMS_BAD_BLOB);
+	}
+	tell(f, FAKE_DECRYPT, CKR_FUNCTION_FAILED, 1);
+	f->blob.bytes[20] ^= 1;
+	assert_int_equal(attempt(f), KMS_BAD_BLOB);
+}
+
 static void test_revocations(void **state)
 {
 	struct fixture *f = *state;
@@ -782,6 +804,7 @@ int main(void)
 		FAKE(test_nothing_is_asked_in_open),
 		FAKE(test_lost_sessions_come_back),
 		FAKE(test_classes),
+		FAKE(test_a_hiccup_is_no_bad_blob),
 		FAKE(test_revocations),
 		FAKE(test_first_use),
 		FAKE(test_module_that_sees_late),

@@ -18,6 +18,7 @@ struct job {
 	struct policy policy;
 	char host[POLICY_PRINCIPAL], rotator[POLICY_PRINCIPAL], trusted[POLICY_PRINCIPAL];
 	char *replicas; /* cut into words */
+	char suffix[24]; /* of its resources in Terraform; the first has none */
 };
 
 static const struct part {
@@ -166,6 +167,10 @@ static int set_trust(struct job *j, const struct wishes *w, const struct config 
 	if (!(w->parts & POLICY_TRUST) ||
 	    (w->parts == POLICY_ALL && !w->external_id && !w->account && !c->kms.role_arn))
 		return EXIT_OK;
+	/* A known ExternalId keeps nobody out. */
+	if (w->account && !w->external_id)
+		return refuse("account", "a trust policy for a real account needs --external-id: whoever runs the host "
+		                         "chooses one for each customer");
 	if (policy_trustee(j->trusted, w->account ? w->account : POLICY_NO_VENDOR, key->partition, why) < 0)
 		return refuse("account", why);
 	if (!w->account)
@@ -257,16 +262,24 @@ static json_t *the_only(const struct policy *p, unsigned wanted)
 	return NULL;
 }
 
-static int terraform(const struct job *jobs, size_t n, unsigned wanted)
+/* One role must not be two resources: the first key's documents have it, the others' refer to it. */
+static const char *suffix_of_role(const struct job *jobs, size_t i)
+{
+	for (size_t j = 0; j < i; j++)
+		if (jobs[i].policy.host && jobs[j].policy.host && !strcmp(jobs[i].policy.host, jobs[j].policy.host))
+			return jobs[j].suffix;
+	return NULL;
+}
+
+static int terraform(struct job *jobs, size_t n, unsigned wanted)
 {
 	for (size_t i = 0; i < n; i++) {
-		char suffix[24] = "";
-
 		if (i) {
-			(void)snprintf(suffix, sizeof(suffix), "_%zu", i + 1);
+			(void)snprintf(jobs[i].suffix, sizeof(jobs[i].suffix), "_%zu", i + 1);
 			(void)putchar('\n');
 		}
-		if (policy_terraform(stdout, &jobs[i].policy, wanted, suffix) < 0) {
+		jobs[i].policy.role_suffix = suffix_of_role(jobs, i);
+		if (policy_terraform(stdout, &jobs[i].policy, wanted, jobs[i].suffix) < 0) {
 			cmd_error("out of memory");
 			return EXIT_FAILED;
 		}
@@ -274,7 +287,7 @@ static int terraform(const struct job *jobs, size_t n, unsigned wanted)
 	return fflush(stdout) == 0 ? EXIT_OK : EXIT_FAILED;
 }
 
-static int print(const struct job *jobs, size_t n, const struct wishes *w)
+static int print(struct job *jobs, size_t n, const struct wishes *w)
 {
 	json_t *list;
 

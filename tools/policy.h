@@ -40,6 +40,7 @@ struct policy {
 	bool no_root;               /* leave out the statement that recovers a key whose administrator is gone */
 	const char *trusted;        /* who may assume the host's role, or NULL: nobody has to */
 	const char *external_id;
+	const char *role_suffix; /* Terraform: of the documents that have this host's role; NULL: these */
 };
 
 /* arn:partition:service:region:account:resource; 0 or -EINVAL. Region and account may be empty. */

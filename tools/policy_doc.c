@@ -12,13 +12,15 @@ static const char *const describe[] = { "kms:DescribeKey", NULL };
 static const char *const rotate[] = { "kms:ReEncryptFrom", "kms:ReEncryptTo", NULL };
 static const char *const rotate_read[] = { "kms:DescribeKey", "kms:GetKeyRotationStatus", "kms:ListKeyRotations",
 	NULL };
-/* No Decrypt, no GenerateDataKey, no CreateGrant: whoever administers the key does not read what it protects. */
+/* No Decrypt, no GenerateDataKey, no CreateGrant: whoever administers the key does not read what it protects. Applying
+ * this takes away what is not in it: deleting imported material is a way to revoke. */
 static const char *const administer[] = { "kms:DescribeKey", "kms:EnableKey", "kms:DisableKey",
 	"kms:ScheduleKeyDeletion", "kms:CancelKeyDeletion", "kms:GetKeyPolicy", "kms:PutKeyPolicy",
 	"kms:ListKeyPolicies", "kms:EnableKeyRotation", "kms:DisableKeyRotation", "kms:RotateKeyOnDemand",
 	"kms:GetKeyRotationStatus", "kms:ListKeyRotations", "kms:UpdateKeyDescription", "kms:CreateAlias",
 	"kms:UpdateAlias", "kms:DeleteAlias", "kms:ListGrants", "kms:RevokeGrant", "kms:ListResourceTags",
-	"kms:TagResource", "kms:UntagResource", NULL };
+	"kms:TagResource", "kms:UntagResource", "kms:GetParametersForImport", "kms:ImportKeyMaterial",
+	"kms:DeleteImportedKeyMaterial", NULL };
 static const char *const replicate[] = { "kms:ReplicateKey", "kms:UpdatePrimaryRegion", NULL };
 static const char *const recover[] = { "kms:DescribeKey", "kms:GetKeyPolicy", "kms:PutKeyPolicy", NULL };
 

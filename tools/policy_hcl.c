@@ -187,13 +187,13 @@ static void comment_key(FILE *f, const struct policy *p)
 }
 
 /* A key's policy may only name roles that exist. */
-static int put_key_policy(FILE *f, const struct policy *p, const char *suffix, bool own_role)
+static int put_key_policy(FILE *f, const struct policy *p, const char *suffix, const char *role_suffix)
 {
 	json_t *body = json_pack("{s:s, s:{s:o}}", "key_id", p->key, "policy", "$json", policy_for_key(p));
 	char role[80];
 
-	(void)snprintf(role, sizeof(role), "aws_iam_role.byokfs_host%s", suffix);
-	if (own_role)
+	(void)snprintf(role, sizeof(role), "aws_iam_role.byokfs_host%s", role_suffix ? role_suffix : "");
+	if (role_suffix)
 		(void)json_object_set_new(body, "depends_on", json_pack("[{s:s}]", "$expr", role));
 	comment_key(f, p);
 	return resource(f, "aws_kms_key_policy", "byokfs", suffix, body);
@@ -212,15 +212,16 @@ static void path_in(char out[static POLICY_PRINCIPAL], const char *arn)
 	(void)snprintf(out, POLICY_PRINCIPAL, "%.*s", from == to ? 0 : (int)(to - from + 1), from);
 }
 
-static int put_attachment(FILE *f, const char *arn, const char *what, const char *suffix, bool own_role)
+/* role_suffix: of the role's resource, or NULL when there is none and its name must do. */
+static int put_attachment(FILE *f, const char *arn, const char *what, const char *suffix, const char *role_suffix)
 {
 	bool user = strstr(arn, ":user/") != NULL;
 	char policy[80], role[80];
 	json_t *who;
 
 	(void)snprintf(policy, sizeof(policy), "aws_iam_policy.byokfs_%s%s.arn", what, suffix);
-	(void)snprintf(role, sizeof(role), "aws_iam_role.byokfs_%s%s.name", what, suffix);
-	who = own_role ? json_pack("{s:s}", "$expr", role) : json_string(name_in(arn));
+	(void)snprintf(role, sizeof(role), "aws_iam_role.byokfs_%s%s.name", what, role_suffix ? role_suffix : "");
+	who = role_suffix ? json_pack("{s:s}", "$expr", role) : json_string(name_in(arn));
 	(void)fputc('\n', f);
 	(void)snprintf(role, sizeof(role), "byokfs_%s", what);
 	return resource(f, user ? "aws_iam_user_policy_attachment" : "aws_iam_role_policy_attachment", role, suffix,
@@ -228,7 +229,7 @@ static int put_attachment(FILE *f, const char *arn, const char *what, const char
 }
 
 static int put_role_policy(
-    FILE *f, const char *arn, const char *what, json_t *document, const char *suffix, bool own_role)
+    FILE *f, const char *arn, const char *what, json_t *document, const char *suffix, const char *role_suffix)
 {
 	char name[48], resource_name[48];
 	int ret;
@@ -238,7 +239,7 @@ static int put_role_policy(
 	(void)fprintf(f, "# The permissions of %s, in its own account.\n", arn);
 	ret = resource(f, "aws_iam_policy", resource_name, suffix,
 	    json_pack("{s:s, s:{s:o}}", "name", name, "policy", "$json", document));
-	return ret < 0 ? ret : put_attachment(f, arn, what, suffix, own_role);
+	return ret < 0 ? ret : put_attachment(f, arn, what, suffix, role_suffix);
 }
 
 static int put_trust(FILE *f, const struct policy *p, const char *suffix)
@@ -261,26 +262,26 @@ int policy_terraform(FILE *f, const struct policy *p, unsigned parts, const char
 {
 	/* A user has no trust policy. */
 	bool trust = parts & POLICY_TRUST && p->trusted && p->host && strstr(p->host, ":role/");
-	const char *gap = "";
+	const char *gap = "", *role = !trust ? NULL : p->role_suffix ? p->role_suffix : suffix;
 	int ret = 0;
 
 	if (parts & POLICY_KEY) {
-		ret = put_key_policy(f, p, suffix, trust);
+		ret = put_key_policy(f, p, suffix, role);
 		gap = "\n";
 	}
-	if (ret == 0 && trust) {
+	if (ret == 0 && trust && !p->role_suffix) {
 		(void)fputs(gap, f);
 		ret = put_trust(f, p, suffix);
 		gap = "\n";
 	}
 	if (ret == 0 && parts & POLICY_HOST && p->host) {
 		(void)fputs(gap, f);
-		ret = put_role_policy(f, p->host, "host", policy_for_host(p), suffix, trust);
+		ret = put_role_policy(f, p->host, "host", policy_for_host(p), suffix, role);
 		gap = "\n";
 	}
 	if (ret == 0 && parts & POLICY_ROTATOR && p->rotator) {
 		(void)fputs(gap, f);
-		ret = put_role_policy(f, p->rotator, "rotator", policy_for_rotator(p), suffix, false);
+		ret = put_role_policy(f, p->rotator, "rotator", policy_for_rotator(p), suffix, NULL);
 	}
 	return ret;
 }

@@ -277,6 +277,13 @@ def test_domains_under_other_keys(tmp_path, shared_devkms):
     said(run(CTL, "policy", m.cipher, "--only=key"), USAGE, "2 keys", MRK)
     said(run(CTL, "policy", m.cipher, "--key", MRK_EU), USAGE, MRK_EU)
     assert len(Hcl(policy(m.cipher, "--host", HOST, "--terraform")).resources) == 6
+    text = policy(m.cipher, "--host", HOST, "--external-id", "customer-7", "--account", VENDOR, "--terraform")
+    found = Hcl(text).resources
+    assert formatted(text) and [kind for kind, _ in found].count("aws_iam_role") == 1, text
+    for suffix in ("", "_2"):
+        assert found["aws_kms_key_policy", "byokfs" + suffix]["depends_on"] == ["&aws_iam_role.byokfs_host"]
+        attached = found["aws_iam_role_policy_attachment", "byokfs_host" + suffix]
+        assert attached == {"role": "&aws_iam_role.byokfs_host.name", "policy_arn": f"&aws_iam_policy.byokfs_host{suffix}.arn"}
 
 
 def test_the_other_copy_serves(tmp_path, shared_devkms):
@@ -313,6 +320,8 @@ WRONG = {
     "external id": (["--external-id", "a b"], "ExternalId"),
     "account": (["--account", "123", "--external-id", "abc"], "12 digits"),
     "only": (["--only=all"], "none of key, host, rotator, trust"),
+    "no external id": (["--account", VENDOR], "--external-id"),
+    "no external id, only trust": (["--account", VENDOR, "--only=trust"], "--external-id"),
     "key": (["--key", "alias/a"], "not the ARN"),
     "both": (["--json", "--terraform"], "choose one"),
 }

@@ -214,6 +214,9 @@ static void only_the_host_may_decrypt(void **state)
 
 static void the_account_recovers_or_administers(void **state)
 {
+	static const char *const kill_switches[] = { "kms:DisableKey", "kms:EnableKey", "kms:ScheduleKeyDeletion",
+		"kms:CancelKeyDeletion", "kms:DeleteImportedKeyMaterial", "kms:GetParametersForImport",
+		"kms:ImportKeyMaterial", "kms:ListGrants", "kms:RevokeGrant" };
 	json_t *n = names(), *document, *s;
 	struct policy p = usual(n);
 
@@ -224,6 +227,9 @@ static void the_account_recovers_or_administers(void **state)
 	    "arn:aws:iam::111122223333:root");
 	assert_true(has(json_object_get(s, "Action"), "kms:PutKeyPolicy"));
 	assert_false(has(json_object_get(s, "Action"), "kms:ReplicateKey"));
+	for (size_t i = 0; i < sizeof(kill_switches) / sizeof(kill_switches[0]); i++)
+		if (!has(json_object_get(s, "Action"), kill_switches[i]))
+			fail_msg("the owner lost %s", kill_switches[i]);
 	assert_null(statement(document, "AccountRootAgainstLockOut"));
 	json_decref(document);
 	p.admin = "arn:aws:iam::111122223333:role/admin";

@@ -12,7 +12,7 @@
 /* Empty text: not there. Holds secrets: keep it in secret memory. */
 struct stsxml {
 	char access_key[129], secret_key[129], token[8192], expiration[40]; /* of Credentials */
-	char arn[300];                                                      /* of AssumedRoleUser */
+	char arn[300];                                                      /* of AssumedRoleUser, or the caller's */
 	char code[96], message[256];                                        /* of Error */
 	char request_id[128];
 };

@@ -24,6 +24,7 @@ static const struct field {
 	FIELD("Credentials", "SessionToken", token),
 	FIELD("Credentials", "Expiration", expiration),
 	FIELD("AssumedRoleUser", "Arn", arn),
+	FIELD("GetCallerIdentityResult", "Arn", arn),
 	FIELD("Error", "Code", code),
 	FIELD("Error", "Message", message),
 	FIELD("ResponseMetadata", "RequestId", request_id),

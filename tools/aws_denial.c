@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "policy.h"
+
 /* The word behind `before`, up to a blank. */
 static void word_after(char *out, size_t size, const char *text, const char *before)
 {
@@ -78,30 +80,59 @@ void aws_denial_role(char *out, size_t size, const char *arn)
 		    sts + 6, (int)strcspn(role + 14, "/"), role + 14);
 }
 
+/* As one word of a shell's command line. No backslash helps what a terminal would not show as it is. */
+static void shell_word(char *out, size_t size, const char *text)
+{
+	static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+=:,@%";
+	size_t n = 0;
+
+	if (*text == '-')
+		n = (size_t)snprintf(out, size, "./");
+	for (; *text >= ' ' && *text <= '~' && n + 2 < size; text++) {
+		if (!strchr(plain, *text))
+			out[n++] = '\\';
+		out[n++] = *text;
+	}
+	out[n] = '\0';
+	if (*text)
+		(void)snprintf(out, size, "CIPHERDIR");
+}
+
+/* The options and operands of the command that the hint names. What the service said becomes none unless it is the name
+ * of a role or user. */
+static void command_words(char *out, size_t size, const char *only, const struct aws_denial *d, const char *cipherdir)
+{
+	char role[300], dir[400] = "", why[POLICY_WHY];
+
+	if (cipherdir)
+		shell_word(dir, sizeof(dir), cipherdir);
+	aws_denial_role(role, sizeof(role), d->who);
+	if (policy_check_principal(role, why) < 0)
+		role[0] = '\0';
+	(void)snprintf(out, size, "%s%s%s%s%s", *dir ? " " : "", dir, only, *role ? " --host " : "", role);
+}
+
 void aws_denial_todo(char *out, size_t size, const struct aws_denial *d, const char *cipherdir)
 {
-	const char *space = cipherdir ? " " : "", *dir = cipherdir ? cipherdir : "";
-	char role[300], host[320] = "";
+	const char *only = d->policy == DENIAL_IDENTITY ? " --only=host"
+	    : d->policy == DENIAL_RESOURCE          ? " --only=key"
+	                                            : "";
+	char words[1000];
 
-	aws_denial_role(role, sizeof(role), d->who);
-	if (*role)
-		(void)snprintf(host, sizeof(host), " --host %s", role);
+	command_words(words, sizeof(words), only, d, cipherdir);
 	if (d->explicitly)
 		(void)snprintf(out, size, "a Deny in the %s covers it: its owner must take it away",
 		    d->policy == DENIAL_UNSAID ? "policies" : name_of(d->policy));
 	else if (d->policy == DENIAL_IDENTITY)
-		(void)snprintf(out, size,
-		    "the identity's own permissions must allow it: 'byokfsctl policy%s%s --only=host%s'", space, dir,
-		    host);
+		(void)snprintf(out, size, "the identity's own permissions must allow it: 'byokfsctl policy%s'", words);
 	else if (d->policy == DENIAL_RESOURCE)
-		(void)snprintf(out, size,
-		    "the key's owner must allow it in the key's policy: 'byokfsctl policy%s%s --only=key%s'", space,
-		    dir, host);
+		(void)snprintf(
+		    out, size, "the key's owner must allow it in the key's policy: 'byokfsctl policy%s'", words);
 	else if (d->policy != DENIAL_UNSAID)
 		(void)snprintf(out, size, "the %s must allow it", name_of(d->policy));
 	else
 		(void)snprintf(out, size,
 		    "the key's policy, and in another account the identity's own permissions too, must allow it: "
-		    "'byokfsctl policy%s%s%s'",
-		    space, dir, host);
+		    "'byokfsctl policy%s'",
+		    words);
 }

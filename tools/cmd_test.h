@@ -5,6 +5,8 @@
 #include "awscred.h"
 #include "cmd.h"
 
+struct stsxml;
+
 struct trial {
 	struct config config;
 	const struct cmd_args *args;
@@ -51,8 +53,8 @@ void test_replicas(struct trial *);
 /* cmd_test_identity.c: the caller's ARN, from STS. 0 or -errno with why (AWSCRED_WHY). */
 MUST_CHECK int test_whoami(char *arn, size_t size, struct awscred *, const struct sigv4_credentials *,
     const struct config *, const char *region, char *why);
-/* The Arn member of STS's answer; false when there is none. Pure. */
-bool test_whoami_read(char *arn, size_t size, const char *xml, size_t len);
+/* The caller's Arn in STS's answer; false when it is none. Pure. */
+bool test_whoami_arn(char *arn, size_t size, const struct stsxml *);
 
 /* cmd_test_use.c: sealing, unsealing, contexts, latency. */
 void test_use(struct trial *);

@@ -120,10 +120,25 @@ bool test_is_vault(const struct trial *t)
 
 static const char *usual_todo(const struct trial *t, const struct kms_err *err)
 {
-	if (test_is_vault(t) && (err->status == KMS_CONFIG || err->status == KMS_DOWN))
-		return "check address, mount, key and token or AppRole in [vault], and whether the server is unsealed";
-	if (err->status == KMS_CONFIG)
-		return "check credentials, key and Region in [kms], and this host's clock";
+	static const char vault[] =
+	    "check address, mount, key and token or AppRole in [vault], and whether the server is unsealed";
+	static const struct {
+		const char *provider;
+		enum kms_status status;
+		const char *todo;
+	} todos[] = {
+		{ "aws", KMS_CONFIG, "check credentials, key and Region in [kms], and this host's clock" },
+		{ "vault", KMS_CONFIG, vault },
+		{ "vault", KMS_DOWN, vault },
+		{ "pkcs11", KMS_CONFIG, "check module, token, key and PIN in [pkcs11]" },
+		{ "pkcs11", KMS_DOWN, "is the token plugged in, and its service running?" },
+		{ "keyfile", KMS_CONFIG, "check path in [keyfile]" },
+		{ "keyfile", KMS_DOWN, "check path in [keyfile], and that the medium it is on is there" },
+	};
+
+	for (size_t i = 0; i < sizeof(todos) / sizeof(todos[0]); i++)
+		if (todos[i].status == err->status && strcmp(todos[i].provider, t->config.kms.provider) == 0)
+			return todos[i].todo;
 	return cmd_kms_hint(err);
 }
 

@@ -79,6 +79,13 @@ def test_without_sts(shop):
     assert r.code == 0 and "note    identity: not known" in r.out, r
 
 
+def test_a_wrong_clock_does_not_hide_the_identity(shop, shared_devkms):
+    """STS's clock is believed once, as the KMS's is."""
+    shared_devkms.fault(clock_skew_s=3600)
+    r = button(shop)
+    assert r.code == 0 and f"ok      identity: {USER}" in r.out, r
+
+
 def test_a_session_is_named_with_its_role(shop, shared_devkms):
     role = "arn:aws:iam::111122223333:role/the-host"
     shared_devkms.http("POST", "/_devkms/role", {"role_arn": role})
@@ -280,3 +287,7 @@ def test_a_key_file_is_not_aws(tmp_path):
     key.unlink()
     r = run(CTL, "test", *settings, cipher)
     assert r.code == DENIED and "FAILED  key service: " in r.out and "is gone" in r.out, r
+    key.write_bytes(os.urandom(32))
+    key.chmod(0o644)
+    r = run(CTL, "test", *settings, cipher)
+    assert r.code == CONFIG and "what to do: check path in [keyfile]" in r.out and "Region" not in r.out, r

@@ -61,6 +61,7 @@ def test_from_init_to_remount(tmp_path, token, seal):
         r = m.ctl("test", "-c", m.ini, m.cipher)
         assert r.returncode == 0 and "FAILED" not in r.stdout and URI in r.stdout, r.stdout
         assert "wrong encryption context is refused" in r.stdout
+        assert "ok      key: enabled" in r.stdout and "region: " not in r.stdout and "Region" not in r.stdout, r.stdout
         info = json.loads(m.ctl("info", "--json", m.cipher).stdout)
         slot = info["domain"]["slots"][0]
         assert (slot["provider"], slot["key"]) == ("pkcs11", URI)
@@ -154,6 +155,9 @@ def refused(store, code, *words, options=()):
     assert r.returncode == code, r.stderr
     t = store.ctl("test", "-c", store.ini, *extra, store.cipher)
     assert t.returncode == code and "FAILED" in t.stdout, t.stdout
+    hints = {3: "check module, token, key and PIN in [pkcs11]", 6: "is the token plugged in, and its service running?"}
+    if "FAILED  store" not in t.stdout:
+        assert "what to do: " + hints[code] in t.stdout and "Region" not in t.stdout, t.stdout
     for word in words:
         assert word in r.stderr and word in t.stdout + t.stderr, (word, r.stderr, t.stdout, t.stderr)
     assert not store.mounted()

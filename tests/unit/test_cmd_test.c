@@ -11,6 +11,7 @@
 
 #include "../../tools/aws_denial.c"
 #include "../../tools/cmd_test_identity.c"
+#include "../../tools/policy_arn.c"
 
 #define KEY     "arn:aws:kms:us-east-1:111122223333:key/k"
 #define SESSION "arn:aws:sts::444455556666:assumed-role/host/byokfs-a"
@@ -86,6 +87,41 @@ static void a_hint_is_a_command(void **state)
 	assert_non_null(strstr(todo, "'byokfsctl policy'"));
 }
 
+/* The service's words, and a directory's name, are not the shell's. */
+static void a_hint_is_safe_to_paste(void **state)
+{
+	static const struct {
+		const char *who, *dir, *command;
+	} cases[] = {
+		{ "arn:aws:iam::1:role/$(reboot)", NULL, "'byokfsctl policy --only=key'" },
+		{ "arn:aws:iam::444455556666:role/`reboot`", NULL, "'byokfsctl policy --only=key'" },
+		{ "arn:aws:iam::444455556666:role/a;reboot", NULL, "'byokfsctl policy --only=key'" },
+		{ "arn:aws:iam::444455556666:root';reboot;'", NULL, "'byokfsctl policy --only=key'" },
+		{ "arn:aws:iam::444455556666:role/x", NULL,
+		    "'byokfsctl policy --only=key --host arn:aws:iam::444455556666:role/x'" },
+		{ "", "/srv/my store", "'byokfsctl policy /srv/my\\ store --only=key'" },
+		{ "", "/srv/$(reboot)`x`'\"\\;&|<>*?[]{}~#!",
+		    "policy /srv/\\$\\(reboot\\)\\`x\\`\\'\\\"\\\\\\;\\&\\|\\<\\>\\*\\?\\[\\]\\{\\}\\~\\#\\! --only" },
+		{ "", "-rf", "'byokfsctl policy ./-rf --only=key'" },
+		{ "", "/srv/line\nfeed", "'byokfsctl policy CIPHERDIR --only=key'" },
+		{ "", "/srv/\033[2J\xff", "'byokfsctl policy CIPHERDIR --only=key'" },
+	};
+	struct aws_denial d = { .policy = DENIAL_RESOURCE };
+	char todo[1000], longest[3000];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		strcpy(d.who, cases[i].who);
+		aws_denial_todo(todo, sizeof(todo), &d, cases[i].dir);
+		if (!strstr(todo, cases[i].command))
+			fail_msg("'%s', '%s': %s", cases[i].who, cases[i].dir ? cases[i].dir : "", todo);
+	}
+	memset(longest, ' ', sizeof(longest) - 1);
+	longest[sizeof(longest) - 1] = '\0';
+	aws_denial_todo(todo, sizeof(todo), &d, longest);
+	assert_non_null(strstr(todo, "'byokfsctl policy CIPHERDIR --only=key'"));
+}
+
 static void other_words_leave_it_empty(void **state)
 {
 	static const char *const texts[] = { "",
@@ -127,28 +163,32 @@ static void sessions_have_roles(void **state)
 	assert_string_equal(role, "");
 }
 
-static bool reads(const char *xml, char *arn)
+static bool reads(const char *xml, char *arn, size_t size)
 {
-	return test_whoami_read(arn, 300, xml, strlen(xml));
+	struct stsxml x;
+
+	return stsxml_parse(&x, xml, strlen(xml)) == 0 && test_whoami_arn(arn, size, &x);
 }
+
+#define CALLER(arn)                                                                                              \
+	"<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>" arn "</Arn><UserId>A</UserId>" \
+	"</GetCallerIdentityResult></GetCallerIdentityResponse>"
 
 static void the_caller_is_read_from_sts(void **state)
 {
+	static const char *const wrong[] = { "", "<Arn>", "<a/>", "<a><Arn>" SESSION "</Arn></a>", CALLER(""),
+		CALLER("nonsense"), CALLER("arn:aws:iam::1:user/a&#x9b;2J"), CALLER("arn:aws:iam::1:user/a b"),
+		CALLER("arn:aws:iam::1:user/&x;"), CALLER("arn:aws:iam::1:user/a\xff") };
 	char arn[300];
 
 	(void)state;
-	assert_true(reads("<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>" SESSION
-	                  "</Arn><UserId>A</UserId></GetCallerIdentityResult></GetCallerIdentityResponse>",
-	    arn));
+	assert_true(reads(CALLER(SESSION), arn, sizeof(arn)));
 	assert_string_equal(arn, SESSION);
-	assert_false(reads("", arn));
-	assert_false(reads("<Arn>", arn));
-	assert_false(reads("<Arn></Arn>", arn));
-	assert_false(reads("<Arn>arn:aws:iam::1:user/a", arn));
-	assert_false(reads("<Arn>nonsense</Arn>", arn));
-	assert_false(reads("<Arn>arn:aws:iam::1:user/a\033[2J</Arn>", arn));
-	assert_false(reads("<Arn>arn:aws:iam::1:user/&x;</Arn>", arn));
-	assert_false(test_whoami_read(arn, 10, "<Arn>" SESSION "</Arn>", 11 + strlen(SESSION)));
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
+		if (reads(wrong[i], arn, sizeof(arn)))
+			fail_msg("'%s' was taken", wrong[i]);
+	assert_false(reads(CALLER(SESSION), arn, strlen(SESSION)));
+	assert_true(reads(CALLER(SESSION), arn, strlen(SESSION) + 1));
 }
 
 static void hosts_go_without_the_usual_port(void **state)
@@ -171,6 +211,7 @@ int main(void)
 		cmocka_unit_test(a_refusal_names_who_what_and_where),
 		cmocka_unit_test(whose_policy_decided),
 		cmocka_unit_test(a_hint_is_a_command),
+		cmocka_unit_test(a_hint_is_safe_to_paste),
 		cmocka_unit_test(other_words_leave_it_empty),
 		cmocka_unit_test(sessions_have_roles),
 		cmocka_unit_test(the_caller_is_read_from_sts),

@@ -58,6 +58,16 @@ static void test_error(void **state)
 	assert_string_equal(x.access_key, "");
 }
 
+static void test_caller(void **state)
+{
+	(void)state;
+	assert_int_equal(
+	    parse("<GetCallerIdentityResponse " NS "><GetCallerIdentityResult><Arn>arn:aws:iam::1:user/u</Arn>"
+	          "<UserId>A</UserId><Account>1</Account></GetCallerIdentityResult></GetCallerIdentityResponse>"),
+	    0);
+	assert_string_equal(x.arn, "arn:aws:iam::1:user/u");
+}
+
 /* A member counts only where it belongs. */
 static void test_strange_places(void **state)
 {
@@ -143,6 +153,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_assumed),
 		cmocka_unit_test(test_error),
+		cmocka_unit_test(test_caller),
 		cmocka_unit_test(test_strange_places),
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_lengths),

@@ -25,6 +25,7 @@ struct vault {
 	bool owns_link;
 	atomic_bool worked, looked; /* the key has answered; its properties were asked for */
 	struct vault_name name;
+	struct vault_check check;
 };
 
 static void free_json(json_t **json)
@@ -117,7 +118,7 @@ static enum kms_status bad_ciphertext(struct kms_err *err)
 static enum kms_status call(struct vault *v, const char *method, const char *operation, const char *body,
     uint64_t deadline, struct vault_answer *a, struct kms_err *err)
 {
-	char path[VAULT_PATH_MAX + VAULT_NAME_MAX + 32];
+	char path[VAULT_KEY_PATH_MAX];
 	const struct vault_request req = { method, path, body, deadline };
 
 	(void)snprintf(path, sizeof(path), "%s/%s/%s", v->name.mount, operation, v->name.name);
@@ -179,6 +180,34 @@ static enum kms_status seal(struct vault *v, const struct context *ctx, const ui
 	return body ? call(v, "POST", "encrypt", body, deadline, a, err) : no_request(err);
 }
 
+/* NULL when the blob is none. Nothing in it is secret. */
+static json_t *item_json(const struct context *ctx, const uint8_t *blob, size_t len)
+{
+	json_t *item = json_pack("{s:s%}", "ciphertext", (const char *)blob, len);
+
+	if (item && set_context(item, ctx))
+		return item;
+	json_decref(item);
+	return NULL;
+}
+
+/* The request that unseals this blob; free(). */
+static char *decrypt_body(const struct context *ctx, const void *blob, size_t len)
+{
+	CLEANUP_JSON json_t *request = item_json(ctx, blob, len);
+
+	return request ? jsonio_print(request) : NULL;
+}
+
+/* What may become the check, if none is known yet. */
+static void keep_check(struct vault *v, const struct context *ctx, const void *blob, size_t len)
+{
+	CLEANUP_FREE char *body = vault_check_wanted(&v->check) ? decrypt_body(ctx, blob, len) : NULL;
+
+	if (body)
+		vault_check_worked(&v->check, body);
+}
+
 static enum kms_status vault_encrypt(void *priv, const struct context *ctx, const uint8_t secret[static 32],
     uint64_t deadline, struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
 {
@@ -197,6 +226,10 @@ static enum kms_status vault_encrypt(void *priv, const struct context *ctx, cons
 	if (!version)
 		return kms_fail(err, KMS_CONFIG, "UnexpectedBlob", "the answer has no usable ciphertext");
 	atomic_store(&v->worked, true);
+	status = vault_check_sealed(&v->check, v->link, version, deadline, err);
+	if (status != KMS_OK)
+		return status;
+	keep_check(v, ctx, text, strlen(text));
 	blob->len = strlen(text);
 	memcpy(blob->bytes, text, blob->len);
 	fill_used(v, used, version, a.body);
@@ -212,23 +245,11 @@ static enum kms_status vault_generate(void *priv, const struct context *ctx, uin
 
 /* ---- unsealing ---- */
 
-/* NULL when the blob is none. Nothing in it is secret. */
-static json_t *item_json(const struct context *ctx, const uint8_t *blob, size_t len)
-{
-	json_t *item = json_pack("{s:s%}", "ciphertext", (const char *)blob, len);
-
-	if (item && set_context(item, ctx))
-		return item;
-	json_decref(item);
-	return NULL;
-}
-
 static enum kms_status vault_decrypt(void *priv, const char *key, const struct context *ctx, const uint8_t *blob,
     size_t len, uint64_t deadline, uint8_t secret[static 32], struct kms_used *used, struct kms_err *err)
 {
 	struct vault *v = priv;
 	CLEANUP_ANSWER struct vault_answer a = { 0 };
-	CLEANUP_JSON json_t *request = NULL;
 	CLEANUP_FREE char *body = NULL;
 	uint64_t version = version_of(blob, len);
 	enum kms_status status;
@@ -237,17 +258,19 @@ static enum kms_status vault_decrypt(void *priv, const char *key, const struct c
 		return kms_fail(err, KMS_BAD_BLOB, "IncorrectKey", "the key is '%.90s', not '%.90s'", v->name.key, key);
 	if (!version)
 		return bad_ciphertext(err);
-	request = item_json(ctx, blob, len);
-	body = request ? jsonio_print(request) : NULL;
+	body = decrypt_body(ctx, blob, len);
 	if (!body)
 		return no_request(err);
 	status = call(v, "POST", "decrypt", body, deadline, &a, err);
+	if (status == KMS_BAD_BLOB)
+		return vault_check_blob(&v->check, v->link, deadline, err);
 	if (status != KMS_OK)
 		return status;
 	status = read_plaintext(secret, json_object_get(a.body, "data"), err);
 	if (status != KMS_OK)
 		return status;
 	atomic_store(&v->worked, true);
+	vault_check_worked(&v->check, body);
 	fill_used(v, used, version, a.body);
 	return KMS_OK;
 }
@@ -286,8 +309,24 @@ static void read_item(struct vault *v, struct kms_item *item, const json_t *resu
 	if (read_plaintext(item->secret, result, &item->err) != KMS_OK)
 		return;
 	atomic_store(&v->worked, true);
+	keep_check(v, item->context, item->blob, item->len);
 	fill_used(v, &item->used, version_of(item->blob, item->len), a->body);
 	memset(&item->err, 0, sizeof(item->err));
+}
+
+/* One verdict for all that were sent. */
+static void judge_bad_blobs(struct vault *v, struct kms_item *items, const size_t *at, size_t count, uint64_t deadline)
+{
+	struct kms_err verdict = { .status = KMS_BAD_BLOB };
+	size_t bad = 0;
+
+	for (size_t i = 0; i < count; i++)
+		bad += items[at[i]].err.status == KMS_BAD_BLOB;
+	if (!bad || vault_check_blob(&v->check, v->link, deadline, &verdict) == KMS_BAD_BLOB)
+		return;
+	for (size_t i = 0; i < count; i++)
+		if (items[at[i]].err.status == KMS_BAD_BLOB)
+			items[at[i]].err = verdict;
 }
 
 static void vault_decrypt_batch(void *priv, const char *key, struct kms_item *items, size_t n, uint64_t deadline)
@@ -315,6 +354,7 @@ static void vault_decrypt_batch(void *priv, const char *key, struct kms_item *it
 			items[at[i]].err = err;
 		else
 			read_item(v, &items[at[i]], json_array_get(results, i), &a);
+	judge_bad_blobs(v, items, at, count, deadline);
 }
 
 /* ---- the key itself ---- */
@@ -354,6 +394,8 @@ static void vault_close(void *priv)
 
 	if (v->owns_link && v->link)
 		vault_link_close(v->link);
+	(void)pthread_mutex_destroy(&v->check.lock);
+	free(v->check.body);
 	free(v);
 }
 
@@ -370,6 +412,11 @@ static int vault_open(void **priv, const struct kms_params *p, struct kms_err *e
 	v = calloc(1, sizeof(*v));
 	if (!v)
 		return -ENOMEM;
+	r = -pthread_mutex_init(&v->check.lock, NULL);
+	if (r) {
+		free(v);
+		return r;
+	}
 	v->owns_link = !shared || !vault_link_fits(shared->link, p);
 	if (v->owns_link)
 		r = vault_link_open(&v->link, p, err);
@@ -377,6 +424,7 @@ static int vault_open(void **priv, const struct kms_params *p, struct kms_err *e
 		v->link = shared->link;
 	if (!r)
 		r = vault_name_key(&v->name, v->link->namespace, p, err);
+	(void)snprintf(v->check.path, sizeof(v->check.path), "%s/decrypt/%s", v->name.mount, v->name.name);
 	if (r)
 		vault_close(v);
 	else
@@ -397,6 +445,7 @@ static void vault_refresh(void *priv)
 
 	vault_token_forget(v->link);
 	atomic_store(&v->looked, false);
+	vault_check_forget(&v->check);
 }
 
 /* Files with tokens and secret ids are read again anyway; the rest stays as it is. */

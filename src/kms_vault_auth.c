@@ -1,8 +1,9 @@
 /* kms_vault_auth.c — the token that requests carry: from a file, or of an AppRole.
  *
- * Hides: when a file is read again, who logs in while others wait, and the keeper, a thread that renews an AppRole's
- * token when two thirds of its time are over, or logs in anew when renewing no longer helps. So nobody waits while the
- * old token serves. A token past its end is never sent. The keeper is started with the first token that ends. */
+ * Hides: when a file is read again, who reads it or logs in while others wait, and the keeper, a thread that renews an
+ * AppRole's token when two thirds of its time are over, or logs in anew when renewing no longer helps. So nobody waits
+ * while the old token serves. A token past its end is never sent. The keeper is started with the first token that
+ * ends. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -99,13 +100,28 @@ static enum kms_status read_word(
 	if (text[room] == '{')
 		return kms_fail(err, KMS_CONFIG, "NoToken",
 		    "'%.120s' holds JSON: wrapped tokens are not supported, let the agent write the bare one", path);
-	if (st.st_mode & S_IROTH && !l->warned) {
-		l->warned = true;
+	if (st.st_mode & S_IROTH && !atomic_exchange(&l->warned, true))
 		log_warn("%s is readable by everybody: run 'chmod o-r %s'", path, path);
-	}
 	*seen = identify(&st);
 	*out = steal_ptr(&text);
 	return KMS_OK;
+}
+
+/* lock held. */
+static void wait_changed(struct vault_link *l, uint64_t until)
+{
+	uint64_t now = io_boot_ms(), ms = until > now ? until - now : 1;
+	struct timespec t;
+
+	ms = ms > SLICE_MS ? SLICE_MS : ms;
+	(void)clock_gettime(CLOCK_MONOTONIC, &t);
+	t.tv_sec += (time_t)(ms / 1000);
+	t.tv_nsec += (long)(ms % 1000) * 1000000;
+	if (t.tv_nsec >= 1000000000) {
+		t.tv_sec++;
+		t.tv_nsec -= 1000000000;
+	}
+	(void)pthread_cond_timedwait(&l->changed, &l->lock, &t);
 }
 
 /* lock held. Whoever is renewing it will see that it is not wanted any more. */
@@ -128,27 +144,61 @@ static void install(struct vault_link *l, char *header)
 	(void)pthread_cond_broadcast(&l->changed);
 }
 
-/* lock held. Also when the file is gone there is no token: taking it away is taking the access away. */
-static enum kms_status from_file(struct vault_link *l, struct kms_err *err)
+static bool unchanged(const char *path, const struct vault_file *seen)
 {
 	struct vault_file now;
 	struct stat st;
-	char *header = NULL;
-	enum kms_status status;
 
-	if (l->header && !stat(l->token_file, &st)) {
-		now = identify(&st);
-		if (same_file(&now, &l->file))
-			return KMS_OK;
-	}
-	status = read_word(l, &header, strlen(HEADER), l->token_file, &l->file, err);
-	if (status != KMS_OK || !header) {
+	if (stat(path, &st))
+		return false;
+	now = identify(&st);
+	return same_file(&now, seen);
+}
+
+/* lock held; given up while the file is looked at, which on a hung filesystem takes for ever. Also when the file is
+ * gone there is no token: taking it away is taking the access away. */
+static enum kms_status look_at_file(struct vault_link *l, struct kms_err *err)
+{
+	struct vault_file seen = l->file;
+	bool have = l->header != NULL;
+	CLEANUP_SECRET char *header = NULL;
+	enum kms_status status = KMS_OK;
+
+	l->fetching = true;
+	(void)pthread_mutex_unlock(&l->lock);
+	if (!have || !unchanged(l->token_file, &seen))
+		status = read_word(l, &header, strlen(HEADER), l->token_file, &seen, err);
+	(void)pthread_mutex_lock(&l->lock);
+	l->fetching = false;
+	if (status != KMS_OK) {
 		drop(l);
-		return status;
+	} else if (header) {
+		memcpy(header, HEADER, strlen(HEADER));
+		l->file = seen;
+		install(l, steal_ptr(&header));
 	}
-	memcpy(header, HEADER, strlen(HEADER));
-	install(l, header);
-	return KMS_OK;
+	(void)pthread_cond_broadcast(&l->changed);
+	return status;
+}
+
+/* lock held; given up meanwhile. One looks at the file; the others go on with the token at hand, or wait for one. What
+ * was refused meanwhile is read again. */
+static enum kms_status from_file(struct vault_link *l, uint64_t deadline, struct kms_err *err)
+{
+	enum kms_status status = KMS_OK;
+
+	if (l->fetching && l->header)
+		return KMS_OK;
+	do {
+		if (!l->fetching)
+			status = look_at_file(l, err);
+		else if (io_boot_ms() >= deadline)
+			return kms_fail(
+			    err, KMS_DOWN, "Timeout", "'%.120s' is still being read by another call", l->token_file);
+		else
+			wait_changed(l, deadline);
+	} while (status == KMS_OK && !l->header);
+	return status;
 }
 
 /* ---- AppRole ---- */
@@ -289,23 +339,6 @@ static enum kms_status log_in(struct vault_link *l, uint64_t deadline, struct km
 	return status;
 }
 
-/* lock held. */
-static void wait_changed(struct vault_link *l, uint64_t until)
-{
-	uint64_t now = io_boot_ms(), ms = until > now ? until - now : 1;
-	struct timespec t;
-
-	ms = ms > SLICE_MS ? SLICE_MS : ms;
-	(void)clock_gettime(CLOCK_MONOTONIC, &t);
-	t.tv_sec += (time_t)(ms / 1000);
-	t.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (t.tv_nsec >= 1000000000) {
-		t.tv_sec++;
-		t.tv_nsec -= 1000000000;
-	}
-	(void)pthread_cond_timedwait(&l->changed, &l->lock, &t);
-}
-
 static bool serves(const struct vault_link *l)
 {
 	return l->header && (!l->expires || io_boot_ms() < l->expires);
@@ -392,7 +425,7 @@ enum kms_status vault_token_get(
 	enum kms_status status;
 
 	LOCK_SCOPE(&l->lock);
-	status = l->token_file ? from_file(l, err) : from_role(l, deadline, err);
+	status = l->token_file ? from_file(l, deadline, err) : from_role(l, deadline, err);
 	if (status != KMS_OK)
 		return status;
 	if (!l->header)
@@ -427,7 +460,7 @@ void vault_token_forget(struct vault_link *l)
 	LOCK_SCOPE(&l->lock);
 	drop(l);
 	l->failed_at = 0;
-	l->warned = false;
+	atomic_store(&l->warned, false);
 }
 
 int vault_auth_open(struct vault_link *l)

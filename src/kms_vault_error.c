@@ -22,6 +22,8 @@ static const struct {
 	{ "disallowed by policy (too old)", "VersionDisallowed", KMS_DENIED, SAME },
 	{ "no such key version", "VersionDisallowed", KMS_DENIED, SAME },
 	{ "locked by an administrator", "NamespaceLocked", KMS_DENIED, SAME },
+	/* The engine is there, its plugin is not running: nobody's decision. */
+	{ "backend is nil", "PluginNotLoaded", KMS_DOWN, SAME },
 	{ "no handler for route", "NoSuchMount", KMS_DENIED, CONFIG_AT_FIRST },
 	{ "message authentication failed", "InvalidCiphertext", KMS_BAD_BLOB, SAME },
 	{ "invalid ciphertext", "InvalidCiphertext", KMS_BAD_BLOB, SAME },

@@ -35,10 +35,12 @@ struct vault_link {
 	char *header; /* "X-Vault-Token: ..." in secret memory; NULL: none */
 	uint64_t serial;
 	struct vault_file file; /* that header came from */
+	bool fetching;          /* somebody reads the file or asks the server, without the lock */
+	atomic_bool warned;
 	/* AppRole only; io_boot_ms() times. expires 0: never. */
 	uint64_t got, expires, renew_at, failed_at, login_lease_ms;
 	int64_t expires_unix;
-	bool renewable, must_login, fetching, stop, has_keeper, warned;
+	bool renewable, must_login, stop, has_keeper;
 	struct kms_err failure;
 	pthread_t keeper;
 };
@@ -74,6 +76,33 @@ enum kms_status vault_fail(const struct vault_answer *, bool worked, struct kms_
 /* The class of an error by its text and HTTP status; own: from Vault itself, not from something before it. A bare 403
  * is KMS_CONFIG: vault_call() finds out whose fault it is. *code: for people. Pure. */
 enum kms_status vault_classify(long http, const char *text, bool own, bool worked, const char **code);
+
+/* ---- is it the key it was? kms_vault_check.c ---- */
+
+#define VAULT_KEY_PATH_MAX (VAULT_PATH_MAX + VAULT_NAME_MAX + 32)
+
+/* Zeroed, but for path and lock. */
+struct vault_check {
+	char path[VAULT_KEY_PATH_MAX]; /* of requests to decrypt; constant */
+	pthread_mutex_t lock;          /* guards what follows; never held across a request */
+	char *body;           /* of a request to decrypt that the key answered; malloc'ed; NULL: none yet */
+	uint64_t proved;      /* io_boot_ms(), when it last did */
+	uint64_t version;     /* sealed last; 0: nothing */
+};
+
+/* This request to decrypt works. */
+void vault_check_worked(struct vault_check *, const char *body);
+/* Is there none yet? */
+bool vault_check_wanted(struct vault_check *);
+/* The next sealing asks. */
+void vault_check_forget(struct vault_check *);
+/* err says KMS_BAD_BLOB: stays so if the key is the one it was, as far as can be told. KMS_DENIED: another has its
+ * name, or as the server says. Else it did not answer the question. */
+enum kms_status vault_check_blob(struct vault_check *, struct vault_link *, uint64_t deadline, struct kms_err *err);
+/* The same, with KMS_OK, after something was sealed under that version; asks only when the last proof is old, or the
+ * version is another than before. */
+enum kms_status vault_check_sealed(
+    struct vault_check *, struct vault_link *, uint64_t version, uint64_t deadline, struct kms_err *err);
 
 /* ---- settings: kms_vault_link.c ---- */
 

@@ -260,6 +260,18 @@ def test_deleted_key_locks_at_once(vault, mount):
     assert mount.state() == "locked" and page(mount) == errno.EIO
 
 
+def test_replaced_key_locks_at_once(vault, mount):
+    """Deleted and made anew between two probes: the owner's decision as much as deleting alone."""
+    put(mount.path("old"), DATA)
+    vault.call("POST", f"transit/keys/{vault.key}/config", {"deletion_allowed": True})
+    vault.call("DELETE", f"transit/keys/{vault.key}")
+    vault.call("POST", f"transit/keys/{vault.key}", {})
+    reason = locked_at_once(mount)
+    assert "OtherKey" in reason or "KeyNotFound" in reason, reason
+    wait_until(lambda: "OtherKey" in mount.read_log())
+    assert mount.status()["kms"]["denied"] > 0
+
+
 def test_sealed_server_locks_at_lease_end(vault, mount):
     vault.switch(sealed=True)
     locked_at_lease_end(mount)

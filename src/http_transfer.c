@@ -3,7 +3,8 @@
  * Hides: libcurl's options and error codes, and the bounds on what comes back. The receive buffer of libcurl
  * is wiped as soon as the body has been copied out of it. A dead reused connection is tried again by libcurl
  * itself, on a fresh one, as long as no byte of an answer has come; http.h promises that, and test_http.c
- * holds libcurl to it. */
+ * holds libcurl to it. Names are looked up by a thread of libcurl's that nobody waits for once the time is up: it ends
+ * when the resolver gives up, and owns all that it touches until then. */
 #include "http_internal.h"
 
 #include <errno.h>
@@ -157,6 +158,7 @@ static CURLcode set_connection(CURL *easy, const struct http *h, bool tls)
 
 	SET(CURLOPT_SHARE, h->share);
 	SET(CURLOPT_NOSIGNAL, 1L);
+	SET(CURLOPT_QUICK_EXIT, 1L); /* else a name server's silence outlasts every deadline */
 	SET(CURLOPT_PROTOCOLS_STR, tls ? "https" : "http");
 	SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	SET(CURLOPT_FOLLOWLOCATION, 0L);

@@ -6,7 +6,13 @@
 
 #include <cmocka.h>
 
+#include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
+#include <netdb.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <time.h>
 
 #include "fake_server.h"
 #include "http.h"
@@ -390,6 +396,63 @@ static void test_unreachable(void **state)
 	http_close(h);
 }
 
+/* ---- a name server that keeps silent ---- */
+
+static atomic_int looking_up;
+static sem_t answer;
+
+/* libcurl's as well. Ten seconds are for a libcurl that waits for it. */
+int getaddrinfo(const char *name, const char *service, const struct addrinfo *hints, struct addrinfo **out)
+{
+	int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+	struct timespec until;
+
+	*(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+	if (!name || strcmp(name, "silent.invalid"))
+		return real(name, service, hints, out);
+	atomic_fetch_add(&looking_up, 1);
+	(void)clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += 10;
+	(void)sem_timedwait(&answer, &until);
+	atomic_fetch_sub(&looking_up, 1);
+	return real("127.0.0.1", service, hints, out); /* a late answer, to be thrown away */
+}
+
+static unsigned threads(void)
+{
+	DIR *tasks = opendir("/proc/self/task");
+	unsigned n = 0;
+
+	assert_non_null(tasks);
+	while (readdir(tasks))
+		n++;
+	(void)closedir(tasks);
+	return n;
+}
+
+/* The call ends while the name is still looked up; what then answers finds no pool, and needs none. */
+static void test_silent_name_server(void **state)
+{
+	struct http *h = open_http(2);
+	struct http_response resp;
+	unsigned before = threads();
+	char why[160];
+
+	(void)state;
+	assert_int_equal(sem_init(&answer, 0, 0), 0);
+	for (int i = 1; i <= 3; i++) {
+		assert_int_equal(get_url(h, "https://silent.invalid/", 100, &resp, why), -ETIMEDOUT);
+		assert_int_equal(atomic_load(&looking_up), i);
+	}
+	http_close(h);
+	assert_int_equal(atomic_load(&looking_up), 3);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(sem_post(&answer), 0);
+	while (threads() > before)
+		(void)sched_yield();
+	assert_int_equal(atomic_load(&looking_up), 0);
+}
+
 /* A server that does not speak TLS, and a bundle that does not exist. */
 static void test_tls_failures(void **state)
 {
@@ -473,6 +536,7 @@ int main(void)
 		cmocka_unit_test(test_metadata_urls_are_allowed),
 		cmocka_unit_test(test_refused_headers),
 		cmocka_unit_test(test_unreachable),
+		cmocka_unit_test(test_silent_name_server),
 		cmocka_unit_test(test_tls_failures),
 		cmocka_unit_test(test_threads_share_few_handles),
 	};

@@ -51,6 +51,10 @@ void awscred_put(struct sigv4_credentials *);
  * administrator says so (SIGHUP). What is at hand then serves only if the sources do not answer in time. */
 void awscred_refresh(struct awscred *);
 
+/* Another Region to ask STS in, and other replicas, as in awscred_params; the next awscred_get() asks again if they
+ * differ. A question under way ends where it began. 0 or -ENOMEM (nothing changed). */
+MUST_CHECK int awscred_reconfigure(struct awscred *, const char *region, const char *replicas);
+
 /* For people: "the environment", "profile 'x'", "role arn:... through IMDS", ...; "" before the first awscred_get().
  * out holds 256. *expires: Unix seconds, 0 never. */
 void awscred_identity(struct awscred *, char *out, int64_t *expires);

@@ -53,7 +53,7 @@ static void ask_instance(struct awscred *a, char *out)
 {
 	struct awscred_answer none = { .cred = NULL };
 	char why[AWSCRED_WHY];
-	struct awscred_walk w = { &a->setup, io_boot_ms() + REGION_MS, why, &none };
+	struct awscred_walk w = { &a->setup, NULL, io_boot_ms() + REGION_MS, why, &none };
 
 	if (known_region(a, out) || !awscred_chain_ends_at_imds(a->setup.profile))
 		return;
@@ -181,6 +181,22 @@ static int keep(char **out, const char *text)
 	return text && *text && !*out ? -ENOMEM : 0;
 }
 
+int awscred_place_copy(struct awscred_place *out, const char *region, const char *replicas)
+{
+	out->region = out->replicas = NULL;
+	if (!keep(&out->region, region) && !keep(&out->replicas, replicas))
+		return 0;
+	awscred_place_free(out);
+	return -ENOMEM;
+}
+
+void awscred_place_free(struct awscred_place *p)
+{
+	free(p->region);
+	free(p->replicas);
+	p->region = p->replicas = NULL;
+}
+
 static int fill(struct awscred_setup *s, const struct awscred_params *p)
 {
 	const struct http_params http = { .connect_timeout_ms = p->connect_timeout_ms,
@@ -191,7 +207,7 @@ static int fill(struct awscred_setup *s, const struct awscred_params *p)
 	int r = 0;
 
 	if (keep(&s->profile, p->profile) || keep(&s->role_arn, p->role_arn) || keep(&s->external_id, p->external_id) ||
-	    keep(&s->session_name, p->session_name) || keep(&s->region, p->region) || keep(&s->replicas, p->replicas))
+	    keep(&s->session_name, p->session_name))
 		return -ENOMEM;
 	if (awscred_chain_runs_program(s->profile))
 		r = awscred_process_start(&s->process);
@@ -206,7 +222,9 @@ int awscred_open(struct awscred **out, const struct awscred_params *params)
 	if (!a)
 		return -ENOMEM;
 	awscred_cache_open(a);
-	r = fill(&a->setup, params);
+	r = awscred_place_copy(&a->place, params->region, params->replicas);
+	if (!r)
+		r = fill(&a->setup, params);
 	if (r)
 		awscred_close(a);
 	else
@@ -225,7 +243,6 @@ void awscred_close(struct awscred *a)
 	free(a->setup.role_arn);
 	free(a->setup.external_id);
 	free(a->setup.session_name);
-	free(a->setup.region);
-	free(a->setup.replicas);
+	awscred_place_free(&a->place);
 	free(a);
 }

@@ -115,11 +115,16 @@ static int cope(struct awscred *a, int r, uint64_t epoch, const char *why)
 static int walk(struct awscred *a, uint64_t deadline, char *why)
 {
 	struct awscred_answer next = { .cred = NULL };
-	struct awscred_walk w = { &a->setup, deadline, why, &next };
+	__attribute__((cleanup(awscred_place_free))) struct awscred_place place = { NULL, NULL };
+	struct awscred_walk w = { &a->setup, &place, deadline, why, &next };
 	struct awscred_seen seen;
 	uint64_t epoch = a->epoch;
-	int r;
+	int r = awscred_place_copy(&place, a->place.region, a->place.replicas);
 
+	if (r) {
+		a->refresh_at = backoff(a->failures);
+		return awscred_say(why, r, "no memory for the AWS credentials");
+	}
 	a->busy = true;
 	(void)pthread_mutex_unlock(&a->lock);
 	awscred_files_look(&seen);
@@ -271,6 +276,30 @@ void awscred_refresh(struct awscred *a)
 	LOCK_SCOPE(&a->lock);
 	a->epoch++;
 	(void)pthread_cond_broadcast(&a->changed);
+}
+
+static bool same_text(const char *a, const char *b)
+{
+	return a && b ? !strcmp(a, b) : a == b;
+}
+
+int awscred_reconfigure(struct awscred *a, const char *region, const char *replicas)
+{
+	__attribute__((cleanup(awscred_place_free))) struct awscred_place other;
+	struct awscred_place old;
+	int r = awscred_place_copy(&other, region, replicas);
+
+	if (r)
+		return r;
+	LOCK_SCOPE(&a->lock);
+	if (same_text(a->place.region, other.region) && same_text(a->place.replicas, other.replicas))
+		return 0;
+	old = a->place;
+	a->place = other;
+	other = old;
+	a->epoch++;
+	(void)pthread_cond_broadcast(&a->changed);
+	return 0;
 }
 
 void awscred_identity(struct awscred *a, char *out, int64_t *expires)

@@ -14,6 +14,7 @@ struct awscred {
 	uint64_t done;  /* walks that ended */
 	uint64_t epoch; /* raised by awscred_refresh(): older answers serve only where newer are not to be had */
 
+	struct awscred_place place;
 	struct awscred_answer have; /* the last good answer */
 	uint64_t have_epoch;
 	struct awscred_seen seen; /* the files it was made from */

@@ -98,7 +98,7 @@ struct awscred_process;
 
 /* What a walk needs; constant after open but for what is atomic. */
 struct awscred_setup {
-	char *profile, *role_arn, *external_id, *session_name, *region, *replicas; /* NULL: not given */
+	char *profile, *role_arn, *external_id, *session_name; /* NULL: not given */
 	struct http *http;
 	struct awsclock sts_clock;
 	struct awscred_process *process; /* NULL: no profile wanted one when the process began */
@@ -106,8 +106,18 @@ struct awscred_setup {
 	atomic_bool instance; /* IMDS has given credentials: its silence is an outage then */
 };
 
+/* Whose STS is asked. */
+struct awscred_place {
+	char *region, *replicas; /* NULL: not given */
+};
+
+/* 0 or -ENOMEM; out then holds nothing. */
+MUST_CHECK int awscred_place_copy(struct awscred_place *out, const char *region, const char *replicas);
+void awscred_place_free(struct awscred_place *);
+
 struct awscred_walk {
 	struct awscred_setup *setup;
+	const struct awscred_place *place;
 	uint64_t deadline;
 	char *why;
 	struct awscred_answer *out;

@@ -92,9 +92,9 @@ struct endpoint {
 };
 
 /* The Region of the n-th replica. */
-static bool other_region(char out[static 64], const struct awscred_setup *s, unsigned n)
+static bool other_region(char out[static 64], const struct awscred_place *place, unsigned n)
 {
-	const char *p = s->replicas ? s->replicas : "";
+	const char *p = place->replicas ? place->replicas : "";
 
 	for (p += strspn(p, ", \t"); *p && n; n--) {
 		p += strcspn(p, ", \t");
@@ -107,10 +107,10 @@ static bool other_region(char out[static 64], const struct awscred_setup *s, uns
 static int find_region(
     char out[static 64], const struct awscred_walk *w, const struct awscred_profiles *p, unsigned nth)
 {
-	const char *region = w->setup->region;
+	const char *region = w->place->region;
 
 	if (nth)
-		return other_region(out, w->setup, nth - 1) ? 0 : -ENOENT;
+		return other_region(out, w->place, nth - 1) ? 0 : -ENOENT;
 
 	region = region ? region : awscred_env("AWS_REGION");
 	region = region ? region : awscred_env("AWS_DEFAULT_REGION");
@@ -371,7 +371,7 @@ static int ask_regions(struct awscred_walk *w, const struct awscred_role *role, 
 
 		if (found)
 			return found == -ENOENT && nth ? r : found;
-		e.last = !other_region(scrap, w->setup, nth);
+		e.last = !other_region(scrap, w->place, nth);
 		r = ask(w, role, &e, f);
 	}
 	return r;

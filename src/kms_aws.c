@@ -338,17 +338,28 @@ static int aws_connect(struct aws *a, const struct kms_params *params, struct km
 	return r;
 }
 
+/* Whose STS is asked: kms.region's, else the key's; NULL: the environment knows. */
+static const char *sts_region(char out[static 64], const struct kms_params *params)
+{
+	if (params->region && *params->region)
+		return params->region;
+	return aws_arn_region(out, params->key) ? out : NULL;
+}
+
+static const char *sts_replicas(const struct kms_params *params)
+{
+	return params->failover ? params->replicas : NULL;
+}
+
 static int aws_fill(struct aws *a, const struct kms_params *params, struct kms_err *err)
 {
-	char region[64] = "";
+	char region[64];
 	const struct awscred_params cred = { .profile = params->profile,
 		.role_arn = params->role_arn,
 		.external_id = params->external_id,
 		.session_name = params->session_name,
-		.region = params->region && *params->region ? params->region
-		    : aws_arn_region(region, params->key)   ? region
-		                                            : NULL,
-		.replicas = params->failover ? params->replicas : NULL,
+		.region = sts_region(region, params),
+		.replicas = sts_replicas(params),
 		.ca_bundle = params->ca_bundle,
 		.proxy = params->proxy,
 		.user_agent = params->user_agent ? params->user_agent : "byokfs",
@@ -398,6 +409,19 @@ static void aws_refresh(void *priv)
 	awscred_refresh(a->cred);
 }
 
+/* What is borrowed is the lender's to change. */
+static int aws_take_over(struct aws *a, struct aws_set *fresh, const struct kms_params *params)
+{
+	char region[64];
+	int r = a->borrowed ? 0 : awscred_reconfigure(a->cred, sts_region(region, params), sts_replicas(params));
+
+	if (r)
+		aws_set_put(a, fresh);
+	else
+		aws_set_swap(a, fresh);
+	return r;
+}
+
 /* The key may move to a sibling. An alias was resolved once: it keeps the key it stood for. */
 static int aws_reconfigure(void *priv, const struct kms_params *params, struct kms_err *err)
 {
@@ -414,7 +438,7 @@ static int aws_reconfigure(void *priv, const struct kms_params *params, struct k
 		(void)kms_fail(err, KMS_CONFIG, "OtherKey",
 		    "'%.90s' is another key than '%.90s': a mounted store keeps its key", key, home);
 	if (!r)
-		aws_set_swap(a, fresh);
+		r = aws_take_over(a, fresh, params);
 	aws_set_put(a, old);
 	return r == -ENOMEM ? -EINVAL : r;
 }

@@ -594,6 +594,32 @@ static void test_other_regions(void **state)
 	expect_request(f, 2, "POST", "/eu-west-3/sts/aws4_request");
 }
 
+/* Another Region's STS, and other replicas', without opening anew; credentials that serve are asked for again. */
+static void test_region_changes(void **state)
+{
+	static const struct fake_answer script[] = { FAIL(503, ""), OK(GIVEN("ASIA", LATER)), FAIL(503, ""),
+		FAIL(503, ""), OK(GIVEN("ASIB", LATER)) };
+	struct fixture *f = *state;
+
+	begin(f, script, N(script));
+	open_role(f, NULL, NULL);
+	expect_error(f, -ETIMEDOUT, "HTTP status 503");
+	expect_request(f, 0, "POST", "/eu-west-1/sts/aws4_request");
+	assert_int_equal(awscred_reconfigure(f->a, "us-east-1", NULL), 0);
+	expect(f, "ASIA");
+	expect_request(f, 1, "POST", "/us-east-1/sts/aws4_request");
+	assert_int_equal(awscred_reconfigure(f->a, "us-east-1", NULL), 0); /* nothing new */
+	expect(f, "ASIA");
+	assert_int_equal(fake_seen(f->server), 2);
+	assert_int_equal(awscred_reconfigure(f->a, "us-east-2",
+	                     "arn:aws:kms:us-west-1:1:key/mrk-1, arn:aws:kms:us-west-2:1:key/mrk-1"),
+	    0);
+	expect(f, "ASIB");
+	expect_request(f, 2, "POST", "/us-east-2/sts/aws4_request");
+	expect_request(f, 3, "POST", "/us-west-1/sts/aws4_request");
+	expect_request(f, 4, "POST", "/us-west-2/sts/aws4_request");
+}
+
 static void test_web_identity(void **state)
 {
 	static const struct fake_answer script[] = { OK(GIVEN("ASIA", SOON)), OK(GIVEN("ASIB", LATER)) };
@@ -880,6 +906,7 @@ int main(void)
 		WITH(test_instance_region),
 		WITH(test_role),
 		WITH(test_other_regions),
+		WITH(test_region_changes),
 		WITH(test_web_identity),
 		WITH(test_sts_answers),
 		WITH(test_renewed_ahead),

@@ -413,6 +413,45 @@ static void test_reconfigure(void **state)
 	end(&f);
 }
 
+static void assert_sts_asked_in(struct fixture *f, const char *region)
+{
+	unsigned n = fake_seen(f->home);
+	char *seen, text[64];
+
+	assert_int_equal(decrypt(f, 200), KMS_DOWN);
+	seen = fake_request(f->home, n);
+	snprintf(text, sizeof(text), "/%s/sts/aws4_request", region);
+	assert_non_null(strstr(seen, text));
+	free(seen);
+}
+
+/* The role's STS moves along, or a dead Region would keep the store shut. Here home's server is that STS. */
+static void test_reconfigure_moves_sts(void **state)
+{
+	static const struct fake_answer home[8] = { { .status = 503 }, { .status = 503 }, { .status = 503 },
+		{ .status = 503 }, { .status = 503 }, { .status = 503 }, { .status = 503 }, { .status = 503 } };
+	static const struct fake_answer replica[8] = { DECRYPTED(REPLICA) };
+	struct fixture f;
+
+	(void)state;
+	begin(&f, home, replica);
+	kms_close(f.kms);
+	setenv("AWS_ENDPOINT_URL_STS", f.at_home, 1);
+	f.params.role_arn = "arn:aws:iam::111122223333:role/host";
+	f.params.replicas = NULL;
+	f.params.failover = false;
+	assert_int_equal(kms_open(&f.kms, &f.params, true, &f.err), 0);
+	assert_sts_asked_in(&f, "eu-west-1");
+	f.params.key = SINGLE; /* refused: nothing moves */
+	assert_int_equal(kms_reconfigure(f.kms, &f.params, &f.err), -EINVAL);
+	assert_sts_asked_in(&f, "eu-west-1");
+	f.params.key = REPLICA;
+	assert_int_equal(kms_reconfigure(f.kms, &f.params, &f.err), 0);
+	assert_sts_asked_in(&f, "us-east-1");
+	unsetenv("AWS_ENDPOINT_URL_STS");
+	end(&f);
+}
+
 static void test_reconfigure_refused(void **state)
 {
 	static const struct fake_answer home[8] = { DECRYPTED(HOME) }, replica[8] = { DECRYPTED(REPLICA) };
@@ -525,6 +564,7 @@ int main(void)
 		cmocka_unit_test(test_shared),
 		cmocka_unit_test(test_no_failover),
 		cmocka_unit_test(test_reconfigure),
+		cmocka_unit_test(test_reconfigure_moves_sts),
 		cmocka_unit_test(test_reconfigure_refused),
 		cmocka_unit_test(test_denial_and_reconfigure),
 		cmocka_unit_test(test_reconfigure_under_load),

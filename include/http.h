@@ -50,10 +50,10 @@ struct http_response {
 
 MUST_CHECK int http_open(struct http **out, const struct http_params *);
 void http_close(struct http *);
-/* 0 when any HTTP answer came; else -ETIMEDOUT, -ECONNREFUSED, -EHOSTUNREACH, -EFBIG (answer too large),
- * -EPROTO (TLS, protocol), -EKEYREJECTED (the server's certificate is not accepted), -EINVAL (URL, header or
- * CA bundle not usable), -ECANCELED, -ENOMEM, -EIO; `why` (may be NULL, 160 bytes) says it in words. Free with
- * http_response_free(). */
+/* 0 when any HTTP answer came; else -EBUSY (all handles were in use until the deadline), -ETIMEDOUT, -ECONNREFUSED,
+ * -EHOSTUNREACH, -EFBIG (answer too large), -EPROTO (TLS, protocol), -EKEYREJECTED (the server's certificate is not
+ * accepted), -EINVAL (URL, header or CA bundle not usable), -ECANCELED, -ENOMEM, -EIO; `why` (may be NULL, 160 bytes)
+ * says it in words. Free with http_response_free(). */
 MUST_CHECK int http_do(struct http *, const struct http_request *, struct http_response *out, char *why);
 void http_response_free(struct http_response *);
 

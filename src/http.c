@@ -188,7 +188,7 @@ static int take_handle(struct http *h, uint64_t deadline, CURL **out)
 		LOCK_SCOPE(&h->lock);
 		while (!h->nidle && h->made == h->max)
 			if (!wait_freed(h, deadline))
-				return -ETIMEDOUT;
+				return -EBUSY;
 		*out = h->nidle ? h->idle[--h->nidle] : NULL;
 		h->made += !*out;
 	}
@@ -331,7 +331,7 @@ int http_do(struct http *h, const struct http_request *req, struct http_response
 	call.headers = headers;
 	r = take_handle(h, req->deadline, &easy);
 	if (r) {
-		snprintf(why, HTTP_WHY, "%s", r == -ETIMEDOUT ? "no connection became free in time" : "out of memory");
+		snprintf(why, HTTP_WHY, "%s", r == -EBUSY ? "no connection became free in time" : "out of memory");
 		return r;
 	}
 	r = http_transfer(h, easy, &call, out, why);

@@ -115,32 +115,58 @@ static enum kms_status settle(
 	return err->status;
 }
 
+/* An operation with the configured key, and what is wanted of its answer; NULL: not. */
+struct order {
+	const char *operation;
+	json_t *request;
+	bool opening; /* Decrypt */
+	uint8_t *secret;
+	struct kms_blob *blob;
+	struct kms_used *used;
+};
+
+/* A success is one only when all of it is there: it may end a denial. */
+static enum kms_status take(const struct order *o, const struct aws_region *r, const json_t *answer,
+    const char *request_id, struct kms_err *err)
+{
+	enum kms_status status = KMS_OK;
+
+	read_used(o->used, answer, "KeyMaterialId", request_id);
+	if (aws_arn_is_key(r->key) && strcmp(o->used->key, r->key))
+		return kms_fail(
+		    err, KMS_CONFIG, "UnexpectedKey", "key '%.90s' answered instead of '%.90s'", o->used->key, r->key);
+	if (o->blob)
+		status = read_blob(o->blob, answer, err);
+	if (status == KMS_OK && o->secret)
+		status = read_secret(o->secret, answer, o->opening ? KMS_BAD_BLOB : KMS_CONFIG, err);
+	return status;
+}
+
 /* About the configured key, at the Region whose turn it is: request gets the KeyId it has there, and the answer must
  * name that very key. */
-static enum kms_status ask(struct aws *a, const char *operation, json_t *request, uint64_t deadline, json_t **answer,
-    struct kms_used *used, struct kms_err *err)
+static enum kms_status ask(struct aws *a, const struct order *o, uint64_t deadline, struct kms_err *err)
 {
 	struct aws_turn turn;
-	struct aws_set *regions = aws_turn_begin(a, deadline, &turn);
+	struct aws_set *regions = aws_turn_begin(a, deadline, o->opening, &turn);
 	const struct aws_region *r = &regions->region[turn.region];
-	const struct aws_call call = { operation, request, true, &r->endpoint, turn.until };
+	const struct aws_call call = { o->operation, o->request, true, &r->endpoint, turn.until };
+	enum aws_reach reach = AWS_NOT_SENT;
+	CLEANUP_JSON json_t *answer = NULL;
 	char request_id[128];
 	enum kms_status status;
-	bool asked = false;
 
-	snprintf(used->key, sizeof(used->key), "%s", r->key); /* asked, until another answers */
-	if (!set(request, "KeyId", json_string(r->key)))
+	snprintf(o->used->key, sizeof(o->used->key), "%s", r->key); /* asked, until another answers */
+	if (!set(o->request, "KeyId", json_string(r->key)))
 		status = no_request(err);
 	else
-		status = settle(a, &call, r->key, aws_call(a, &call, answer, request_id, &asked, err), err);
-	if (status == KMS_OK) {
-		read_used(used, *answer, "KeyMaterialId", request_id);
-		if (aws_arn_is_key(r->key) && strcmp(used->key, r->key))
-			status = kms_fail(err, KMS_CONFIG, "UnexpectedKey", "key '%.90s' answered instead of '%.90s'",
-			    used->key, r->key);
-	}
-	aws_turn_end(a, regions, &turn, status, asked);
-	if (turn.aside && status == KMS_CONFIG) /* no reason to fail while the replica works */
+		status = settle(a, &call, r->key, aws_call(a, &call, &answer, request_id, &reach, err), err);
+	if (status == KMS_OK)
+		status = take(o, r, answer, request_id, err);
+	if (status == KMS_OK)
+		atomic_store(&a->worked, true);
+	aws_turn_end(a, regions, &turn, status, reach);
+	/* no reason to fail while the replica works */
+	if (turn.aside && status == KMS_CONFIG && reach != AWS_REFUSED)
 		status = err->status = KMS_DOWN;
 	return status;
 }
@@ -162,44 +188,39 @@ static enum kms_status aws_generate(void *priv, const struct context *ctx, uint6
     struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
 {
 	CLEANUP_JSON json_t *request = json_pack("{s:i}", "NumberOfBytes", 32);
-	CLEANUP_JSON json_t *answer = NULL;
-	enum kms_status status;
+	const struct order order = {
+		.operation = "GenerateDataKey", .request = request, .secret = secret, .blob = blob, .used = used
+	};
 
 	if (!request || !set_context(request, "EncryptionContext", ctx))
 		return no_request(err);
-	status = ask(priv, "GenerateDataKey", request, deadline, &answer, used, err);
-	if (status != KMS_OK)
-		return status;
-	status = read_blob(blob, answer, err);
-	return status == KMS_OK ? read_secret(secret, answer, KMS_CONFIG, err) : status;
+	return ask(priv, &order, deadline, err);
 }
 
 static enum kms_status aws_decrypt(void *priv, const char *key, const struct context *ctx, const uint8_t *blob,
     size_t len, uint64_t deadline, uint8_t secret[static 32], struct kms_used *used, struct kms_err *err)
 {
 	CLEANUP_JSON json_t *request = json_object();
-	CLEANUP_JSON json_t *answer = NULL;
-	enum kms_status status;
+	const struct order order = {
+		.operation = "Decrypt", .request = request, .opening = true, .secret = secret, .used = used
+	};
 
 	(void)key; /* the configured one, whatever it is called in the Region that is asked */
 	if (!request || !set_blob(request, "CiphertextBlob", blob, len) ||
 	    !set_context(request, "EncryptionContext", ctx))
 		return no_request(err);
-	status = ask(priv, "Decrypt", request, deadline, &answer, used, err);
-	return status == KMS_OK ? read_secret(secret, answer, KMS_BAD_BLOB, err) : status;
+	return ask(priv, &order, deadline, err);
 }
 
 static enum kms_status aws_encrypt(void *priv, const struct context *ctx, const uint8_t secret[static 32],
     uint64_t deadline, struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
 {
 	CLEANUP_JSON json_t *request = json_object();
-	CLEANUP_JSON json_t *answer = NULL;
-	enum kms_status status;
+	const struct order order = { .operation = "Encrypt", .request = request, .blob = blob, .used = used };
 
 	if (!request || !set_blob(request, "Plaintext", secret, 32) || !set_context(request, "EncryptionContext", ctx))
 		return no_request(err);
-	status = ask(priv, "Encrypt", request, deadline, &answer, used, err);
-	return status == KMS_OK ? read_blob(blob, answer, err) : status;
+	return ask(priv, &order, deadline, err);
 }
 
 /* Both keys must be of one Region; the service says so otherwise. */
@@ -211,9 +232,9 @@ static enum kms_status reencrypt(struct aws *a, const struct aws_set *regions, c
 	char request_id[128];
 	const char *source;
 	enum kms_status status;
-	bool asked = false;
+	enum aws_reach reach;
 
-	status = settle(a, &call, from, aws_call(a, &call, &answer, request_id, &asked, err), err);
+	status = settle(a, &call, from, aws_call(a, &call, &answer, request_id, &reach, err), err);
 	if (status != KMS_OK)
 		return status;
 	source = jsonio_str(answer, "SourceKeyId");
@@ -278,12 +299,12 @@ static enum kms_status describe(struct aws *a, const struct aws_endpoint *at, co
 	CLEANUP_JSON json_t *answer = NULL;
 	const struct aws_call call = { "DescribeKey", request, false, at, deadline };
 	enum kms_status status;
-	bool asked = false;
+	enum aws_reach reach;
 	const json_t *meta;
 
 	if (!request)
 		return no_request(err);
-	status = aws_call(a, &call, &answer, err->request_id, &asked, err);
+	status = aws_call(a, &call, &answer, err->request_id, &reach, err);
 	if (status != KMS_OK)
 		return status;
 	meta = json_object_get(answer, "KeyMetadata");

@@ -86,6 +86,7 @@ static enum kms_status network_failed(struct kms_err *err, int r, const char *wh
 		const char *code;
 	} table[] = {
 		{ -ETIMEDOUT, KMS_DOWN, "Timeout" },
+		{ -EBUSY, KMS_DOWN, "Timeout" }, /* of our own connections */
 		{ -ECONNREFUSED, KMS_DOWN, "ConnectionRefused" },
 		{ -EHOSTUNREACH, KMS_DOWN, "HostUnreachable" },
 		{ -EFBIG, KMS_DOWN, "AnswerTooLarge" },
@@ -113,7 +114,7 @@ static enum kms_status no_credentials(struct kms_err *err, int r, const char *wh
 
 /* KMS_OK when any HTTP answer came. */
 static enum kms_status send_request(struct aws *a, const struct aws_call *call, const char *body,
-    struct http_response *resp, bool *asked, struct kms_err *err)
+    struct http_response *resp, enum aws_reach *reach, struct kms_err *err)
 {
 	__attribute__((cleanup(put_credentials))) struct sigv4_credentials *cred = NULL;
 	__attribute__((cleanup(free_lines))) struct lines lines = { .token = NULL };
@@ -138,8 +139,9 @@ static enum kms_status send_request(struct aws *a, const struct aws_call *call, 
 		r = make_lines(&lines, call->at, target, &sig, cred->session_token);
 	if (r)
 		return kms_fail(err, KMS_DOWN, "OutOfMemory", "cannot sign: %s", strerrordesc_np(-r));
-	*asked = true;
 	r = http_do(a->http, &req, resp, why);
+	if (r != -EBUSY && r != -ENOMEM)
+		*reach = r ? AWS_SENT : AWS_REACHED;
 	return r ? network_failed(err, r, why) : KMS_OK;
 }
 
@@ -197,8 +199,6 @@ static enum kms_status read_response(
 		status = kms_fail(err, KMS_DOWN, "MalformedAnswer", "the answer is not a JSON object");
 	if (status == KMS_OK) {
 		*answer = body;
-		if (call->known_key)
-			atomic_store(&a->worked, true);
 		return KMS_OK;
 	}
 	json_decref(body);
@@ -237,8 +237,16 @@ static void free_secret(char **p)
 	secret_free(*p);
 }
 
-enum kms_status aws_call(
-    struct aws *a, const struct aws_call *call, json_t **answer, char *request_id, bool *asked, struct kms_err *err)
+/* The Region says so of this key, even where the status does not call it a denial yet. */
+static bool refuses(const struct aws_call *call, const struct kms_err *err)
+{
+	static const char *const codes[] = { "AccessDeniedException", "NotFoundException", NULL };
+
+	return call->known_key && one_of(err->code, codes);
+}
+
+enum kms_status aws_call(struct aws *a, const struct aws_call *call, json_t **answer, char *request_id,
+    enum aws_reach *reach, struct kms_err *err)
 {
 	__attribute__((cleanup(free_secret))) char *body = jsonio_print_secret(call->request);
 	enum kms_status status = KMS_CONFIG;
@@ -250,11 +258,14 @@ enum kms_status aws_call(
 	for (int tries = 0; again; tries++) {
 		__attribute__((cleanup(http_response_free))) struct http_response resp = { 0 };
 
-		status = send_request(a, call, body, &resp, asked, err);
+		*reach = AWS_NOT_SENT;
+		status = send_request(a, call, body, &resp, reach, err);
 		if (status != KMS_OK)
 			return status;
 		status = read_response(a, call, &resp, answer, err);
 		memcpy(request_id, resp.request_id, sizeof(resp.request_id));
+		if (status != KMS_OK && refuses(call, err))
+			*reach = AWS_REFUSED;
 		again = status == KMS_CONFIG && !tries && repair(a, call->at, err, &resp);
 	}
 	return status;

@@ -33,6 +33,7 @@ struct aws_seen {
 	uint64_t failing; /* since when it has not been reached */
 	uint64_t good_at; /* its last success */
 	uint64_t denied;  /* its denial is final for all of them since then */
+	bool opening;     /* it was Decrypt that was denied: only a Decrypt proves anything else */
 	unsigned good;    /* successes in a row, where two are asked for: after a denial, and of home while away */
 };
 
@@ -47,8 +48,17 @@ struct aws_choice {
 /* One call, made for one Region; until is what it may take of its deadline. */
 struct aws_turn {
 	unsigned region;
-	bool aside; /* home, tried on the side while away */
+	bool aside;   /* home, tried on the side while away */
+	bool opening; /* a Decrypt; false from aws_choice_turn() */
 	uint64_t sent, until;
+};
+
+/* What came of a turn: what became of the request, beside its status. */
+enum aws_reach {
+	AWS_NOT_SENT, /* it never left this host */
+	AWS_SENT,
+	AWS_REFUSED, /* the Region says no to this key, whatever the status makes of it */
+	AWS_REACHED, /* an answer came, good or bad */
 };
 
 enum aws_event { AWS_NOTHING, AWS_WENT_AWAY, AWS_MOVED, AWS_CAME_HOME, AWS_DENIED, AWS_ALLOWED };
@@ -57,8 +67,9 @@ void aws_choice_init(struct aws_choice *, unsigned n, uint32_t after_ms);
 /* The Region asked now. */
 unsigned aws_choice_region(const struct aws_choice *);
 struct aws_turn aws_choice_turn(struct aws_choice *, uint64_t now, uint64_t deadline);
-/* What came of a turn. asked: a request went out. */
-enum aws_event aws_choice_told(struct aws_choice *, const struct aws_turn *, enum kms_status, bool asked, uint64_t now);
+/* What came of a turn. */
+enum aws_event aws_choice_told(
+    struct aws_choice *, const struct aws_turn *, enum kms_status, enum aws_reach, uint64_t now);
 
 /* --- kms_aws_endpoint.c, kms_aws_set.c: names and places --- */
 
@@ -98,7 +109,7 @@ struct aws {
 	struct awscred *cred;
 	bool borrowed; /* cred is another's, who is closed later */
 	struct awsclock clock;
-	atomic_bool worked;   /* the key has answered before, wherever */
+	atomic_bool worked;   /* the key has answered well before, wherever */
 	pthread_mutex_t lock; /* guards set, and what it says of itself; never held across the network */
 	struct aws_set *set;
 };
@@ -107,8 +118,8 @@ struct aws {
 struct aws_set *aws_set_get(struct aws *);
 void aws_set_put(struct aws *, struct aws_set *);
 /* A call under way keeps its set though another one takes its place. */
-struct aws_set *aws_turn_begin(struct aws *, uint64_t deadline, struct aws_turn *out);
-void aws_turn_end(struct aws *, struct aws_set *, const struct aws_turn *, enum kms_status, bool asked);
+struct aws_set *aws_turn_begin(struct aws *, uint64_t deadline, bool opening, struct aws_turn *out);
+void aws_turn_end(struct aws *, struct aws_set *, const struct aws_turn *, enum kms_status, enum aws_reach);
 /* Takes over the reference. Denials of Regions that stay are kept. */
 void aws_set_swap(struct aws *, struct aws_set *);
 
@@ -123,9 +134,9 @@ struct aws_call {
 };
 
 /* One signed request, and once more after a repair (credentials read again, clock corrected). KMS_OK: *answer
- * is an object to json_decref(), and request_id (128 bytes) that of the answer. *asked (never set to false): a request
- * went out. */
-enum kms_status aws_call(
-    struct aws *, const struct aws_call *, json_t **answer, char *request_id, bool *asked, struct kms_err *err);
+ * is an object to json_decref(), and request_id (128 bytes) that of the answer. *reach: of the last
+ * request; AWS_REFUSED only of the configured key. */
+enum kms_status aws_call(struct aws *, const struct aws_call *, json_t **answer, char *request_id,
+    enum aws_reach *reach, struct kms_err *err);
 
 #endif

@@ -3,7 +3,9 @@
  * Hides: when a Region counts as unreachable, how home is tried again, and that a denial is final. The rules:
  *   - only a Region that does not answer is left (class T, not throttling), and only after that went on for a while;
  *   - a Region that denies is the only one asked, until it answers well twice in a row: a key disabled at home is never
- *     opened by a replica, whatever becomes of home afterwards;
+ *     opened by a replica, whatever becomes of home afterwards. A Decrypt that was denied must be answered well as a
+ *     Decrypt: the owner may deny that alone. A refusal that is a mistake of the configuration as far as anybody knows,
+ *     since the key has not worked yet, is a denial here;
  *   - two answers of home in a row bring everything back.
  * A call never waits for a silent Region with the whole of its deadline as long as there is another one to ask. */
 #include <string.h>
@@ -110,7 +112,7 @@ static enum aws_event answered(struct aws_choice *c, const struct aws_turn *t, u
 
 	s->failing = 0;
 	s->good_at = now;
-	if (denied && t->sent < s->denied) /* from before the denial */
+	if (denied && (t->sent < s->denied || (s->opening && !t->opening))) /* from before the denial, or beside it */
 		return AWS_NOTHING;
 	if (!denied && (t->region || !c->at))
 		return AWS_NOTHING;
@@ -119,6 +121,7 @@ static enum aws_event answered(struct aws_choice *c, const struct aws_turn *t, u
 		return AWS_NOTHING;
 	}
 	s->denied = 0;
+	s->opening = false;
 	if (!t->region)
 		go_home(c);
 	return denied ? AWS_ALLOWED : AWS_CAME_HOME;
@@ -130,29 +133,33 @@ static enum aws_event denied(struct aws_choice *c, const struct aws_turn *t, uin
 	bool known = s->denied;
 
 	s->denied = now;
+	s->opening = s->opening || t->opening;
+	s->failing = 0;
 	s->good = 0;
 	return known ? AWS_NOTHING : AWS_DENIED;
 }
 
-enum aws_event aws_choice_told(
-    struct aws_choice *c, const struct aws_turn *t, enum kms_status status, bool asked, uint64_t now)
+enum aws_event aws_choice_told(struct aws_choice *c, const struct aws_turn *t, enum kms_status status,
+    enum aws_reach reach, uint64_t now)
 {
 	struct aws_seen *s = &c->seen[t->region];
 
+	if (reach == AWS_REFUSED)
+		return denied(c, t, now);
 	switch (status) {
 	case KMS_OK:
 		return answered(c, t, now);
 	case KMS_DENIED: /* by a Region; credentials refused by STS are refused for all of them */
-		return asked ? denied(c, t, now) : AWS_NOTHING;
-	case KMS_DOWN:
-		return asked ? unreachable(c, t, now) : AWS_NOTHING;
+		return reach ? denied(c, t, now) : AWS_NOTHING;
+	case KMS_DOWN: /* an error of the server's own is no better than silence */
+		return reach ? unreachable(c, t, now) : AWS_NOTHING;
 	case KMS_BUSY:
 	case KMS_BAD_BLOB:
-		s->failing = 0; /* it was reached */
-		break;
 	case KMS_CONFIG:
 		break;
 	}
+	if (reach == AWS_REACHED)
+		s->failing = 0;
 	s->good = 0;
 	return AWS_NOTHING;
 }

@@ -163,11 +163,12 @@ void aws_set_swap(struct aws *a, struct aws_set *set)
 
 /* ---- turns ---- */
 
-struct aws_set *aws_turn_begin(struct aws *a, uint64_t deadline, struct aws_turn *out)
+struct aws_set *aws_turn_begin(struct aws *a, uint64_t deadline, bool opening, struct aws_turn *out)
 {
 	LOCK_SCOPE(&a->lock);
 	a->set->refs++;
 	*out = aws_choice_turn(&a->set->choice, io_boot_ms(), deadline);
+	out->opening = opening;
 	return a->set;
 }
 
@@ -196,21 +197,22 @@ static void say(const struct aws_set *set, const struct aws_turn *t, enum aws_ev
 	}
 }
 
-void aws_turn_end(struct aws *a, struct aws_set *set, const struct aws_turn *t, enum kms_status status, bool asked)
+void aws_turn_end(struct aws *a, struct aws_set *set, const struct aws_turn *t, enum kms_status status,
+    enum aws_reach reach)
 {
 	uint64_t now = io_boot_ms();
 	enum aws_event event;
 	unsigned region;
 
 	(void)pthread_mutex_lock(&a->lock);
-	event = aws_choice_told(&set->choice, t, status, asked, now);
+	event = aws_choice_told(&set->choice, t, status, reach, now);
 	region = aws_choice_region(&set->choice);
-	if (set != a->set && status == KMS_DENIED) {
+	if (set != a->set && (status == KMS_DENIED || reach == AWS_REFUSED)) {
 		struct aws_turn same = *t;
 
 		same.region = find(a->set, set->region[t->region].key);
 		if (same.region < a->set->choice.n)
-			(void)aws_choice_told(&a->set->choice, &same, status, asked, now);
+			(void)aws_choice_told(&a->set->choice, &same, status, reach, now);
 	}
 	(void)pthread_mutex_unlock(&a->lock);
 	say(set, t, event, region);

@@ -71,6 +71,7 @@ static enum kms_status network_failed(struct kms_err *err, int r, const char *wh
 		const char *code;
 	} table[] = {
 		{ -ETIMEDOUT, KMS_DOWN, "Timeout" },
+		{ -EBUSY, KMS_DOWN, "Timeout" },
 		{ -ECONNREFUSED, KMS_DOWN, "ConnectionRefused" },
 		{ -EHOSTUNREACH, KMS_DOWN, "HostUnreachable" },
 		{ -EFBIG, KMS_DOWN, "AnswerTooLarge" },

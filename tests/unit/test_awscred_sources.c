@@ -815,78 +815,6 @@ static void test_one_walk_for_all(void **state)
 	assert_int_equal(fake_seen(f->server), 1);
 }
 
-/* ---- programs ---- */
-
-static void write_program(struct fixture *f, const char *text)
-{
-	char path[80], config[300];
-
-	snprintf(path, sizeof(path), "%s/program", f->dir);
-	write_file(path, text);
-	assert_int_equal(chmod(path, 0700), 0);
-	snprintf(config, sizeof(config), "[default]\ncredential_process = %s '%s'\n", path, f->dir);
-	write_file(f->config, config);
-}
-
-static void remove_program(struct fixture *f)
-{
-	static const char *const names[] = { "program", "runs", "go" };
-	char path[80];
-
-	for (size_t i = 0; i < N(names); i++) {
-		snprintf(path, sizeof(path), "%s/%s", f->dir, names[i]);
-		(void)unlink(path);
-	}
-}
-
-/* A run that takes longer than a caller is met by the next one. */
-static void test_slow_program(void **state)
-{
-	struct fixture *f = *state;
-	char path[80], text[40] = "";
-	FILE *runs;
-
-	write_program(f, "#!/bin/sh\necho run >>\"$1\"/runs\nwhile [ ! -e \"$1\"/go ]; do sleep 0.02; done\n"
-	                 "echo '{\"Version\":1,\"AccessKeyId\":\"AK\",\"SecretAccessKey\":\"s\"}'\n");
-	open_plain(f);
-	assert_int_equal(get_within(f, 50, NULL), -ETIMEDOUT);
-	assert_int_equal(get_within(f, 50, NULL), -ETIMEDOUT);
-	snprintf(path, sizeof(path), "%s/go", f->dir);
-	write_file(path, "");
-	expect(f, "AK");
-	expect(f, "AK"); /* without an end it serves a quarter of an hour */
-	snprintf(path, sizeof(path), "%s/runs", f->dir);
-	runs = fopen(path, "r");
-	assert_non_null(runs);
-	assert_int_equal(fread(text, 1, sizeof(text) - 1, runs), 4);
-	fclose(runs);
-	remove_program(f);
-}
-
-/* A profile that gets a program later has no helper to run it. */
-static void test_late_program(void **state)
-{
-	struct fixture *f = *state;
-
-	open_plain(f);
-	expect_error(f, -ENOENT, "no AWS credentials");
-	write_program(f, "#!/bin/sh\n");
-	expect_error(f, -EINVAL, "mount again");
-	remove_program(f);
-}
-
-static void test_closed_while_it_runs(void **state)
-{
-	struct fixture *f = *state;
-
-	write_program(f, "#!/bin/sh\nexec sleep 1000\n");
-	open_plain(f);
-	assert_int_equal(get_within(f, 50, NULL), -ETIMEDOUT);
-	awscred_close(f->a); /* does not wait for it */
-	f->a = NULL;
-	remove_program(f);
-}
-
 #define WITH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -915,9 +843,6 @@ int main(void)
 		WITH(test_denied_renewal),
 		WITH(test_thread),
 		WITH(test_one_walk_for_all),
-		WITH(test_slow_program),
-		WITH(test_late_program),
-		WITH(test_closed_while_it_runs),
 	};
 
 	if (secret_init(true))

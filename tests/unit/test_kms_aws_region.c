@@ -31,7 +31,7 @@ static unsigned call(enum kms_status status, uint64_t ms, enum aws_event *event)
 	struct aws_turn t = turn();
 
 	now += ms;
-	*event = aws_choice_told(&c, &t, status, true, now);
+	*event = aws_choice_told(&c, &t, status, status == KMS_DOWN ? AWS_SENT : AWS_REACHED, now);
 	return t.region;
 }
 
@@ -107,16 +107,16 @@ static void test_an_answer_in_between(void **state)
 	now += AFTER;
 	quiet(0, KMS_OK, 10);
 	now += 10;
-	assert_int_equal(aws_choice_told(&c, &slow, KMS_DOWN, true, now), AWS_NOTHING);
+	assert_int_equal(aws_choice_told(&c, &slow, KMS_DOWN, AWS_SENT, now), AWS_NOTHING);
 	asked(0);
 }
 
 static void test_a_success_starts_anew(void **state)
 {
-	static const enum kms_status reached[] = { KMS_OK, KMS_BUSY, KMS_BAD_BLOB };
+	static const enum kms_status reached[] = { KMS_OK, KMS_BUSY, KMS_BAD_BLOB, KMS_CONFIG };
 
 	(void)state;
-	for (unsigned i = 0; i < 3; i++) {
+	for (unsigned i = 0; i < 4; i++) {
 		begin(2);
 		quiet(0, KMS_DOWN, 10);
 		now += AFTER - 20;
@@ -140,7 +140,7 @@ static void test_other_trouble(void **state)
 		quiet(0, KMS_BAD_BLOB, AFTER);
 		t = turn();
 		now += AFTER;
-		assert_int_equal(aws_choice_told(&c, &t, KMS_DOWN, false, now), AWS_NOTHING);
+		assert_int_equal(aws_choice_told(&c, &t, KMS_DOWN, AWS_NOT_SENT, now), AWS_NOTHING);
 	}
 	asked(0);
 }
@@ -212,7 +212,7 @@ static void test_the_replica_that_answers(void **state)
 	loud(1, KMS_DOWN, 10, AWS_MOVED);
 	late = turn();
 	loud(2, KMS_DOWN, 10, AWS_MOVED);
-	assert_int_equal(aws_choice_told(&c, &late, KMS_OK, true, now), AWS_NOTHING);
+	assert_int_equal(aws_choice_told(&c, &late, KMS_OK, AWS_REACHED, now), AWS_NOTHING);
 	loud(3, KMS_DOWN, 10, AWS_MOVED);
 	asked(2);
 }
@@ -225,7 +225,7 @@ static void test_a_late_failure_moves_nobody(void **state)
 	begin(3);
 	late = turn();
 	go_away();
-	assert_int_equal(aws_choice_told(&c, &late, KMS_DOWN, true, now), AWS_NOTHING);
+	assert_int_equal(aws_choice_told(&c, &late, KMS_DOWN, AWS_SENT, now), AWS_NOTHING);
 	asked(1);
 }
 
@@ -374,7 +374,7 @@ static void test_denied_by_both(void **state)
 	replica = turn();
 	wait_for_home();
 	loud(0, KMS_DENIED, 10, AWS_DENIED);
-	assert_int_equal(aws_choice_told(&c, &replica, KMS_DENIED, true, now), AWS_DENIED);
+	assert_int_equal(aws_choice_told(&c, &replica, KMS_DENIED, AWS_REACHED, now), AWS_DENIED);
 	quiet(0, KMS_OK, 10);
 	loud(0, KMS_OK, 10, AWS_ALLOWED);
 	quiet(1, KMS_OK, 10);
@@ -393,8 +393,8 @@ static void test_answers_from_before_the_denial(void **state)
 	b = turn();
 	now += 10;
 	loud(0, KMS_DENIED, 10, AWS_DENIED);
-	assert_int_equal(aws_choice_told(&c, &a, KMS_OK, true, now), AWS_NOTHING);
-	assert_int_equal(aws_choice_told(&c, &b, KMS_OK, true, now), AWS_NOTHING);
+	assert_int_equal(aws_choice_told(&c, &a, KMS_OK, AWS_REACHED, now), AWS_NOTHING);
+	assert_int_equal(aws_choice_told(&c, &b, KMS_OK, AWS_REACHED, now), AWS_NOTHING);
 	quiet(0, KMS_DOWN, AFTER);
 	asked(0);
 	begin(2);
@@ -403,9 +403,53 @@ static void test_answers_from_before_the_denial(void **state)
 	wait_for_home();
 	loud(0, KMS_DENIED, 10, AWS_DENIED);
 	elsewhere.sent = now;
-	assert_int_equal(aws_choice_told(&c, &elsewhere, KMS_OK, true, now), AWS_NOTHING);
-	assert_int_equal(aws_choice_told(&c, &elsewhere, KMS_OK, true, now), AWS_NOTHING);
+	assert_int_equal(aws_choice_told(&c, &elsewhere, KMS_OK, AWS_REACHED, now), AWS_NOTHING);
+	assert_int_equal(aws_choice_told(&c, &elsewhere, KMS_OK, AWS_REACHED, now), AWS_NOTHING);
 	asked(0);
+}
+
+/* The owner may deny Decrypt alone: successes of anything else do not open the way to a replica. */
+static void test_denied_decrypt(void **state)
+{
+	struct aws_turn t;
+
+	(void)state;
+	begin(2);
+	t = turn();
+	t.opening = true;
+	assert_int_equal(aws_choice_told(&c, &t, KMS_DENIED, AWS_REACHED, now), AWS_DENIED);
+	quiet(0, KMS_DENIED, 10); /* of another operation: not forgotten for that */
+	for (int i = 0; i < 10; i++)
+		quiet(0, KMS_OK, 10);
+	quiet(0, KMS_DOWN, 10);
+	quiet(0, KMS_DOWN, 2 * AFTER);
+	asked(0);
+	for (unsigned i = 0; i < 2; i++) {
+		t = turn();
+		t.opening = true;
+		assert_int_equal(
+		    aws_choice_told(&c, &t, KMS_OK, AWS_REACHED, now), i ? AWS_ALLOWED : AWS_NOTHING);
+	}
+	loud(0, KMS_DENIED, 10, AWS_DENIED); /* of something else: that, or a Decrypt, ends it */
+	quiet(0, KMS_OK, 10);
+	loud(0, KMS_OK, 10, AWS_ALLOWED);
+	go_away();
+}
+
+/* "Access denied" before the key has worked is a mistake to whoever asked, and yet a denial to the other Regions. */
+static void test_refused_before_it_worked(void **state)
+{
+	struct aws_turn t;
+
+	(void)state;
+	begin(2);
+	t = turn();
+	assert_int_equal(aws_choice_told(&c, &t, KMS_CONFIG, AWS_REFUSED, now), AWS_DENIED);
+	quiet(0, KMS_DOWN, 10);
+	quiet(0, KMS_DOWN, 2 * AFTER);
+	asked(0);
+	quiet(0, KMS_OK, 10);
+	loud(0, KMS_OK, 10, AWS_ALLOWED);
 }
 
 /* The owner refuses the role: no Region said so, and none is to be waited for. */
@@ -417,7 +461,7 @@ static void test_denied_by_sts(void **state)
 	begin(2);
 	go_away();
 	t = turn();
-	assert_int_equal(aws_choice_told(&c, &t, KMS_DENIED, false, now), AWS_NOTHING);
+	assert_int_equal(aws_choice_told(&c, &t, KMS_DENIED, AWS_NOT_SENT, now), AWS_NOTHING);
 	asked(1);
 	quiet(1, KMS_OK, 10);
 }
@@ -446,6 +490,8 @@ int main(void)
 		cmocka_unit_test(test_denied_at_home_while_away),
 		cmocka_unit_test(test_denied_by_both),
 		cmocka_unit_test(test_answers_from_before_the_denial),
+		cmocka_unit_test(test_denied_decrypt),
+		cmocka_unit_test(test_refused_before_it_worked),
 		cmocka_unit_test(test_denied_by_sts),
 	};
 

@@ -382,6 +382,72 @@ static void test_no_failover(void **state)
 	end(&f);
 }
 
+#define SILENT       { .act = FAKE_DROP }
+#define AND_SILENT_5 SILENT, SILENT, SILENT, SILENT, SILENT
+
+/* No replica opens what home refused, though the key has never worked here and this is called a mistake. */
+static void test_refused_at_first(void **state)
+{
+	static const struct fake_answer denied[8] = { ERROR("AccessDeniedException"), AND_SILENT_5, SILENT, SILENT };
+	static const struct fake_answer gone[8] = { ERROR("NotFoundException"), AND_SILENT_5, SILENT, SILENT };
+	static const struct fake_answer replica[8] = { DECRYPTED(REPLICA) };
+	struct fixture f;
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		begin(&f, i ? gone : denied, replica);
+		assert_int_equal(decrypt(&f, 5000), KMS_CONFIG);
+		assert_int_equal(decrypt(&f, 300), KMS_DOWN);
+		assert_int_equal(decrypt(&f, 300), KMS_DOWN);
+		assert_int_equal(fake_seen(f.replica), 0);
+		end(&f);
+	}
+}
+
+/* Only a Decrypt whose answer is whole proves that Decrypt is permitted again. */
+static void test_half_an_answer(void **state)
+{
+#define HALF { .status = 200, .body = "{\"KeyId\":\"" HOME "\"}" }
+	static const struct fake_answer home[8] = { ERROR("DisabledException"), HALF, HALF, AND_SILENT_5 };
+	static const struct fake_answer replica[8] = { DECRYPTED(REPLICA) };
+	struct fixture f;
+
+	(void)state;
+	begin(&f, home, replica);
+	assert_int_equal(decrypt(&f, 5000), KMS_DENIED);
+	assert_int_equal(decrypt(&f, 5000), KMS_BAD_BLOB);
+	assert_int_equal(decrypt(&f, 5000), KMS_BAD_BLOB);
+	assert_int_equal(decrypt(&f, 300), KMS_DOWN);
+	assert_int_equal(fake_seen(f.replica), 0);
+	end(&f);
+}
+
+/* A Decrypt that is denied, and GenerateDataKey that is not. */
+static void test_decrypt_alone_is_denied(void **state)
+{
+#define GENERATED                                                                                            \
+	{                                                                                                    \
+		.status = 200,                                                                               \
+		.body = "{\"Plaintext\":\"" SECRET "\",\"CiphertextBlob\":\"c2Vh\",\"KeyId\":\"" HOME "\"}" \
+	}
+	static const struct fake_answer home[8] = { DECRYPTED(HOME), ERROR("AccessDeniedException"), GENERATED,
+		GENERATED, SILENT, SILENT, SILENT, SILENT };
+	static const struct fake_answer replica[8] = { DECRYPTED(REPLICA) };
+	struct kms_blob blob;
+	struct fixture f;
+
+	(void)state;
+	begin(&f, home, replica);
+	assert_int_equal(decrypt(&f, 5000), KMS_OK);
+	assert_int_equal(decrypt(&f, 5000), KMS_DENIED);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(
+		    kms_generate(f.kms, &f.ctx, io_boot_ms() + 5000, f.secret, &blob, &f.used, &f.err), KMS_OK);
+	assert_int_equal(decrypt(&f, 300), KMS_DOWN);
+	assert_int_equal(fake_seen(f.replica), 0);
+	end(&f);
+}
+
 /* The administrator's own change of Region: no failover needed, and back again. */
 static void test_reconfigure(void **state)
 {
@@ -519,6 +585,37 @@ static void *call(void *arg)
 	return NULL;
 }
 
+/* Connections of our own that are all in use say nothing of a Region. */
+static void test_no_free_connection(void **state)
+{
+	static const struct fake_answer home[8] = { { .act = FAKE_HANG }, { .act = FAKE_HANG }, { .act = FAKE_HANG },
+		{ .act = FAKE_HANG }, { .act = FAKE_HANG }, { .act = FAKE_HANG }, { .act = FAKE_HANG },
+		{ .act = FAKE_HANG } };
+	static const struct fake_answer replica[8] = { DECRYPTED(REPLICA) };
+	struct caller caller;
+	pthread_t thread;
+	struct fixture f;
+
+	(void)state;
+	begin(&f, home, replica);
+	kms_close(f.kms);
+	f.params.max_connections = 1;
+	f.params.request_timeout_ms = 3000;
+	assert_int_equal(kms_open(&f.kms, &f.params, true, &f.err), 0);
+	caller = (struct caller){ .f = &f };
+	assert_int_equal(pthread_create(&thread, NULL, call, &caller), 0);
+	while (!fake_seen(f.home))
+		(void)sched_yield();
+	assert_int_equal(decrypt(&f, 50), KMS_DOWN);
+	assert_string_equal(f.err.code, "Timeout");
+	assert_where(&f, "eu-west-1", false);
+	assert_int_equal(fake_seen(f.home), 1);
+	assert_int_equal(pthread_join(thread, NULL), 0); /* which learns that home is silent */
+	assert_int_equal(caller.status, KMS_OK);
+	assert_where(&f, "us-east-1", true);
+	end(&f);
+}
+
 /* Calls under way end where they began, while the set is replaced under them. */
 static void test_reconfigure_under_load(void **state)
 {
@@ -563,10 +660,14 @@ int main(void)
 		cmocka_unit_test(test_failover_within_one_call),
 		cmocka_unit_test(test_shared),
 		cmocka_unit_test(test_no_failover),
+		cmocka_unit_test(test_refused_at_first),
+		cmocka_unit_test(test_half_an_answer),
+		cmocka_unit_test(test_decrypt_alone_is_denied),
 		cmocka_unit_test(test_reconfigure),
 		cmocka_unit_test(test_reconfigure_moves_sts),
 		cmocka_unit_test(test_reconfigure_refused),
 		cmocka_unit_test(test_denial_and_reconfigure),
+		cmocka_unit_test(test_no_free_connection),
 		cmocka_unit_test(test_reconfigure_under_load),
 	};
 

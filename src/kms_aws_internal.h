@@ -120,7 +120,7 @@ void aws_set_put(struct aws *, struct aws_set *);
 /* A call under way keeps its set though another one takes its place. */
 struct aws_set *aws_turn_begin(struct aws *, uint64_t deadline, bool opening, struct aws_turn *out);
 void aws_turn_end(struct aws *, struct aws_set *, const struct aws_turn *, enum kms_status, enum aws_reach);
-/* Takes over the reference. Denials of Regions that stay are kept. */
+/* Takes over the reference. What is known of Regions that stay is kept, and which one is asked. */
 void aws_set_swap(struct aws *, struct aws_set *);
 
 /* --- kms_aws_call.c --- */

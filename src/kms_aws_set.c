@@ -144,18 +144,44 @@ static unsigned find(const struct aws_set *set, const char *key)
 	return i;
 }
 
+/* The same key at the same place. */
+static bool same_region(const struct aws_region *a, const struct aws_region *b)
+{
+	return !strcmp(a->key, b->key) && !strcmp(a->endpoint.url, b->endpoint.url) &&
+	    !strcmp(a->endpoint.region, b->endpoint.region);
+}
+
+/* What is known of the Regions that stay, and the one that is asked. A denial is the key's, wherever it is asked for;
+ * silence is a place's. */
+static void inherit(struct aws_set *set, const struct aws_set *old)
+{
+	struct aws_choice *c = &set->choice;
+
+	for (unsigned i = 0; i < old->choice.n; i++) {
+		const struct aws_seen *known = &old->choice.seen[i];
+		unsigned now = find(set, old->region[i].key);
+
+		if (now == c->n)
+			continue;
+		c->seen[now].denied = known->denied;
+		c->seen[now].opening = known->opening;
+		if (!same_region(&set->region[now], &old->region[i]))
+			continue;
+		c->seen[now] = *known;
+		if (i == old->choice.at && same_region(&set->region[0], &old->region[0]))
+			c->at = now;
+	}
+	if (c->at)
+		c->try_home = old->choice.try_home;
+}
+
 void aws_set_swap(struct aws *a, struct aws_set *set)
 {
 	struct aws_set *old;
 
 	(void)pthread_mutex_lock(&a->lock);
 	old = a->set;
-	for (unsigned i = 0; i < old->choice.n; i++) {
-		unsigned now = find(set, old->region[i].key);
-
-		if (now < set->choice.n)
-			set->choice.seen[now].denied = old->choice.seen[i].denied;
-	}
+	inherit(set, old);
 	a->set = set;
 	(void)pthread_mutex_unlock(&a->lock);
 	aws_set_put(a, old);

@@ -585,6 +585,61 @@ static void *call(void *arg)
 	return NULL;
 }
 
+/* SIGHUP in the middle of an outage: what was learnt of the Regions that stay is not asked for again. */
+static void test_reconfigure_while_away(void **state)
+{
+	static const struct fake_answer home[8] = { SILENT, AND_SILENT_5, SILENT, SILENT };
+	static const struct fake_answer replica[8] = { DECRYPTED(REPLICA), DECRYPTED(REPLICA), DECRYPTED(REPLICA) };
+	char elsewhere[80], more[400];
+	unsigned asked;
+	struct fixture f;
+
+	(void)state;
+	begin(&f, home, replica);
+	assert_int_equal(decrypt(&f, 5000), KMS_OK);
+	assert_where(&f, "us-east-1", true);
+	asked = fake_seen(f.home);
+	f.params.failover_after_ms = 60000; /* taken over: it would be a minute until the replica's turn */
+	assert_int_equal(kms_reconfigure(f.kms, &f.params, &f.err), 0);
+	assert_where(&f, "us-east-1", true);
+	assert_int_equal(decrypt(&f, 300), KMS_OK);
+	snprintf(more, sizeof(more), THIRD "@http://127.0.0.1:1, %s", f.replicas); /* another in front of it */
+	f.params.replicas = more;
+	assert_int_equal(kms_reconfigure(f.kms, &f.params, &f.err), 0);
+	assert_where(&f, "us-east-1", true);
+	assert_int_equal(decrypt(&f, 300), KMS_OK);
+	assert_int_equal(fake_seen(f.home), asked);
+	/* home is another place now: whatever was said of the old one is void */
+	snprintf(elsewhere, sizeof(elsewhere), "%s/other", f.at_home);
+	f.params.endpoint = elsewhere;
+	assert_int_equal(kms_reconfigure(f.kms, &f.params, &f.err), 0);
+	assert_where(&f, "eu-west-1", false);
+	assert_int_equal(decrypt(&f, 300), KMS_DOWN);
+	assert_where(&f, "eu-west-1", false);
+	end(&f);
+}
+
+/* Without the replica that was asked home is, and its silence is not forgotten: the next replica is asked at once. */
+static void test_reconfigure_without_the_one_asked(void **state)
+{
+	static const struct fake_answer home[8] = { SILENT, AND_SILENT_5, SILENT, SILENT };
+	static const struct fake_answer replica[8] = { DECRYPTED(REPLICA), DECRYPTED(THIRD) };
+	struct fixture f;
+	char third[200];
+
+	(void)state;
+	begin(&f, home, replica);
+	assert_int_equal(decrypt(&f, 5000), KMS_OK);
+	snprintf(third, sizeof(third), THIRD "@http://127.0.0.1:%u", f.replica->port);
+	f.params.replicas = third;
+	f.params.failover_after_ms = 1;
+	assert_int_equal(kms_reconfigure(f.kms, &f.params, &f.err), 0);
+	assert_where(&f, "eu-west-1", false);
+	assert_int_equal(decrypt(&f, 5000), KMS_OK);
+	assert_where(&f, "ap-south-1", true);
+	end(&f);
+}
+
 /* Connections of our own that are all in use say nothing of a Region. */
 static void test_no_free_connection(void **state)
 {
@@ -667,6 +722,8 @@ int main(void)
 		cmocka_unit_test(test_reconfigure_moves_sts),
 		cmocka_unit_test(test_reconfigure_refused),
 		cmocka_unit_test(test_denial_and_reconfigure),
+		cmocka_unit_test(test_reconfigure_while_away),
+		cmocka_unit_test(test_reconfigure_without_the_one_asked),
 		cmocka_unit_test(test_no_free_connection),
 		cmocka_unit_test(test_reconfigure_under_load),
 	};

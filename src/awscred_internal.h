@@ -172,6 +172,7 @@ MUST_CHECK int awscred_container_url(char out[static 1024], char *why);
 
 /* Forks the helper. Nothing of the caller's but the environment goes into it. */
 MUST_CHECK int awscred_process_start(struct awscred_process **out);
+/* Kills what still runs; takes some seconds at most. */
 void awscred_process_stop(struct awscred_process *);
 /* What the program prints, in secret memory. A run that outlasts its deadline goes on, and is met by the next call for
  * the same command. One call at a time. 0, -ETIMEDOUT, -EINVAL (it failed) or -errno, with why. */

@@ -25,6 +25,7 @@
 #define OUTPUT_MAX 65535u
 #define RUN_MS     60000u
 #define SLICE_MS   100
+#define STOP_MS    2000u
 #define BUFFER     (OUTPUT_MAX * 3) /* of the socket: the kernel counts more than the bytes */
 
 struct request {
@@ -105,6 +106,8 @@ static int start_program(struct run *r)
 	r->pid = fork();
 	if (r->pid == 0)
 		become(argv, out[1], err[1]);
+	if (r->pid > 0)
+		(void)setpgid(r->pid, r->pid); /* by whichever of the two comes first: it may be killed at once */
 	(void)close(out[1]);
 	(void)close(err[1]);
 	r->out = out[0];
@@ -112,6 +115,15 @@ static int start_program(struct run *r)
 	return r->pid < 0 ? -EAGAIN : 0;
 }
 
+/* The daemon asks for something else, or is gone. */
+static bool unwanted(int ms)
+{
+	struct pollfd p = { .fd = SOCKET_FD, .events = POLLIN };
+
+	return poll(&p, 1, ms) > 0;
+}
+
+/* It may have closed its output and gone on. */
 static int end_program(struct run *r)
 {
 	int status = 0, gone = 0;
@@ -122,10 +134,12 @@ static int end_program(struct run *r)
 		(void)close(r->err);
 	if (r->pid <= 0)
 		return -1;
-	/* It may have closed its output and gone on. */
 	while (!(gone = waitpid(r->pid, &status, WNOHANG)) && io_boot_ms() < r->deadline)
-		(void)poll(NULL, 0, 5);
+		if (unwanted(5))
+			break;
 	(void)kill(-r->pid, SIGKILL);
+	if (!gone)
+		(void)kill(r->pid, SIGKILL);
 	if (gone != r->pid && waitpid(r->pid, &status, 0) == r->pid)
 		r->result.error = r->result.error ? r->result.error : -ETIMEDOUT;
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
@@ -254,12 +268,27 @@ int awscred_process_start(struct awscred_process **out)
 	return 0;
 }
 
+static bool ended(pid_t pid, uint64_t ms)
+{
+	uint64_t until = io_boot_ms() + ms;
+
+	while (!waitpid(pid, NULL, WNOHANG)) {
+		if (io_boot_ms() >= until)
+			return false;
+		(void)poll(NULL, 0, 5);
+	}
+	return true;
+}
+
 void awscred_process_stop(struct awscred_process *p)
 {
 	if (!p)
 		return;
 	(void)close(p->fd); /* it kills what runs, and ends */
-	(void)waitpid(p->pid, NULL, 0);
+	if (!ended(p->pid, STOP_MS)) {
+		(void)kill(p->pid, SIGKILL); /* what it runs goes with it */
+		(void)ended(p->pid, STOP_MS);
+	}
 	free(p);
 }
 

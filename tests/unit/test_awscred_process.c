@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -159,6 +160,90 @@ static void test_closed_while_it_runs(void **state)
 	remove_program(f);
 }
 
+/* The only child of this process: the helper. */
+static pid_t helper(void)
+{
+	FILE *file = fopen("/proc/thread-self/children", "re");
+	int pid = 0;
+
+	assert_non_null(file);
+	assert_int_equal(fscanf(file, "%d", &pid), 1);
+	fclose(file);
+	return pid;
+}
+
+/* The state of a process in /proc, '-' when there is none. */
+static char state_of(pid_t pid)
+{
+	char path[40], state = '-';
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	file = fopen(path, "re");
+	if (file && fscanf(file, "%*d (%*[^)]) %c", &state) != 1)
+		state = '-';
+	if (file)
+		fclose(file);
+	return state;
+}
+
+/* Closed at every moment between the question and the program's first instruction; the helper ends by itself. */
+static void test_closed_as_it_starts(void **state)
+{
+	struct fixture *f = *state;
+
+	write_program(f, "#!/bin/sh\nexec sleep 1000\n");
+	for (unsigned i = 0; i < 40; i++) {
+		pid_t pid;
+
+		open_plain(f);
+		pid = helper();
+		assert_int_equal(get_within(f, i / 8, NULL), -ETIMEDOUT);
+		awscred_close(f->a);
+		f->a = NULL;
+		assert_int_equal(state_of(pid), '-');
+	}
+	remove_program(f);
+}
+
+/* The worst helper there is. */
+static void test_closed_with_a_stopped_helper(void **state)
+{
+	struct fixture *f = *state;
+	pid_t pid;
+
+	write_program(f, "#!/bin/sh\nexec sleep 1000\n");
+	open_plain(f);
+	assert_int_equal(get_within(f, 50, NULL), -ETIMEDOUT);
+	pid = helper();
+	assert_int_equal(kill(pid, SIGSTOP), 0);
+	awscred_close(f->a);
+	f->a = NULL;
+	assert_int_equal(state_of(pid), '-');
+	remove_program(f);
+}
+
+/* One that closes its output and goes on holds up nobody who asks for something else. */
+static void test_program_without_output(void **state)
+{
+	static const atomic_bool going;
+	struct fixture *f = *state;
+	struct awscred_process *p = NULL;
+	char *text = NULL;
+	size_t len = 0;
+
+	assert_int_equal(awscred_process_start(&p), 0);
+	assert_int_equal(awscred_process_run(p, "sh -c 'exec >&- 2>&-; exec sleep 1000'", io_boot_ms() + 100, &going,
+	                     &text, &len, f->why),
+	    -ETIMEDOUT);
+	assert_int_equal(
+	    awscred_process_run(p, "echo good", io_boot_ms() + 10000, &going, &text, &len, f->why), 0);
+	assert_int_equal(len, 5);
+	assert_memory_equal(text, "good\n", 5);
+	secret_free(text);
+	awscred_process_stop(p);
+}
+
 #define WITH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -170,12 +255,16 @@ int main(void)
 		WITH(test_slow_program),
 		WITH(test_late_program),
 		WITH(test_closed_while_it_runs),
+		WITH(test_closed_as_it_starts),
+		WITH(test_closed_with_a_stopped_helper),
+		WITH(test_program_without_output),
 	};
 
 	for (size_t i = 0; i < N(unset); i++)
 		unsetenv(unset[i]);
 	setenv("AWS_EC2_METADATA_DISABLED", "true", 1);
 	setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent/credentials", 1);
+	(void)alarm(100); /* what waits for a program waits for ever */
 	if (secret_init(true))
 		return 1;
 	log_setup("test", LOG_LEVEL_ERR, false);

@@ -5,7 +5,8 @@
  * use of what is at hand, anything else leaves it in use to its end, and no longer.
  *
  * Keys from the environment or a file are not kept by time: the environment is read each time, files when they
- * change. */
+ * change. Whether they have is looked at once a second, by one caller: where they lie on a file system that hangs, the
+ * others go on with what is at hand. */
 #include "awscred_cache.h"
 
 #include <errno.h>
@@ -20,6 +21,7 @@
 #define RENEW_MS     20000u
 #define BACKOFF_MS   500u
 #define BACKOFF_MAX  30000u
+#define LOOK_MS      1000u
 #define IDLE_MAX_MS  30000u /* this clock stops in suspend, credentials go on ageing: look again now and then */
 
 /* Waits for a change, at most ms. */
@@ -49,7 +51,7 @@ static bool usable(const struct awscred *a)
 	if (!a->have.cred || a->have_epoch != a->epoch)
 		return false;
 	if (a->have.kind == AWSCRED_FILES)
-		return !awscred_files_changed(&a->seen);
+		return !a->outdated;
 	return in_time(a);
 }
 
@@ -90,6 +92,7 @@ static void take(struct awscred *a, struct awscred_answer *next, const struct aw
 	a->have = *next;
 	a->have_epoch = epoch;
 	a->seen = *seen;
+	a->outdated = false;
 	a->failures = 0;
 	a->refresh_at = next->kind == AWSCRED_TIMED ? renewal(next) : 0;
 }
@@ -179,14 +182,37 @@ static void start_refresher(struct awscred *a)
 		log_warn("no thread to renew the AWS credentials ahead: calls will wait for them");
 }
 
-/* Changed files are a reason to renew, not to wait. */
-static void notice_change(struct awscred *a)
+/* Where credentials have an end, changed files are a reason to renew, not to wait. */
+static void notice_change(struct awscred *a, const struct awscred_seen *now)
 {
-	if (a->have.kind != AWSCRED_TIMED || !awscred_files_changed(&a->seen))
+	if (awscred_files_same(&a->seen, now))
 		return;
-	awscred_files_look(&a->seen);
+	if (a->have.kind != AWSCRED_TIMED) {
+		a->outdated = true;
+		return;
+	}
+	a->seen = *now;
 	a->refresh_at = io_boot_ms();
 	(void)pthread_cond_broadcast(&a->changed);
+}
+
+/* Lets the lock go meanwhile. False when it took longer than the caller has. */
+static bool look(struct awscred *a, uint64_t deadline)
+{
+	struct awscred_seen now;
+	uint64_t done = a->done;
+
+	if (a->looking || a->outdated || !a->have.cred || a->have.kind == AWSCRED_ENV || io_boot_ms() < a->look_at)
+		return true;
+	a->looking = true;
+	(void)pthread_mutex_unlock(&a->lock);
+	awscred_files_look(&now);
+	(void)pthread_mutex_lock(&a->lock);
+	a->looking = false;
+	a->look_at = io_boot_ms() + LOOK_MS;
+	if (a->have.cred && a->done == done) /* else others have looked since */
+		notice_change(a, &now);
+	return io_boot_ms() < deadline;
 }
 
 /* ---- the callers ---- */
@@ -245,10 +271,7 @@ static int find(struct awscred *a, uint64_t deadline, char *why)
 		memcpy(why, a->last_why, AWSCRED_WHY);
 		return a->last;
 	}
-	if (!usable(a))
-		return walk(a, walk_deadline(a, deadline), why);
-	notice_change(a);
-	return 0;
+	return usable(a) ? 0 : walk(a, walk_deadline(a, deadline), why);
 }
 
 int awscred_get(struct awscred *a, uint64_t deadline, struct sigv4_credentials **out, char *why)
@@ -257,6 +280,8 @@ int awscred_get(struct awscred *a, uint64_t deadline, struct sigv4_credentials *
 
 	why[0] = '\0';
 	LOCK_SCOPE(&a->lock);
+	if (!look(a, deadline))
+		return awscred_say(why, -ETIMEDOUT, "no AWS credentials in time: their files are slow");
 	r = find(a, deadline, why);
 	if (r)
 		return r;

@@ -8,7 +8,7 @@
 
 struct awscred {
 	struct awscred_setup setup;
-	pthread_mutex_t lock; /* guards what follows; never held while a source is asked */
+	pthread_mutex_t lock; /* guards what follows; never held while a source is asked or a file looked at */
 	pthread_cond_t changed;
 	bool busy;      /* somebody walks through the chain */
 	uint64_t done;  /* walks that ended */
@@ -18,6 +18,9 @@ struct awscred {
 	struct awscred_answer have; /* the last good answer */
 	uint64_t have_epoch;
 	struct awscred_seen seen; /* the files it was made from */
+	bool outdated;            /* they have changed since */
+	bool looking;             /* somebody looks whether they have */
+	uint64_t look_at;         /* io_boot_ms(): not before */
 
 	int last; /* how the last walk ended */
 	uint64_t last_epoch;

@@ -125,12 +125,9 @@ static bool same(const struct stat *a, const struct stat *b)
 	    same_time(a->st_mtim, b->st_mtim) && same_time(a->st_ctim, b->st_ctim);
 }
 
-bool awscred_files_changed(const struct awscred_seen *seen)
+bool awscred_files_same(const struct awscred_seen *a, const struct awscred_seen *b)
 {
-	struct awscred_seen now;
-
-	awscred_files_look(&now);
-	return !same(&seen->st[0], &now.st[0]) || !same(&seen->st[1], &now.st[1]);
+	return same(&a->st[0], &b->st[0]) && same(&a->st[1], &b->st[1]);
 }
 
 /* ---- reading ---- */

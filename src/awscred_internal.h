@@ -70,8 +70,9 @@ const char *awscred_profile_name(const char *given);
 MUST_CHECK int awscred_file_path(char out[static AWSCRED_PATH], enum awscred_file);
 /* Both files' idea of a profile; neither need exist. 0 or -errno with why. service: fill service_endpoint too. */
 MUST_CHECK int awscred_files_load(struct awscred_profiles *out, const char *profile, const char *service, char *why);
+/* Blocks for as long as the file system does. */
 void awscred_files_look(struct awscred_seen *);
-bool awscred_files_changed(const struct awscred_seen *);
+bool awscred_files_same(const struct awscred_seen *, const struct awscred_seen *);
 /* A small text file into secret memory, NUL-terminated, blanks at its end cut; 0 or -errno with why. */
 MUST_CHECK int awscred_read_small(char **out, const char *path, size_t max, char *why);
 /* The member at this offset: the credentials file's (roles and keys), or the config file's first (settings). */

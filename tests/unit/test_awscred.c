@@ -8,14 +8,19 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/fsuid.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "awscred.h"
+#include "io.h"
 #include "secret.h"
 
 #define N(a) (sizeof(a) / sizeof((a)[0]))
@@ -272,6 +277,22 @@ static void test_unreadable_files(void **state)
 	(void)setfsuid(geteuid());
 }
 
+/* Within the second that passes between two looks, and however slow the machine. */
+static void expect_soon(struct fixture *f, const char *access)
+{
+	struct sigv4_credentials *c = NULL;
+	bool found = false;
+
+	for (int i = 0; !found; i++) {
+		assert_true(i < 4000);
+		(void)nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL);
+		found = !awscred_get(f->a, UINT64_MAX, &c, f->why) == !!access;
+		found = found && (!access || !strcmp(c->access_key, access));
+		awscred_put(c);
+		c = NULL;
+	}
+}
+
 /* Same length, same name: only what stat(2) says differs. */
 static void test_rotation_is_noticed(void **state)
 {
@@ -284,13 +305,72 @@ static void test_rotation_is_noticed(void **state)
 	snprintf(other, sizeof(other), "%s.new", f->credentials);
 	write_file(other, "[p]\naws_access_key_id=AK2\naws_secret_access_key=s2\n");
 	assert_int_equal(rename(other, f->credentials), 0);
-	expect(f, "AK2", "s2", NULL);
+	expect_soon(f, "AK2");
 	assert_int_equal(unlink(f->credentials), 0);
+	expect_soon(f, NULL);
 	expect_error(f, -ENOENT, "profile 'p' is not");
 	write_file(f->credentials, "[p]\naws_access_key_id=AK3\naws_secret_access_key=s3\n");
 	expect(f, "AK3", "s3", NULL);
 	awscred_refresh(f->a);
 	expect(f, "AK3", "s3", NULL);
+}
+
+/* ---- a file system that hangs ---- */
+
+static char hanging[80]; /* this file's */
+static atomic_int looks, stuck;
+static sem_t answer;
+
+int stat(const char *path, struct stat *st)
+{
+	atomic_fetch_add(&looks, 1);
+	if (*hanging && !strcmp(path, hanging)) {
+		atomic_fetch_add(&stuck, 1);
+		(void)sem_wait(&answer);
+		atomic_fetch_sub(&stuck, 1);
+	}
+	return fstatat(AT_FDCWD, path, st, 0);
+}
+
+static void *late_caller(void *arg)
+{
+	struct fixture *f = arg;
+	struct sigv4_credentials *c = NULL;
+	static char why[AWSCRED_WHY];
+	int r = awscred_get(f->a, io_boot_ms(), &c, why);
+
+	return r == -ETIMEDOUT && strstr(why, "slow") ? arg : NULL;
+}
+
+/* One caller is stuck, and too late when it comes back; nobody else waits for it. */
+static void test_hanging_home(void **state)
+{
+	struct fixture *f = *state;
+	int64_t expires;
+	pthread_t late;
+	char who[256];
+	void *right;
+
+	assert_int_equal(sem_init(&answer, 0, 0), 0);
+	write_file(f->credentials, "[p]\naws_access_key_id=AK1\naws_secret_access_key=s1\n");
+	open_profile(f, "p");
+	expect(f, "AK1", "s1", NULL);
+	strcpy(hanging, f->credentials);
+	assert_int_equal(pthread_create(&late, NULL, late_caller, f), 0);
+	while (!atomic_load(&stuck))
+		(void)sched_yield();
+	awscred_identity(f->a, who, &expires);
+	for (int i = 0; i < 10; i++)
+		expect(f, "AK1", "s1", NULL);
+	assert_int_equal(atomic_load(&stuck), 1);
+	*hanging = '\0';
+	assert_int_equal(sem_post(&answer), 0);
+	assert_int_equal(pthread_join(late, &right), 0);
+	assert_non_null(right);
+	atomic_store(&looks, 0);
+	for (int i = 0; i < 1000; i++)
+		expect(f, "AK1", "s1", NULL);
+	assert_true(atomic_load(&looks) < 1000); /* once a second, not once a call */
 }
 
 static void test_long_tokens(void **state)
@@ -408,12 +488,14 @@ int main(void)
 		WITH(test_malformed_files),
 		WITH(test_unreadable_files),
 		WITH(test_rotation_is_noticed),
+		WITH(test_hanging_home),
 		WITH(test_long_tokens),
 		WITH(test_region),
 		WITH(test_endpoint),
 		WITH(test_home),
 	};
 
+	(void)alarm(100); /* what waits for a hanging file waits for ever */
 	if (secret_init(true))
 		return 1;
 	return cmocka_run_group_tests_name("awscred", tests, NULL, NULL);

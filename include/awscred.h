@@ -58,15 +58,18 @@ MUST_CHECK int awscred_reconfigure(struct awscred *, const char *region, const c
 /* For people: "the environment", "profile 'x'", "role arn:... through IMDS", ...; "" before the first awscred_get().
  * out holds 256. *expires: Unix seconds, 0 never. */
 void awscred_identity(struct awscred *, char *out, int64_t *expires);
-/* Region from AWS_REGION, AWS_DEFAULT_REGION, profile, IMDS (asked once, briefly, only where the chain reaches it); ""
+/* Settings, from the environment and the profile as they are now. 0, or -errno with why (AWSCRED_WHY bytes): a file
+ * that cannot be read or parsed, a value too long. *out is then "" or false, and must not be taken for "not set".
+ *
+ * Region from AWS_REGION, AWS_DEFAULT_REGION, profile, IMDS (asked once, briefly, only where the chain reaches it); ""
  * when none. out holds 64. */
-void awscred_region(struct awscred *, char *out);
+MUST_CHECK int awscred_region(struct awscred *, char *out, char *why);
 /* Endpoint override for a service ("kms", "sts"): AWS_ENDPOINT_URL_KMS, AWS_ENDPOINT_URL, the profile's [services]
  * section, its endpoint_url; "" when none, or with AWS_IGNORE_CONFIGURED_ENDPOINT_URLS. out holds 512. */
-void awscred_endpoint(struct awscred *, const char *service, char *out);
+MUST_CHECK int awscred_endpoint(struct awscred *, const char *service, char *out, char *why);
 /* AWS_USE_FIPS_ENDPOINT or use_fips_endpoint; AWS_USE_DUALSTACK_ENDPOINT or use_dualstack_endpoint. */
-bool awscred_fips(struct awscred *);
-bool awscred_dualstack(struct awscred *);
+MUST_CHECK int awscred_fips(struct awscred *, bool *out, char *why);
+MUST_CHECK int awscred_dualstack(struct awscred *, bool *out, char *why);
 
 /* The host of a service in a Region, from the four templates (kms.eu-west-1.amazonaws.com, kms-fips..., .api.aws; China
  * and the isolated partitions have suffixes of their own). out holds 300. Pure. */

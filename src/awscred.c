@@ -11,34 +11,30 @@
 
 #include "awscred_cache.h"
 #include "io.h"
-#include "log.h"
 
 #define REGION_MS 2000u
 
 /* ---- settings ---- */
 
-static void copy(char *out, size_t size, const char *text)
+/* Half a name is worse than none. */
+static int copy(char *out, size_t size, const char *text, const char *what, char *why)
 {
 	size_t n = strlen(text);
 
+	out[0] = '\0';
 	if (n >= size)
-		n = 0; /* half a name is worse than none */
-	memcpy(out, text, n);
-	out[n] = '\0';
+		return awscred_say(why, -EINVAL, "the %s '%.60s...' is too long", what, text);
+	memcpy(out, text, n + 1);
+	return 0;
 }
 
-/* The profile that credentials come from; NULL when it cannot be read. service may be NULL. */
-static struct awscred_profiles *load(const struct awscred *a, const char *service)
+/* The profile that credentials come from, in secret memory. service may be NULL. */
+static int load(struct awscred_profiles **out, const struct awscred *a, const char *service, char *why)
 {
-	struct awscred_profiles *p = secret_alloc(sizeof(*p));
-	char why[AWSCRED_WHY] = "";
-
-	if (!p || !awscred_files_load(p, awscred_profile_name(a->setup.profile), service, why))
-		return p;
-	if (*why)
-		log_debug("%s", why);
-	secret_free(p);
-	return NULL;
+	*out = secret_alloc(sizeof(**out));
+	if (!*out)
+		return awscred_say(why, -ENOMEM, "no locked memory left");
+	return awscred_files_load(*out, awscred_profile_name(a->setup.profile), service, why);
 }
 
 static bool known_region(struct awscred *a, char *out)
@@ -63,20 +59,21 @@ static void ask_instance(struct awscred *a, char *out)
 	a->region_asked = true;
 }
 
-void awscred_region(struct awscred *a, char *out)
+int awscred_region(struct awscred *a, char *out, char *why)
 {
 	CLEANUP_SECRET struct awscred_profiles *p = NULL;
 	const char *region = awscred_env("AWS_REGION");
+	int r = 0;
 
+	out[0] = '\0';
 	region = region ? region : awscred_env("AWS_DEFAULT_REGION");
-	if (region) {
-		copy(out, 64, region);
-		return;
-	}
-	p = load(a, NULL);
-	copy(out, 64, p ? AWSCRED_SETTING(p, region) : "");
-	if (p && !*out)
+	if (!region)
+		r = load(&p, a, NULL, why);
+	if (!r)
+		r = copy(out, 64, region ? region : AWSCRED_SETTING(p, region), "Region", why);
+	if (!r && !*out)
 		ask_instance(a, out);
+	return r;
 }
 
 /* "kms" to the value of AWS_ENDPOINT_URL_KMS. */
@@ -90,44 +87,46 @@ static const char *env_endpoint(const char *service)
 	return awscred_env(name) ? awscred_env(name) : awscred_env("AWS_ENDPOINT_URL");
 }
 
-void awscred_endpoint(struct awscred *a, const char *service, char *out)
+int awscred_endpoint(struct awscred *a, const char *service, char *out, char *why)
 {
 	CLEANUP_SECRET struct awscred_profiles *p = NULL;
 	const char *given = env_endpoint(service);
+	int r;
 
 	out[0] = '\0';
 	if (awscred_true(awscred_env("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")))
-		return;
-	if (given) {
-		copy(out, 512, given);
-		return;
-	}
-	p = load(a, service);
-	if (!p || awscred_true(AWSCRED_SETTING(p, ignore_endpoints)))
-		return;
+		return 0;
+	if (given)
+		return copy(out, 512, given, "endpoint URL", why);
+	r = load(&p, a, service, why);
+	if (r || awscred_true(AWSCRED_SETTING(p, ignore_endpoints)))
+		return r;
 	given = p->file[AWSCRED_CONFIG].service_endpoint;
-	copy(out, 512, *given ? given : AWSCRED_SETTING(p, endpoint));
+	return copy(out, 512, *given ? given : AWSCRED_SETTING(p, endpoint), "endpoint URL", why);
 }
 
 /* The environment's word, else the profile's. */
-static bool is_wanted(struct awscred *a, const char *name, size_t offset)
+static int is_wanted(struct awscred *a, const char *name, size_t offset, bool *out, char *why)
 {
 	CLEANUP_SECRET struct awscred_profiles *p = NULL;
+	int r;
 
+	*out = awscred_true(awscred_env(name));
 	if (awscred_env(name))
-		return awscred_true(awscred_env(name));
-	p = load(a, NULL);
-	return p && awscred_true(awscred_setting(p, offset));
+		return 0;
+	r = load(&p, a, NULL, why);
+	*out = !r && awscred_true(awscred_setting(p, offset));
+	return r;
 }
 
-bool awscred_fips(struct awscred *a)
+int awscred_fips(struct awscred *a, bool *out, char *why)
 {
-	return is_wanted(a, "AWS_USE_FIPS_ENDPOINT", offsetof(struct awscred_profile, fips));
+	return is_wanted(a, "AWS_USE_FIPS_ENDPOINT", offsetof(struct awscred_profile, fips), out, why);
 }
 
-bool awscred_dualstack(struct awscred *a)
+int awscred_dualstack(struct awscred *a, bool *out, char *why)
 {
-	return is_wanted(a, "AWS_USE_DUALSTACK_ENDPOINT", offsetof(struct awscred_profile, dualstack));
+	return is_wanted(a, "AWS_USE_DUALSTACK_ENDPOINT", offsetof(struct awscred_profile, dualstack), out, why);
 }
 
 /* ---- paths ---- */

@@ -127,7 +127,8 @@ static bool setting_true(const char *variable, const char *setting)
 	return awscred_true(awscred_env(variable) ? awscred_env(variable) : setting);
 }
 
-static void find_url(char out[static URL_MAX], const struct awscred_profiles *p, const char *region)
+/* 0 or -EINVAL: too long. */
+static int find_url(char out[static URL_MAX], const struct awscred_profiles *p, const char *region)
 {
 	const char *own = p->file[AWSCRED_CONFIG].service_endpoint;
 	const char *given = awscred_env("AWS_ENDPOINT_URL_STS");
@@ -140,10 +141,11 @@ static void find_url(char out[static URL_MAX], const struct awscred_profiles *p,
 		given = NULL;
 	awscred_host(host, "sts", region, setting_true("AWS_USE_FIPS_ENDPOINT", AWSCRED_SETTING(p, fips)),
 	    setting_true("AWS_USE_DUALSTACK_ENDPOINT", AWSCRED_SETTING(p, dualstack)));
-	if (given && *given)
-		snprintf(out, URL_MAX, "%s", given);
-	else
+	if (!given || !*given)
 		snprintf(out, URL_MAX, "https://%s", host);
+	else if (snprintf(out, URL_MAX, "%s", given) >= (int)URL_MAX)
+		return -EINVAL;
+	return 0;
 }
 
 static int find_endpoint(struct endpoint *e, const struct awscred_walk *w, unsigned nth)
@@ -157,7 +159,8 @@ static int find_endpoint(struct endpoint *e, const struct awscred_walk *w, unsig
 		r = find_region(e->region, w, p, nth);
 	if (r)
 		return r;
-	find_url(e->url, p, e->region);
+	if (find_url(e->url, p, e->region))
+		return awscred_say(w->why, -EINVAL, "the endpoint URL '%.60s...' for STS is too long", e->url);
 	for (n = strlen(e->url); n && e->url[n - 1] == '/';)
 		e->url[--n] = '\0';
 	host = strstr(e->url, "://");

@@ -82,16 +82,23 @@ static int refuse_region(struct kms_err *err, const char *region)
 	return -EINVAL;
 }
 
+/* Settings that cannot be read are not "not set": another host would be asked than the one that is meant. */
+static int unreadable(struct kms_err *err, const char *why)
+{
+	(void)kms_fail(err, KMS_CONFIG, "BadProfile", "%s", why);
+	return -EINVAL;
+}
+
 static int find_region(char out[static 64], const struct kms_params *params, struct awscred *cred, struct kms_err *err)
 {
 	const char *given = params->region && *params->region ? params->region : NULL;
-	char arns[64];
+	char arns[64], why[AWSCRED_WHY] = "";
 
 	out[0] = '\0';
 	if (given && strlen(given) < 64)
 		strcpy(out, given);
-	else if (!given && !aws_arn_region(out, params->key))
-		awscred_region(cred, out);
+	else if (!given && !aws_arn_region(out, params->key) && awscred_region(cred, out, why))
+		return unreadable(err, why);
 	if (!region_ok(out)) {
 		if (*out || given)
 			return refuse_region(err, given ? given : out);
@@ -104,12 +111,17 @@ static int find_region(char out[static 64], const struct kms_params *params, str
 	return -EINVAL;
 }
 
-static void default_url(char out[static AWS_URL_MAX], const char *region, struct awscred *cred)
+static int default_url(
+    char out[static AWS_URL_MAX], const char *region, struct awscred *cred, struct kms_err *err)
 {
-	char host[AWS_HOST_MAX];
+	char host[AWS_HOST_MAX], why[AWSCRED_WHY] = "";
+	bool fips, dualstack;
 
-	awscred_host(host, "kms", region, awscred_fips(cred), awscred_dualstack(cred));
+	if (awscred_fips(cred, &fips, why) || awscred_dualstack(cred, &dualstack, why))
+		return unreadable(err, why);
+	awscred_host(host, "kms", region, fips, dualstack);
 	snprintf(out, AWS_URL_MAX, "https://%s/", host);
+	return 0;
 }
 
 /* host[:port] without the scheme's own port: what HTTP clients send. */
@@ -157,16 +169,19 @@ int aws_endpoint_find(
     struct aws_endpoint *e, const struct kms_params *params, struct awscred *cred, struct kms_err *err)
 {
 	const char *given = params->endpoint && *params->endpoint ? params->endpoint : NULL;
+	char why[AWSCRED_WHY] = "";
 	int r = find_region(e->region, params, cred, err);
 
 	if (r)
 		return r;
 	if (given && strlen(given) < sizeof(e->url))
 		strcpy(e->url, given);
-	else if (!given)
-		awscred_endpoint(cred, "kms", e->url);
+	else if (!given && awscred_endpoint(cred, "kms", e->url, why))
+		return unreadable(err, why);
 	if (!given && !*e->url)
-		default_url(e->url, e->region, cred);
+		r = default_url(e->url, e->region, cred, err);
+	if (r)
+		return r;
 	return cut_url(e) ? bad_endpoint(err, given ? given : e->url) : 0;
 }
 
@@ -179,7 +194,7 @@ int aws_endpoint_replica(
 		return bad_endpoint(err, url);
 	if (url)
 		strcpy(e->url, url);
-	else
-		default_url(e->url, e->region, cred);
-	return cut_url(e) ? bad_endpoint(err, url) : 0;
+	else if (default_url(e->url, e->region, cred, err))
+		return -EINVAL;
+	return cut_url(e) ? bad_endpoint(err, e->url) : 0;
 }

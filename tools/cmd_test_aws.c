@@ -86,7 +86,8 @@ bool test_credentials(struct trial *t)
 	params.region = key_region(region, t) ? region : NULL;
 	ret = awscred_open(&cred, &params);
 	if (ret == 0) {
-		awscred_region(cred, t->host_region);
+		if (awscred_region(cred, t->host_region, why))
+			t->host_region[0] = '\0'; /* it serves a hint only; what needs the file says what is wrong */
 		ret = awscred_get(cred, io_boot_ms() + t->config.kms.request_timeout_ms, &c, why);
 	}
 	if (ret == 0 && c) {

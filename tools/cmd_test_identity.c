@@ -127,16 +127,23 @@ static int attempt(char *arn, size_t size, struct question *q, char *why)
 /* A KMS with an address of its own (a VPC endpoint, a stand-in) says nothing of where STS is. */
 static int find_url(char url[static 600], struct awscred *cred, const struct config *c, const char *region, char *why)
 {
+	bool fips, dualstack;
 	char host[300];
 	size_t n;
+	int ret = awscred_endpoint(cred, "sts", url, why);
 
-	awscred_endpoint(cred, "sts", url);
+	if (ret == 0)
+		ret = awscred_fips(cred, &fips, why);
+	if (ret == 0)
+		ret = awscred_dualstack(cred, &dualstack, why);
+	if (ret < 0)
+		return ret;
 	n = strlen(url);
 	if (n == 0 && c->kms.endpoint) {
 		(void)snprintf(why, AWSCRED_WHY, "'endpoint' in [kms] is set, and AWS_ENDPOINT_URL_STS is not");
 		return -ENOENT;
 	}
-	awscred_host(host, "sts", region, awscred_fips(cred), awscred_dualstack(cred));
+	awscred_host(host, "sts", region, fips, dualstack);
 	if (n == 0)
 		(void)snprintf(url, 600, "https://%s/", host);
 	else if (url[n - 1] != '/')

@@ -396,13 +396,14 @@ static void expect_region(struct fixture *f, const char *expected)
 {
 	char region[64] = "?";
 
-	awscred_region(f->a, region);
+	assert_int_equal(awscred_region(f->a, region, f->why), 0);
 	assert_string_equal(region, expected);
 }
 
 static void test_region(void **state)
 {
 	struct fixture *f = *state;
+	char region[64];
 
 	open_profile(f, "p");
 	expect_region(f, "");
@@ -415,14 +416,16 @@ static void test_region(void **state)
 	setenv("AWS_REGION", "eu-west-1", 1);
 	expect_region(f, "eu-west-1");
 	setenv("AWS_REGION", "0123456789012345678901234567890123456789012345678901234567890123456789", 1);
-	expect_region(f, "");
+	assert_int_equal(awscred_region(f->a, region, f->why), -EINVAL);
+	assert_non_null(strstr(f->why, "the Region '0123"));
+	assert_string_equal(region, "");
 }
 
 static void expect_endpoint(struct fixture *f, const char *expected)
 {
 	char endpoint[512] = "?";
 
-	awscred_endpoint(f->a, "kms", endpoint);
+	assert_int_equal(awscred_endpoint(f->a, "kms", endpoint, f->why), 0);
 	assert_string_equal(endpoint, expected);
 }
 
@@ -450,6 +453,33 @@ static void test_endpoint(void **state)
 	write_file(
 	    f->config, "[profile p]\nendpoint_url = http://localhost:1\nignore_configured_endpoint_urls = true\n");
 	expect_endpoint(f, "");
+}
+
+/* Settings in a file that cannot be understood are not settings that nobody made. */
+static void test_unreadable_settings(void **state)
+{
+	struct fixture *f = *state;
+	char out[512], url[600];
+	bool wanted;
+
+	open_profile(f, "p");
+	write_file(f->config, "[profile p]\nuse_fips_endpoint = true\nendpoint_url = http://localhost:1\ngarbage\n");
+	assert_int_equal(awscred_fips(f->a, &wanted, f->why), -EINVAL);
+	assert_non_null(strstr(f->why, f->config));
+	assert_int_equal(awscred_dualstack(f->a, &wanted, f->why), -EINVAL);
+	assert_int_equal(awscred_endpoint(f->a, "kms", out, f->why), -EINVAL);
+	assert_string_equal(out, "");
+	assert_int_equal(awscred_region(f->a, out, f->why), -EINVAL);
+	setenv("AWS_USE_FIPS_ENDPOINT", "true", 1); /* the file is not asked */
+	assert_int_equal(awscred_fips(f->a, &wanted, f->why), 0);
+	assert_true(wanted);
+	memset(url, 'x', sizeof(url) - 1);
+	url[sizeof(url) - 1] = '\0';
+	memcpy(url, "https://", 8);
+	setenv("AWS_ENDPOINT_URL", url, 1);
+	assert_int_equal(awscred_endpoint(f->a, "kms", out, f->why), -EINVAL);
+	assert_non_null(strstr(f->why, "too long"));
+	assert_string_equal(out, "");
 }
 
 static void test_home(void **state)
@@ -492,6 +522,7 @@ int main(void)
 		WITH(test_long_tokens),
 		WITH(test_region),
 		WITH(test_endpoint),
+		WITH(test_unreadable_settings),
 		WITH(test_home),
 	};
 

@@ -216,18 +216,26 @@ static void test_hosts(void **state)
 	}
 }
 
+static void expect_hosts(struct fixture *f, bool fips, bool dualstack)
+{
+	bool wanted;
+
+	assert_int_equal(awscred_fips(f->a, &wanted, f->why), 0);
+	assert_int_equal(wanted, fips);
+	assert_int_equal(awscred_dualstack(f->a, &wanted, f->why), 0);
+	assert_int_equal(wanted, dualstack);
+}
+
 static void test_endpoint_settings(void **state)
 {
 	struct fixture *f = *state;
 
 	write_file(f->config, "[profile p]\nuse_fips_endpoint = true\nuse_dualstack_endpoint = no\n");
 	open_with(f, &(struct awscred_params){ .profile = "p" });
-	assert_true(awscred_fips(f->a));
-	assert_false(awscred_dualstack(f->a));
+	expect_hosts(f, true, false);
 	setenv("AWS_USE_FIPS_ENDPOINT", "false", 1);
 	setenv("AWS_USE_DUALSTACK_ENDPOINT", "True", 1);
-	assert_false(awscred_fips(f->a));
-	assert_true(awscred_dualstack(f->a));
+	expect_hosts(f, false, true);
 }
 
 static void test_split(void **state)
@@ -512,7 +520,7 @@ static void test_instance_region(void **state)
 	begin(f, script, N(script));
 	open_instance(f);
 	for (int i = 0; i < 2; i++) {
-		awscred_region(f->a, region);
+		assert_int_equal(awscred_region(f->a, region, f->why), 0);
 		assert_string_equal(region, "eu-north-1");
 	}
 	assert_int_equal(fake_seen(f->server), 2);
@@ -520,7 +528,7 @@ static void test_instance_region(void **state)
 	setenv("AWS_SECRET_ACCESS_KEY", "s", 1);
 	begin(f, script, N(script));
 	open_instance(f);
-	awscred_region(f->a, region);
+	assert_int_equal(awscred_region(f->a, region, f->why), 0);
 	assert_string_equal(region, "");
 	assert_int_equal(fake_seen(f->server), 0);
 }
@@ -542,7 +550,7 @@ static void test_role(void **state)
 {
 	static const struct fake_answer script[] = { OK(GIVEN("ASIA", LATER)) };
 	struct fixture *f = *state;
-	char who[256];
+	char who[256], long_url[900];
 	int64_t expires;
 
 	begin(f, script, 1);
@@ -562,6 +570,13 @@ static void test_role(void **state)
 	expect_error(f, -EINVAL, "external id");
 	open_role(f, NULL, "x");
 	expect_error(f, -EINVAL, "session name");
+	memset(long_url, 'x', sizeof(long_url) - 1);
+	long_url[sizeof(long_url) - 1] = '\0';
+	memcpy(long_url, f->url, strlen(f->url));
+	snprintf(f->url, sizeof(f->url), "unused");
+	open_role(f, NULL, NULL);
+	setenv("AWS_ENDPOINT_URL_STS", long_url, 1);
+	expect_error(f, -EINVAL, "too long");
 }
 
 /* A silent Region's STS is left for that of a replica's Region; a denial is final. */

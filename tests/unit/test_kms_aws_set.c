@@ -224,6 +224,35 @@ static void test_refused(void **state)
 	}
 }
 
+/* A profile that may ask for FIPS, or for another host, and cannot be read: no other host is asked instead. */
+static void test_unreadable_profile(void **state)
+{
+	static const struct kms_params params[] = {
+		{ .key = HOME },
+		{ .key = "alias/x" },
+		{ .key = HOME, .endpoint = "https://localhost", .replicas = REPLICA },
+	};
+	char path[] = "/tmp/byokfs-config.XXXXXX";
+	int fd = mkstemp(path);
+	struct aws_set *set;
+	struct kms_err err;
+
+	(void)state;
+	clear_env();
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, "garbage\n", 8), 8);
+	close(fd);
+	setenv("AWS_CONFIG_FILE", path, 1);
+	for (size_t i = 0; i < N(params); i++) {
+		assert_int_equal(make_set(&set, &params[i], &err), -EINVAL);
+		assert_int_equal(err.status, KMS_CONFIG);
+		assert_string_equal(err.code, "BadProfile");
+		assert_non_null(strstr(err.message, path));
+	}
+	assert_int_equal(unlink(path), 0);
+	clear_env();
+}
+
 /* ---- a provider over two servers ---- */
 
 struct fixture {
@@ -712,6 +741,7 @@ int main(void)
 		cmocka_unit_test(test_endpoints),
 		cmocka_unit_test(test_endpoints_of_replicas),
 		cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_unreadable_profile),
 		cmocka_unit_test(test_failover_within_one_call),
 		cmocka_unit_test(test_shared),
 		cmocka_unit_test(test_no_failover),

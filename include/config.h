@@ -75,6 +75,8 @@ MUST_CHECK int config_check(struct config *, char *why);
 /* Finds and reads the file by the contract's order: explicit path (must exist), $BYOKFS_CONFIG (must exist),
  * /etc/byokfs/byokfs.ini (may be missing). */
 MUST_CHECK int config_load(struct config *, const char *explicit_path, char *why);
+/* The same in a daemon that must not wait: -EINVAL for what is no regular file. */
+MUST_CHECK int config_reload(struct config *, const char *explicit_path, char *why);
 /* Calls fn with "section.key" of every setting in which the two differ. */
 void config_compare(const struct config *, const struct config *, void (*fn)(void *arg, const char *name), void *arg);
 /* byokfs.ini.example, byte for byte: every key, commented out, with unit, range, default and a line of explanation. */

@@ -8,8 +8,10 @@
 #include "config_internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <ini.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 struct reading {
 	struct config *config;
@@ -146,16 +148,31 @@ static int read_stream(struct config *c, FILE *f, const char *path, char *why)
 	return r.err;
 }
 
-int config_read(struct config *c, const char *path, char *why)
+/* How a file may be: at the start it may be a pipe that somebody will write to. */
+enum patience { MAY_WAIT, MUST_NOT_WAIT };
+
+static FILE *open_file(const char *path, enum patience patience)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | (patience == MUST_NOT_WAIT ? O_NONBLOCK : 0));
+	FILE *f = fd < 0 ? NULL : fdopen(fd, "r");
+
+	if (fd >= 0 && !f)
+		(void)close(fd);
+	return f;
+}
+
+static int read_path(struct config *c, const char *path, enum patience patience, char *why)
 {
 	struct stat st;
-	FILE *f = fopen(path, "re");
+	FILE *f = open_file(path, patience);
 	int ret = 0;
 
 	if (!f || fstat(fileno(f), &st) < 0)
 		ret = config_fail(why, -errno, "cannot read '%.160s': %s", path, strerror(errno));
 	else if (S_ISDIR(st.st_mode))
 		ret = config_fail(why, -EISDIR, "cannot read '%.160s': %s", path, strerror(EISDIR));
+	else if (patience == MUST_NOT_WAIT && !S_ISREG(st.st_mode))
+		ret = config_fail(why, -EINVAL, "cannot read '%.160s' again: not a regular file", path);
 	else if (S_ISREG(st.st_mode) && st.st_mode & S_IWOTH)
 		ret = config_fail(why, -EPERM, "'%.160s' may be written by everybody: chmod o-w it", path);
 	if (ret == 0)
@@ -167,6 +184,11 @@ int config_read(struct config *c, const char *path, char *why)
 	free(c->source);
 	c->source = strdup(path);
 	return c->source ? 0 : config_fail(why, -ENOMEM, "out of memory");
+}
+
+int config_read(struct config *c, const char *path, char *why)
+{
+	return read_path(c, path, MAY_WAIT, why);
 }
 
 static int check_vault(const struct config *c, char *why)
@@ -226,13 +248,23 @@ int config_check(struct config *c, char *why)
 	return 0;
 }
 
-int config_load(struct config *c, const char *explicit_path, char *why)
+static int find_and_read(struct config *c, const char *explicit_path, enum patience patience, char *why)
 {
 	const char *path = explicit_path ? explicit_path : getenv("BYOKFS_CONFIG");
 	int ret;
 
 	if (path && *path)
-		return config_read(c, path, why);
-	ret = config_read(c, CONFIG_PATH, why);
+		return read_path(c, path, patience, why);
+	ret = read_path(c, CONFIG_PATH, patience, why);
 	return ret == -ENOENT ? 0 : ret;
+}
+
+int config_load(struct config *c, const char *explicit_path, char *why)
+{
+	return find_and_read(c, explicit_path, MAY_WAIT, why);
+}
+
+int config_reload(struct config *c, const char *explicit_path, char *why)
+{
+	return find_and_read(c, explicit_path, MUST_NOT_WAIT, why);
 }

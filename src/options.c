@@ -215,10 +215,9 @@ static int take_paths(struct options *o, int argc, char **argv)
 	return 0;
 }
 
-static int load(const struct options *o, struct config *c, const char *file, char *why)
+/* On top of the file, which was read with r. */
+static int add_settings(const struct options *o, struct config *c, int r, char *why)
 {
-	int r = config_load(c, file, why);
-
 	for (size_t i = 0; !r && i < o->nsettings; i++) {
 		CLEANUP_FREE char *name = strdup(o->setting[i]);
 		char *eq = name ? strchr(name, '=') : NULL;
@@ -249,7 +248,7 @@ static int load_config(struct options *o, struct config *c, struct words *w)
 {
 	char why[CONFIG_WHY];
 
-	if (load(o, c, o->config_path ? o->config_path : w->file, why))
+	if (add_settings(o, c, config_load(c, o->config_path ? o->config_path : w->file, why), why))
 		return say(why, NULL, EXIT_CONFIG);
 	return c->source ? keep_file(o, c->source) : 0;
 }
@@ -257,7 +256,7 @@ static int load_config(struct options *o, struct config *c, struct words *w)
 int options_reload(const struct options *o, struct config *c, char *why)
 {
 	config_init(c);
-	return load(o, c, o->config_file, why);
+	return add_settings(o, c, config_reload(c, o->config_file, why), why);
 }
 
 /* fsname is what mount(8) and df show; libfuse wants commas and backslashes escaped. */

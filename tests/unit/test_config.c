@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -371,6 +372,25 @@ static void the_file_is_found_in_order(void **state)
 	assert_int_equal(config_load(&f->config, f->path, f->why), 0);
 }
 
+/* A pipe without a writer: to open it would be to wait for one. */
+static void a_running_daemon_waits_for_no_pipe(void **state)
+{
+	struct fixture *f = *state;
+
+	(void)alarm(60);
+	assert_int_equal(mkfifo(f->path, 0600), 0);
+	assert_int_equal(config_reload(&f->config, f->path, f->why), -EINVAL);
+	assert_non_null(strstr(f->why, "not a regular file"));
+	assert_int_equal(config_reload(&f->config, "/dev/null", f->why), -EINVAL);
+	assert_int_equal(config_reload(&f->config, f->dir, f->why), -EISDIR);
+	assert_int_equal(unlink(f->path), 0);
+	assert_int_equal(config_reload(&f->config, f->path, f->why), -ENOENT);
+	put(f, "[kms]\nkey = again\n", 18);
+	assert_int_equal(config_reload(&f->config, f->path, f->why), 0);
+	assert_string_equal(f->config.kms.key, "again");
+	(void)alarm(0);
+}
+
 /* byokfs.ini.example is what config_describe() prints. */
 static void the_example_is_the_table(void **state)
 {
@@ -503,6 +523,7 @@ int main(void)
 		T(the_whole_is_checked),
 		T(times_are_capped_by_the_lease),
 		T(the_file_is_found_in_order),
+		T(a_running_daemon_waits_for_no_pipe),
 		T(the_example_is_the_table),
 		T(the_example_uncommented_changes_nothing),
 		T(differences_are_named),

@@ -47,7 +47,9 @@ bool aws_arn_is_key(const char *name)
 
 bool aws_arn_is_multi(const char *arn)
 {
-	return aws_arn_is_key(arn) && !strncmp(arn_field(arn, 5), "key/mrk-", 8);
+	const char *resource = arn_field(arn, 5);
+
+	return resource && !strncmp(resource, "key/mrk-", 8);
 }
 
 bool aws_same_key(const char *a, const char *b)

@@ -45,11 +45,11 @@ int cmd_domain_load(const struct store *s, size_t i, struct descriptor_domain *o
 {
 	struct descriptor_domain *other CLEANUP_FREE = calloc(1, sizeof(*other));
 	int fd CLEANUP_FD = openat(s->meta_fd, "domains", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	int ret = fd < 0 ? -errno : other ? 0 : -ENOMEM;
+	int ret = fd < 0 ? -errno : -ENOMEM;
 	char name[2 * CONTEXT_ID + 2];
 
 	bytes_hex(name, s->desc.domains[i].domain, CONTEXT_ID);
-	if (ret == 0) {
+	if (fd >= 0 && other) {
 		ret = load_copy(fd, name, s, i, out);
 		name[2 * CONTEXT_ID] = '~';
 		name[2 * CONTEXT_ID + 1] = '\0';

@@ -17,6 +17,12 @@
 #define LISTING 8192
 #define FDS     16u
 
+struct place {
+	struct order_dir id;
+	int fd; /* -1: free */
+	struct domain *domain; /* of what is in it */
+};
+
 static const struct order_params defaults = { .entries = 1u << 17, .dirs = 1u << 12, .stale_ms = 30000 };
 
 struct keyahead {
@@ -26,10 +32,7 @@ struct keyahead {
 	bool stop, pending, wiped;
 	pthread_t thread;
 	/* the thread's own: directories it has been in */
-	struct {
-		struct order_dir id;
-		int fd; /* -1: free */
-	} dirs[FDS];
+	struct place dirs[FDS];
 	unsigned turn;
 };
 
@@ -112,41 +115,36 @@ static void forget_dirs(struct keyahead *ka)
 	}
 }
 
-static void keep_dir(struct keyahead *ka, const struct order_dir *id, int fd)
+static const struct place *keep_dir(struct keyahead *ka, const struct order_dir *id, int fd, struct domain *domain)
 {
-	unsigned i = ka->turn++ % FDS;
+	struct place *p = &ka->dirs[ka->turn++ % FDS];
 
-	if (ka->dirs[i].fd >= 0)
-		(void)close(ka->dirs[i].fd);
-	ka->dirs[i].id = *id;
-	ka->dirs[i].fd = fd;
+	if (p->fd >= 0)
+		(void)close(p->fd);
+	*p = (struct place){ *id, fd, domain };
+	return p;
 }
 
-/* A directory the kernel knows, or one we have been in: a descriptor that is the cache's, or -1. */
-static int dir_fd(struct fs *fs, const struct order_dir *id)
+/* A directory the kernel knows, or one we have been in; or NULL. What it says of itself is not verified, which takes
+ * the keys of its domain: that may be locked. */
+static const struct place *find_dir(struct fs *fs, const struct order_dir *id)
 {
 	struct keyahead *ka = fs->keyahead;
 	const struct stat st = { .st_dev = id->dev, .st_ino = id->ino };
+	struct domain *domain;
 	struct inode *inode;
-	struct fs_dir d;
 	int fd;
 
 	for (unsigned i = 0; i < FDS; i++)
 		if (ka->dirs[i].fd >= 0 && ka->dirs[i].id.ino == id->ino && ka->dirs[i].id.dev == id->dev)
-			return ka->dirs[i].fd;
+			return &ka->dirs[i];
 	inode = inode_find(fs->inodes, &st);
 	if (!inode)
-		return -1;
-	int r = fs_dir_get(fs, inode->nodeid, &d);
-
+		return NULL;
+	domain = domain_of_inode(fs, inode);
+	fd = inode_open(fs->inodes, inode, O_RDONLY | O_DIRECTORY);
 	inode_put(fs->inodes, inode);
-	if (r)
-		return -1;
-	fd = openat(d.dir.fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	fs_dir_put(fs, &d);
-	if (fd >= 0)
-		keep_dir(ka, id, fd);
-	return fd;
+	return fd < 0 ? NULL : keep_dir(ka, id, fd, domain);
 }
 
 /* Dots, and what is the store's own. */
@@ -180,34 +178,35 @@ static void list(struct keyahead *ka, const struct order_dir *id, int fd)
 		order_visited(ka->order, id);
 }
 
-/* A directory in the way of a reader is read before the reader gets there. */
-static void visit(struct fs *fs, int parent, const struct order_item *item)
+/* A directory in the way of a reader is read before the reader gets there, unless its domain is locked. */
+static void visit(struct fs *fs, const struct place *parent, const struct order_item *item)
 {
 	struct keyahead *ka = fs->keyahead;
 	const struct order_dir id = { .dev = item->dir.dev, .ino = item->ino };
-	int fd = openat(parent, item->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), own;
+	CLEANUP_FD int fd = openat(parent->fd, item->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	struct domain *domain;
 	struct stat st;
+	int own;
 
-	if (fd < 0)
+	if (fd < 0 || fstat(fd, &st) || st.st_dev != id.dev || st.st_ino != id.ino)
 		return;
-	if (fstat(fd, &st) || st.st_dev != id.dev || st.st_ino != id.ino) {
-		(void)close(fd);
+	domain = domain_get(fs, domain_claimed(fs, fd, parent->domain->index));
+	if (!domain_is_open(domain))
 		return;
-	}
-	keep_dir(ka, &id, fd);
 	own = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	(void)keep_dir(ka, &id, steal_fd(&fd), domain);
 	if (own >= 0)
 		list(ka, &id, own);
 }
 
 /* ---- files ---- */
 
-static void fetch(struct fs *fs, int dirfd, const struct order_item *item)
+static void fetch(struct fs *fs, const struct place *dir, const struct order_item *item)
 {
 	struct keyahead *ka = fs->keyahead;
 	struct header_ident ident;
 	struct header_slot slot;
-	int r = peek(dirfd, item, &ident, &slot);
+	int r = peek(dir->fd, item, &ident, &slot);
 	struct domain *d = r ? NULL : domain_by_id(fs, ident.domain);
 
 	if (!d || domain_visit(d, LEASE_WORK))
@@ -236,12 +235,14 @@ static void go_ahead(struct fs *fs)
 	for (unsigned n = 0; n < STRETCH && domain_is_open(fs->first); n++) {
 		if (!next_item(fs->keyahead, &item))
 			break;
-		int fd = dir_fd(fs, &item.dir);
+		const struct place *dir = find_dir(fs, &item.dir);
 
-		if (fd >= 0 && item.kind == ORDER_DIR)
-			visit(fs, fd, &item);
-		else if (fd >= 0)
-			fetch(fs, fd, &item);
+		if (!dir || !domain_is_open(dir->domain))
+			continue;
+		if (item.kind == ORDER_DIR)
+			visit(fs, dir, &item);
+		else
+			fetch(fs, dir, &item);
 	}
 	explicit_bzero(&item, sizeof(item));
 }

@@ -8,6 +8,7 @@ import pytest
 
 from conftest import wait_until
 from faults import err, get, put
+from test_domains import add, new_key, wait_state
 from test_memory import scan, secrets_of
 
 DIRS, FILES = 12, 10
@@ -233,3 +234,30 @@ def test_denied_ahead_locks(slow, devkms):
     log = slow.read_log()
     assert log.count("key of file") <= 2, log
     devkms.enable()
+
+
+@pytest.mark.sanitizer
+def test_past_a_locked_domain(slow, devkms):
+    """A nested domain stands in the reader's way: locked, nothing in it is touched; open, its keys are fetched too."""
+    flat(slow, 100)
+    key = new_key(devkms)
+    add(slow, "flat/vault", key)
+    inner = [slow.path("flat", "vault", f"s{i}") for i in range(40)]  # more than there are descriptors kept
+    for d in inner:
+        os.mkdir(d)
+        put(os.path.join(d, "f"), b"deep", sync=False)
+    slow.remount()
+    held = os.open(slow.path("flat", "vault"), os.O_PATH)  # the kernel knows it
+    try:
+        assert slow.ctl("lock", "--domain", "1", slow.plain).returncode == 0
+        wait_state(slow, 1, "locked")
+        outer = [e.path for e in os.scandir(slow.path("flat")) if e.name != "vault"]
+        assert [err(get, path) for path in outer] == [0] * 100
+        assert quiet(slow) == 100
+        assert counters(slow)["file_keys"] == 100
+        assert slow.ctl("unlock", "--domain", "1", slow.plain).returncode == 0
+        wait_state(slow, 1, "open")
+        assert len([get(path) for path in in_order(slow.path("flat"))]) == 140
+        assert counters(slow)["file_keys"] == 140
+    finally:
+        os.close(held)

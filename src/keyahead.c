@@ -1,5 +1,7 @@
 /* The thread that goes ahead of readers: it opens the backing file of each that is likely to be next, reads its sealed
- * key and has the lease fetch it. It waits for the disk, never for the KMS, and holds no lock meanwhile. */
+ * key and has the lease fetch it. It waits for the disk, never for the KMS, and holds no lock meanwhile. Nor does it enter a
+ * domain's gate until it has read the sealed key: the storage may be slow, and a lock does not wait for it. What was
+ * found before a lock is not remembered after it. */
 #include "keyahead.h"
 
 #include <errno.h>
@@ -9,11 +11,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "bytes.h"
 #include "io.h"
 #include "keyahead_internal.h"
 
-/* Files between two looks at the gate; entries of a directory read ahead, at most; descriptors kept. */
-#define STRETCH 16u
+/* Entries of a directory read ahead, at most; descriptors kept. */
 #define LISTING 8192
 #define FDS     16u
 
@@ -26,12 +28,14 @@ struct place {
 static const struct order_params defaults = { .entries = 1u << 17, .dirs = 1u << 12, .stale_ms = 30000 };
 
 struct keyahead {
-	pthread_mutex_t lock; /* guards order, stop and pending; never held across a system call */
+	pthread_mutex_t lock; /* guards order, stop, pending and wipes; never held across a system call */
 	pthread_cond_t work;
 	struct order *order;
-	bool stop, pending, wiped;
+	bool stop, pending;
+	uint32_t wipes;
 	pthread_t thread;
-	/* the thread's own: directories it has been in */
+	/* the thread's own: the wipe after which its item was found; directories it has been in */
+	uint32_t seen;
 	struct place dirs[FDS];
 	unsigned turn;
 };
@@ -82,7 +86,7 @@ void keyahead_wipe(struct fs *fs)
 		return;
 	LOCK_SCOPE(&ka->lock);
 	order_wipe(ka->order);
-	ka->wiped = true;
+	ka->wipes++;
 	(void)pthread_cond_signal(&ka->work);
 }
 
@@ -153,6 +157,12 @@ static bool not_users(const char *name)
 	return !strcmp(name, ".") || !strcmp(name, "..") || !strncmp(name, ".byokfs", 7);
 }
 
+/* lock held. A domain locked, of whose directory this may be; or the end. */
+static bool stale(const struct keyahead *ka)
+{
+	return ka->stop || ka->seen != ka->wipes;
+}
+
 /* Remembers what is in a directory; takes fd over. Names stay as they are on the disk: none is decrypted. */
 static void list(struct keyahead *ka, const struct order_dir *id, int fd)
 {
@@ -166,7 +176,7 @@ static void list(struct keyahead *ka, const struct order_dir *id, int fd)
 	}
 	while (n < LISTING && (e = readdir(stream))) {
 		LOCK_SCOPE(&ka->lock);
-		if (n == 0 && !order_visit(ka->order, id))
+		if (stale(ka) || (n == 0 && !order_visit(ka->order, id)))
 			break;
 		order_note(ka->order, id, n, n + 1, e->d_ino, not_users(e->d_name) ? ORDER_OTHER : kind_of(e->d_type),
 		    e->d_name);
@@ -174,7 +184,7 @@ static void list(struct keyahead *ka, const struct order_dir *id, int fd)
 	}
 	(void)closedir(stream);
 	LOCK_SCOPE(&ka->lock);
-	if (n && !e)
+	if (n && !e && !stale(ka))
 		order_visited(ka->order, id);
 }
 
@@ -207,64 +217,52 @@ static void fetch(struct fs *fs, const struct place *dir, const struct order_ite
 	struct header_ident ident;
 	struct header_slot slot;
 	int r = peek(dir->fd, item, &ident, &slot);
-	struct domain *d = r ? NULL : domain_by_id(fs, ident.domain);
 
-	if (!d || domain_visit(d, LEASE_WORK))
+	/* A file that came from another domain would not be opened either. */
+	if (r || !bytes_equal(ident.domain, dir->domain->ids.domain, CONTEXT_ID))
 		return;
-	r = lease_key_ahead(domain_lease(d), &ident, &slot);
-	domain_leave(d, LEASE_WORK);
+	if (domain_visit(dir->domain, LEASE_WORK))
+		return;
+	r = lease_key_ahead(domain_lease(dir->domain), &ident, &slot);
+	domain_leave(dir->domain, LEASE_WORK);
 	LOCK_SCOPE(&ka->lock);
-	if (r >= 0)
+	if (r >= 0 && !stale(ka))
 		order_result(ka->order, item, r == 1);
 }
 
 /* ---- the thread ---- */
 
-static bool next_item(struct keyahead *ka, struct order_item *item)
+static void go_to(struct fs *fs, const struct order_item *item)
 {
-	LOCK_SCOPE(&ka->lock);
-	ka->pending = !ka->stop && order_next(ka->order, item);
-	return ka->pending;
+	const struct place *dir = find_dir(fs, &item->dir);
+
+	if (!dir || !domain_is_open(dir->domain))
+		return;
+	if (item->kind == ORDER_DIR)
+		visit(fs, dir, item);
+	else
+		fetch(fs, dir, item);
 }
 
-/* Entered. Some files, or all there are. */
-static void go_ahead(struct fs *fs)
-{
-	struct order_item item;
-
-	for (unsigned n = 0; n < STRETCH && domain_is_open(fs->first); n++) {
-		if (!next_item(fs->keyahead, &item))
-			break;
-		const struct place *dir = find_dir(fs, &item.dir);
-
-		if (!dir || !domain_is_open(dir->domain))
-			continue;
-		if (item.kind == ORDER_DIR)
-			visit(fs, dir, &item);
-		else
-			fetch(fs, dir, &item);
-	}
-	explicit_bzero(&item, sizeof(item));
-}
-
-/* lock held; given up meanwhile. */
-static void work(struct fs *fs)
+/* lock held; given up meanwhile. False: there is nothing to do. */
+static bool work(struct fs *fs)
 {
 	struct keyahead *ka = fs->keyahead;
-	bool wiped = ka->wiped, entered;
+	struct order_item item;
+	bool wiped = ka->seen != ka->wipes, found = order_next(ka->order, &item);
 
-	ka->wiped = false;
+	ka->pending = found;
+	ka->seen = ka->wipes;
+	if (!found && !wiped)
+		return false;
 	(void)pthread_mutex_unlock(&ka->lock);
 	if (wiped)
 		forget_dirs(ka);
-	entered = domain_visit(fs->first, LEASE_WORK) == 0;
-	if (entered) {
-		go_ahead(fs);
-		domain_leave(fs->first, LEASE_WORK);
-	}
+	if (found)
+		go_to(fs, &item);
+	explicit_bzero(&item, sizeof(item));
 	(void)pthread_mutex_lock(&ka->lock);
-	/* Locked: the wipe comes, or came. */
-	ka->pending = ka->pending && entered;
+	return true;
 }
 
 static void *keyahead_main(void *arg)
@@ -274,12 +272,9 @@ static void *keyahead_main(void *arg)
 
 	{
 		LOCK_SCOPE(&ka->lock);
-		while (!ka->stop) {
-			if (ka->pending || ka->wiped)
-				work(fs);
-			else
+		while (!ka->stop)
+			if (!work(fs))
 				(void)pthread_cond_wait(&ka->work, &ka->lock);
-		}
 	}
 	forget_dirs(ka);
 	return NULL;

@@ -2,11 +2,14 @@
 import errno
 import os
 import random
+import shutil
+import subprocess
 import threading
 
 import pytest
 
 from conftest import wait_until
+from damage import backing_of
 from faults import err, get, put
 from test_domains import add, new_key, wait_state
 from test_memory import scan, secrets_of
@@ -261,3 +264,72 @@ def test_past_a_locked_domain(slow, devkms):
         assert counters(slow)["file_keys"] == 140
     finally:
         os.close(held)
+
+
+def test_a_file_of_another_domain(slow, devkms):
+    """Storage puts a file of one domain into a directory of another: opening it is refused, and no key is asked for."""
+    flat(slow, 60)
+    add(slow, "vault", new_key(devkms))
+    put(slow.path("vault", "f"), b"inside")
+    backing = {path: backing_of(slow, *os.path.relpath(path, slow.plain).split("/"))
+               for path in (slow.path("flat", "f0"), slow.path("flat", "f1"), slow.path("vault", "f"))}
+    slow.umount()
+    for name in ("f0", "f1"):
+        os.unlink(backing[slow.path("flat", name)])
+        os.link(backing[slow.path("vault", "f")], backing[slow.path("flat", name)])
+    slow.mount()
+    alien = [slow.path("flat", "f0"), slow.path("flat", "f1")]
+    assert all(get(path) for path in in_order(slow.path("flat")) if path not in alien)
+    assert quiet(slow) == 58
+    assert [err(get, path) for path in alien] == [errno.EIO] * 2
+
+
+def threads(pid, *words):
+    """How many threads of a process have each of these in their status."""
+    n = 0
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{tid}/status") as f:
+            text = f.read()
+        n += all(w in text for w in words)
+    return n
+
+
+def stopped(pid):
+    """A tracer holds one of its threads."""
+    return threads(pid, "State:\tt") == 1
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
+def test_slow_listing_costs_a_lock_nothing(slow):
+    """Read-ahead hangs in readdir on the storage: a lock writes back and completes all the same, and nothing of that
+    directory is remembered after it."""
+    flat(slow, 60)
+    for i in range(8):
+        os.mkdir(slow.path("flat", f"d{i}"))
+        put(slow.path("flat", f"d{i}", "f"), b"deep", sync=False)
+    slow.remount()
+    entries = os.listdir(slow.path("flat"))
+    inner = next(n for n in entries[8:] if n.startswith("d"))
+    dirty = os.open(slow.path("flat", "f0"), os.O_WRONLY)
+    os.pwrite(dirty, b"dirty", 0)
+    pid = slow.process.pid
+    strace = subprocess.Popen(["strace", "-f", "-qq", "-o", "/dev/null", "-p", str(pid), "-P",
+                               backing_of(slow, "flat", inner), "-e", "trace=getdents64", "-e",
+                               "inject=getdents64:delay_enter=600s"], stderr=subprocess.DEVNULL)
+    try:
+        before = entries[:entries.index(inner)]
+        wait_until(lambda: threads(pid, "TracerPid:\t0\n") == 0)
+        assert all(get(slow.path("flat", n)) for n in before if n.startswith("f"))
+        wait_until(lambda: stopped(pid))
+        assert slow.ctl("lock", slow.plain).returncode == 0
+        wait_until(lambda: slow.state() == "locked")
+        assert stopped(pid)
+    finally:
+        strace.terminate()
+        strace.wait(30)
+    assert "still running" not in slow.read_log()
+    assert slow.ctl("unlock", slow.plain).returncode == 0
+    wait_until(lambda: slow.state() == "open")
+    os.close(dirty)
+    assert get(slow.path("flat", "f0")) == b"dirty"
+    assert len([get(path) for path in in_order(slow.path("flat"))]) == 68

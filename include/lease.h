@@ -67,7 +67,7 @@ struct lease_waiter {
 	int result;
 	struct context_cause cause;  /* who waits, for the audit */
 	struct lease_key *key;     /* private */
-	uint64_t deadline;         /* private */
+	uint64_t deadline, arrival; /* private */
 	struct lease_waiter *next; /* private */
 };
 

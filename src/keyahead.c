@@ -1,7 +1,8 @@
 /* The thread that goes ahead of readers: it opens the backing file of each that is likely to be next, reads its sealed
- * key and has the lease fetch it. It waits for the disk, never for the KMS, and holds no lock meanwhile. Nor does it enter a
- * domain's gate until it has read the sealed key: the storage may be slow, and a lock does not wait for it. What was
- * found before a lock is not remembered after it. */
+ * key and has the lease fetch it. It waits for the disk, never for the KMS, and holds no lock meanwhile.
+ *
+ * Nor does it enter a domain's gate until it has read the sealed key: the storage may be slow, and a lock does not wait
+ * for it. What was found before a lock is not remembered after it. */
 #include "keyahead.h"
 
 #include <errno.h>

@@ -55,8 +55,12 @@ void lease_unqueue(struct lease_keys *k, struct lease_key *key)
 /* locked. Somebody waits for it now: what no thread has begun goes to the queue of what is waited for. */
 static void hasten(struct lease_keys *k, struct lease_key *key)
 {
-	if (!key->queue || key->queue == &k->jobs)
+	if (!key->queue)
 		return;
+	if (key->queue == &k->jobs) {
+		lease_wake(k);
+		return;
+	}
 	lease_unqueue(k, key);
 	key->refs--;
 	ask_for(k, key, &k->jobs);
@@ -87,6 +91,14 @@ static int take(struct lease_keys *k, struct lease_key *key, struct lease_key **
 	return 0;
 }
 
+/* locked. It is asked for already, perhaps with another blob: then this one is tried as well. */
+static int join(struct lease_key *key, const struct header_slot *slot)
+{
+	if (key->queue && !key->waiters)
+		return lease_key_set_blob(key, slot);
+	return lease_key_set_other(key, slot);
+}
+
 /* locked. The key in the table (made when there is none), ready to be asked for with this blob. */
 static int enlist(struct lease_keys *k, struct lease_key **key, const struct header_ident *ident,
     const struct header_slot *slot)
@@ -95,7 +107,7 @@ static int enlist(struct lease_keys *k, struct lease_key **key, const struct hea
 	int r;
 
 	if (*key)
-		return (*key)->busy ? 0 : lease_key_set_blob(*key, slot);
+		return (*key)->busy ? join(*key, slot) : lease_key_set_blob(*key, slot);
 	new = lease_key_new(k, ident->file);
 	if (!new)
 		return -ENOMEM;
@@ -129,15 +141,15 @@ static int request(struct lease_keys *k, struct lease_key *key, const struct hea
 	return -EINPROGRESS;
 }
 
-/* From the table: 0, -EIO (another file's commitment), -EAGAIN (not there, and slot is NULL), or what request() says.
- */
+/* From the table: 0, -EBADMSG (the file's commitment is another, and that was proved), -EAGAIN (not there, and slot is
+ * NULL), or what request() says. */
 static int look_up(struct lease_keys *k, const struct header_ident *ident, const struct header_slot *slot,
     struct lease_waiter *w, struct lease_key **out)
 {
 	struct lease_key *key;
 
 	LOCK_SCOPE(&k->lock);
-	key = lease_table_find(k, ident->file);
+	key = lease_table_find(k, ident->file, ident->commit);
 	if (key && !bytes_equal(key->commit, ident->commit, sizeof(key->commit)))
 		return -EBADMSG;
 	if (key && key_serves(k, key))
@@ -177,7 +189,7 @@ static int unwrap_local(
 	lease_key_load(mine, keys, lease_clock());
 	{
 		LOCK_SCOPE(&k->lock);
-		key = lease_table_find(k, ident->file);
+		key = lease_table_find(k, ident->file, ident->commit);
 		if (!key)
 			lease_table_add(k, mine);
 		/* One that waits for the KMS (the file was just re-sealed) stays there; this user goes its own way. */
@@ -227,12 +239,12 @@ int lease_key_ahead(struct lease *l, const struct header_ident *ident, const str
 	if (slot->wrap == HEADER_WRAP_DOMAIN)
 		return 0;
 	LOCK_SCOPE(&k->lock);
-	key = lease_table_find(k, ident->file);
+	key = lease_table_find(k, ident->file, ident->commit);
+	if (key && !bytes_equal(key->commit, ident->commit, sizeof(key->commit)))
+		return -EIO;
 	if (key && (key->busy || key_serves(k, key)))
 		return 0;
 	if (!k->accepting || k->naheads >= LEASE_AHEAD_MAX)
-		return -EIO;
-	if (key && !bytes_equal(key->commit, ident->commit, sizeof(key->commit)))
 		return -EIO;
 	r = enlist(k, &key, ident, slot);
 	if (r)

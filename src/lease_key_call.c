@@ -13,6 +13,17 @@
 
 #define BATCH_MOST 32u
 
+/* What a call brought for one key. */
+struct outcome {
+	enum kms_status status;
+	struct file_keys *keys; /* KMS_OK */
+	uint64_t sent;
+	const char *text; /* why not, or NULL: */
+	const struct kms_err *err;
+	uint8_t file[CONTEXT_ID];
+	bool loud; /* somebody is to read why */
+};
+
 /* Many keys in one request. */
 struct batch {
 	struct lease_key *key[BATCH_MOST];
@@ -20,6 +31,14 @@ struct batch {
 	struct context_cause cause[BATCH_MOST];
 	struct kms_item item[BATCH_MOST];
 	struct context context[BATCH_MOST];
+	struct outcome outcome[BATCH_MOST];
+};
+
+/* What came of one call, until the lock is given up. */
+struct news {
+	struct lease_waiter *told;
+	struct lease_key *dead;
+	bool denied;
 };
 
 struct lease_call {
@@ -31,14 +50,6 @@ struct lease_call {
 	char text[400];
 	struct batch *batch; /* made when first needed */
 	uint8_t *secrets;    /* the batch's */
-};
-
-/* What a call brought for one key. */
-struct outcome {
-	enum kms_status status;
-	struct file_keys *keys; /* KMS_OK */
-	uint64_t sent;
-	const char *text; /* why not */
 };
 
 struct lease_call *lease_call_new(void)
@@ -78,10 +89,8 @@ static void derive(struct lease *l, const struct lease_key *key, const uint8_t *
 }
 
 /* locked. The key serves: everyone who waited holds it now. */
-static struct lease_waiter *unwrapped(struct lease_keys *k, struct lease_key *key, struct outcome *o)
+static void unwrapped(struct lease_keys *k, struct lease_key *key, struct outcome *o)
 {
-	struct lease_waiter *told = steal_ptr(&key->waiters);
-
 	if (!key->loaded) {
 		lease_key_load(key, steal_ptr(&o->keys), o->sent);
 	} else {
@@ -89,57 +98,114 @@ static struct lease_waiter *unwrapped(struct lease_keys *k, struct lease_key *ke
 		key->unwrapped = o->sent;
 		key->refresh = o->sent + k->lease->params.max_age_ms / 5 * 4;
 	}
-	for (struct lease_waiter *w = told; w; w = w->next) {
+	for (struct lease_waiter *w = key->waiters; w; w = w->next) {
 		w->key = key;
 		key->refs++;
-		k->parked--;
 	}
-	return told;
 }
 
 /* locked. A key that was refused must not serve again; one whose KMS is silent may, until max_age. */
-static struct lease_waiter *not_unwrapped(
-    struct lease_keys *k, struct lease_key *key, enum kms_status status, struct lease_key **dead)
+static void not_unwrapped(struct lease_keys *k, struct lease_key *key, enum kms_status status, struct lease_key **dead)
 {
-	struct lease_waiter *told = steal_ptr(&key->waiters);
-
-	for (struct lease_waiter *w = told; w; w = w->next)
-		k->parked--;
 	if (key->listed && (!key->loaded || status == KMS_DENIED || status == KMS_BAD_BLOB))
 		lease_table_drop(k, key, dead);
 	/* What refuses, or hides from, one call nobody waits for would do so to the next hundred. */
 	if (key->ahead && status != KMS_BAD_BLOB && status != KMS_BUSY)
 		lease_ahead_cancel(k, dead);
-	return told;
 }
 
-/* locked; given up to tell the world. The call for this key is over; the job's ref goes. */
-static void settle(struct lease_keys *k, struct lease_key *key, struct outcome *o)
+/* locked. Everyone who waited, onto the list. */
+static void release(struct lease_keys *k, struct lease_key *key, int result, struct lease_waiter **told)
 {
-	bool current = key->epoch == k->epoch, silent = key->ahead, refused = current && o->status != KMS_OK;
-	struct lease_waiter *told = NULL;
-	struct lease_key *dead = NULL;
-	uint8_t file[CONTEXT_ID];
+	struct lease_waiter *w;
 
-	memcpy(file, key->file, sizeof(file));
-	key->busy = key->alone = false;
-	if (current)
-		told = refused ? not_unwrapped(k, key, o->status, &dead) : unwrapped(k, key, o);
-	if (lease_key_unref(key)) {
-		key->next = dead;
-		dead = key;
+	while ((w = key->waiters)) {
+		key->waiters = w->next;
+		k->parked--;
+		w->result = result;
+		w->next = *told;
+		*told = w;
 	}
-	if (!told && !dead && !o->keys && !refused)
+}
+
+/* locked. Is an answer no answer for those who wait now? They may have come after the question, or with another blob,
+ * which the one asked about does not speak for. waited: somebody was there before. */
+static bool once_more(const struct lease_keys *k, struct lease_key *key, enum kms_status status, bool waited)
+{
+	if (key->epoch != k->epoch || !key->waiters)
+		return false;
+	if (status == KMS_BAD_BLOB && key->other) {
+		free(key->blob);
+		key->blob = steal_ptr(&key->other);
+		return true;
+	}
+	return !waited && (status == KMS_BUSY || status == KMS_DOWN);
+}
+
+/* locked. Somebody waits for what a call failed to bring: once more, alone, and before all others. */
+static void again(struct lease_keys *k, struct lease_key *key)
+{
+	key->alone = true;
+	key->queue = &k->jobs;
+	TAILQ_INSERT_HEAD(&k->jobs, key, queued);
+	lease_wake(k);
+}
+
+/* locked. The call for this key is over, unless it is to be made again; the job's ref goes. */
+static void settle(struct lease_keys *k, struct lease_key *key, struct outcome *o, bool waited, struct news *n)
+{
+	bool current = key->epoch == k->epoch, refused = current && o->status != KMS_OK;
+
+	if (once_more(k, key, o->status, waited)) {
+		again(k, key);
 		return;
-	(void)pthread_mutex_unlock(&k->lock);
-	secret_free(steal_ptr(&o->keys));
-	if (refused && !silent)
-		lease_complain(k, file, o->text);
-	lease_key_free_all(dead);
-	if (refused && o->status == KMS_DENIED)
-		lease_suspect(k->lease);
-	lease_tell(told, refused ? -EIO : 0);
-	(void)pthread_mutex_lock(&k->lock);
+	}
+	memcpy(o->file, key->file, sizeof(o->file));
+	o->loud = refused && !key->ahead;
+	n->denied |= refused && o->status == KMS_DENIED;
+	key->busy = key->alone = false;
+	free(steal_ptr(&key->other));
+	if (refused)
+		not_unwrapped(k, key, o->status, &n->dead);
+	else if (current)
+		unwrapped(k, key, o);
+	if (current)
+		release(k, key, refused ? -EIO : 0, &n->told);
+	if (lease_key_unref(key)) {
+		key->next = n->dead;
+		n->dead = key;
+	}
+}
+
+static void complain(struct lease_keys *k, const struct outcome *o)
+{
+	char text[400];
+
+	if (!o->text)
+		kms_err_text(text, sizeof(text), o->err);
+	lease_complain(k, o->file, o->text ? o->text : text);
+}
+
+/* locked; given up when there is something to say. All of a call's keys are settled. */
+static void publish(struct lease_keys *k, struct outcome *o, size_t count, const struct news *n)
+{
+	bool quiet = !n->dead && !n->denied;
+
+	for (size_t i = 0; i < count; i++)
+		quiet = quiet && !o[i].keys && !o[i].loud;
+	if (!quiet) {
+		(void)pthread_mutex_unlock(&k->lock);
+		for (size_t i = 0; i < count; i++) {
+			secret_free(steal_ptr(&o[i].keys));
+			if (o[i].loud)
+				complain(k, &o[i]);
+		}
+		lease_key_free_all(n->dead);
+		if (n->denied)
+			lease_suspect(k->lease);
+		(void)pthread_mutex_lock(&k->lock);
+	}
+	lease_tell_soon(k, n->told);
 }
 
 /* ---- one key ---- */
@@ -150,7 +216,7 @@ static void call_decrypt(struct lease *l, const struct lease_key *key, struct le
 	const struct context_extra *extra = descriptor_generation(l->desc, blob->generation);
 	uint8_t *secret = secret_alloc(KDF_SECRET);
 
-	o->text = c->text;
+	o->err = &c->err;
 	if (!secret || !extra) {
 		o->text = extra ? "out of memory" : "its context generation is not recorded";
 		o->status = extra ? KMS_BUSY : KMS_BAD_BLOB;
@@ -163,8 +229,6 @@ static void call_decrypt(struct lease *l, const struct lease_key *key, struct le
 	    kms_decrypt(l->kms, &c->context, blob->bytes, blob->len, kms_deadline(l->kms), secret, &c->used, &c->err);
 	if (o->status == KMS_OK)
 		derive(l, key, secret, o);
-	else
-		kms_err_text(c->text, sizeof(c->text), &c->err);
 	secret_free(secret);
 }
 
@@ -172,13 +236,16 @@ static void call_decrypt(struct lease *l, const struct lease_key *key, struct le
 static void unwrap_one(struct lease_keys *k, struct lease_key *key, struct lease_call *c)
 {
 	struct outcome o = { .sent = lease_clock() };
+	bool waited = key->waiters;
+	struct news n = { 0 };
 
 	c->cause = key->waiters ? key->waiters->cause : (struct context_cause){ 0 };
 	k->unwraps++;
 	(void)pthread_mutex_unlock(&k->lock);
 	call_decrypt(k->lease, key, c, &o);
 	(void)pthread_mutex_lock(&k->lock);
-	settle(k, key, &o);
+	settle(k, key, &o, waited, &n);
+	publish(k, &o, 1, &n);
 }
 
 /* ---- many keys ---- */
@@ -200,20 +267,12 @@ static size_t gather(struct lease_keys *k, struct lease_queue *queue, struct bat
 	return n;
 }
 
-/* locked. Somebody waits for what the batch failed to bring: once more, alone, and before all others. */
-static void again(struct lease_keys *k, struct lease_key *key)
-{
-	key->alone = true;
-	key->queue = &k->jobs;
-	TAILQ_INSERT_HEAD(&k->jobs, key, queued);
-	lease_wake(k);
-}
-
 /* locked; given up during the call. */
 static void unwrap_batch(struct lease_keys *k, struct lease_call *c, size_t n)
 {
 	struct batch *b = c->batch;
 	uint64_t sent = lease_clock();
+	struct news news = { 0 };
 
 	k->unwraps += n;
 	(void)pthread_mutex_unlock(&k->lock);
@@ -229,22 +288,18 @@ static void unwrap_batch(struct lease_keys *k, struct lease_call *c, size_t n)
 	}
 	kms_decrypt_batch(k->lease->kms, b->item, n, kms_deadline(k->lease->kms));
 	for (size_t i = 0; i < n; i++) {
-		struct outcome o = { .status = b->item[i].err.status, .sent = sent, .text = c->text };
+		struct outcome *o = &b->outcome[i];
 
-		if (o.status == KMS_OK)
-			derive(k->lease, b->key[i], b->item[i].secret, &o);
-		else
-			kms_err_text(c->text, sizeof(c->text), &b->item[i].err);
-		(void)pthread_mutex_lock(&k->lock);
-		if ((o.status == KMS_BUSY || o.status == KMS_DOWN) && b->key[i]->waiters &&
-		    b->key[i]->epoch == k->epoch)
-			again(k, b->key[i]);
-		else
-			settle(k, b->key[i], &o);
-		(void)pthread_mutex_unlock(&k->lock);
+		*o = (struct outcome){ .status = b->item[i].err.status, .sent = sent, .err = &b->item[i].err };
+		if (o->status == KMS_OK)
+			derive(k->lease, b->key[i], b->item[i].secret, o);
 	}
 	explicit_bzero(c->secrets, n * KDF_SECRET);
 	(void)pthread_mutex_lock(&k->lock);
+	/* What failed for many is asked again alone by whoever waits for it. */
+	for (size_t i = 0; i < n; i++)
+		settle(k, b->key[i], &b->outcome[i], false, &news);
+	publish(k, b->outcome, n, &news);
 }
 
 /* How many keys one request may carry; 1 also when there is no memory for more. */

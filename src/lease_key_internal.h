@@ -28,7 +28,7 @@ struct lease_key {
 	unsigned refs;  /* holders, waiters that were told, a job */
 	bool listed;    /* in the table */
 	bool loaded;    /* keys are there */
-	bool busy;      /* queued for, or in the hands of, a KMS thread; blob does not change then */
+	bool busy;      /* queued for, or in the hands of, a KMS thread; then blob does not change */
 	bool ahead;     /* asked for by read-ahead, and by nobody since */
 	bool alone;     /* a call for many failed for it */
 	uint64_t epoch; /* of the table when it was queued */
@@ -36,7 +36,7 @@ struct lease_key {
 	struct lease_waiter *waiters;
 	struct file_keys *keys; /* secret memory */
 	struct block_file block;
-	struct lease_blob *blob;
+	struct lease_blob *blob, *other; /* other: of somebody who joined a call for another one */
 	struct header_slot *made; /* a new key's slot, until it is handed out */
 };
 
@@ -62,6 +62,8 @@ struct lease_keys {
 	uint32_t burst;  /* new files of late, see lease_pool.c */
 	uint64_t demand; /* when the last one was made */
 	uint64_t retry;
+	struct lease_waiter *tells, **tells_tail; /* answered, and to be told so */
+	uint64_t arrivals; /* who came for a new key, counted */
 	bool turn;           /* whose turn it is when unwraps and new keys are both wanted */
 	uint32_t background; /* threads at work nobody waits for */
 	uint64_t sweep;
@@ -116,8 +118,12 @@ void lease_key_load(struct lease_key *, struct file_keys *, uint64_t sent);
 /* locked: takes a ref away; when true the caller frees the key after unlocking. */
 MUST_CHECK bool lease_key_unref(struct lease_key *);
 MUST_CHECK int lease_key_set_blob(struct lease_key *, const struct header_slot *);
-/* locked. */
-struct lease_key *lease_table_find(struct lease_keys *, const uint8_t file[static CONTEXT_ID]);
+/* The blob to ask with should this one be bad. */
+MUST_CHECK int lease_key_set_other(struct lease_key *, const struct header_slot *);
+/* locked. The key with this commitment; else one with another that was proved; else NULL. Keys that were not proved yet
+ * are as many as headers claim there are. */
+struct lease_key *lease_table_find(
+    struct lease_keys *, const uint8_t file[static CONTEXT_ID], const uint8_t commit[static 32]);
 void lease_table_add(struct lease_keys *, struct lease_key *);
 void lease_table_remove(struct lease_keys *, struct lease_key *);
 /* locked: removes from the table, and from memory when nobody holds it: then it is put on the list *dead. */
@@ -125,8 +131,11 @@ void lease_table_drop(struct lease_keys *, struct lease_key *, struct lease_key 
 
 /* locked: parks w at the head of the list. */
 void lease_park(struct lease_keys *, struct lease_waiter **list, struct lease_waiter *w);
-/* Tells everyone on a list. No lock held. */
+/* Tells everyone on a list. No lock held: it runs their operations. */
 void lease_tell(struct lease_waiter *list, int result);
+/* locked: has KMS threads tell those on a list, whose result is set, each as it gets free; nobody waits for the
+ * operation of another. The caller is a KMS thread: it does what the others do not. */
+void lease_tell_soon(struct lease_keys *, struct lease_waiter *list);
 /* Logs trouble with one key (file NULL: a new one), a few lines a second at most. No lock held. */
 void lease_complain(struct lease_keys *, const uint8_t *file, const char *what);
 

@@ -32,6 +32,7 @@ void lease_key_free(struct lease_key *key)
 		block_forget(key->block.serial);
 	secret_free(key->keys);
 	free(key->blob);
+	free(key->other);
 	free(key->made);
 	free(key);
 }
@@ -80,14 +81,19 @@ bool lease_key_unref(struct lease_key *key)
 	return --key->refs == 0 && !key->listed;
 }
 
-int lease_key_set_blob(struct lease_key *key, const struct header_slot *slot)
+static bool same_blob(const struct lease_blob *blob, const struct header_slot *slot)
+{
+	return blob && blob->wrap == slot->wrap && blob->generation == slot->generation && blob->len == slot->len &&
+	    memcmp(blob->bytes, slot->blob, slot->len) == 0;
+}
+
+static int set_blob(struct lease_blob **at, const struct header_slot *slot)
 {
 	struct lease_blob *blob;
 
 	if (slot->len == 0 || slot->len > HEADER_BLOB_MAX)
 		return -EIO;
-	if (key->blob && key->blob->wrap == slot->wrap && key->blob->generation == slot->generation &&
-	    key->blob->len == slot->len && memcmp(key->blob->bytes, slot->blob, slot->len) == 0)
+	if (same_blob(*at, slot))
 		return 0;
 	blob = malloc(sizeof(*blob) + slot->len);
 	if (!blob)
@@ -96,9 +102,19 @@ int lease_key_set_blob(struct lease_key *key, const struct header_slot *slot)
 	blob->generation = slot->generation;
 	blob->len = slot->len;
 	memcpy(blob->bytes, slot->blob, slot->len);
-	free(key->blob);
-	key->blob = blob;
+	free(*at);
+	*at = blob;
 	return 0;
+}
+
+int lease_key_set_blob(struct lease_key *key, const struct header_slot *slot)
+{
+	return set_blob(&key->blob, slot);
+}
+
+int lease_key_set_other(struct lease_key *key, const struct header_slot *slot)
+{
+	return same_blob(key->blob, slot) ? 0 : set_blob(&key->other, slot);
 }
 
 static struct lease_key **bucket_of(struct lease_keys *k, const uint8_t *file)
@@ -119,6 +135,7 @@ int lease_keys_init(struct lease_keys *k, struct lease *l)
 	TAILQ_INIT(&k->refreshes);
 	k->pool_tail = &k->pool;
 	k->wanting_tail = &k->wanting;
+	k->tells_tail = &k->tells;
 	secret_random(k->seed, sizeof(k->seed));
 	k->bucket = calloc(BUCKETS_MIN, sizeof(struct lease_key *));
 	if (!k->bucket)
@@ -164,13 +181,20 @@ static void table_grow(struct lease_keys *k)
 	free(old);
 }
 
-struct lease_key *lease_table_find(struct lease_keys *k, const uint8_t file[static CONTEXT_ID])
+struct lease_key *lease_table_find(
+    struct lease_keys *k, const uint8_t file[static CONTEXT_ID], const uint8_t commit[static 32])
 {
-	struct lease_key *key = *bucket_of(k, file);
+	struct lease_key *other = NULL;
 
-	while (key && memcmp(key->file, file, CONTEXT_ID) != 0)
-		key = key->next;
-	return key;
+	for (struct lease_key *key = *bucket_of(k, file); key; key = key->next) {
+		if (memcmp(key->file, file, CONTEXT_ID) != 0)
+			continue;
+		if (bytes_equal(key->commit, commit, sizeof(key->commit)))
+			return key;
+		if (key->loaded)
+			other = key;
+	}
+	return other;
 }
 
 void lease_table_add(struct lease_keys *k, struct lease_key *key)

@@ -1,9 +1,10 @@
 /* The threads that wait for the KMS, so that nobody else has to; and the pool of new keys they fill ahead.
  *
- * What people wait for comes first, unwraps and new keys in turn. Work nobody waits for (read-ahead and filling the
- * pool in turn, then renewals) leaves one thread free. The pool follows demand: some keys when the domain opens, none
- * after idle_ms without a new file, else twice as many as files were made one after the other, up to its full size; so
- * a lone file costs two or three calls and unpacking an archive finds keys ready. */
+ * Who has been answered is told first, as many at a time as there are threads: telling runs an operation. What people
+ * wait for comes next, unwraps and new keys in turn. Work nobody waits for (read-ahead and filling the pool in turn,
+ * then renewals) leaves one thread free. The pool follows demand: some keys when the domain opens, none after idle_ms
+ * without a new file, else twice as many as files were made one after the other, up to its full size; so a lone file
+ * costs two or three calls and unpacking an archive finds keys ready. */
 #include <errno.h>
 
 #include "bytes.h"
@@ -36,15 +37,22 @@ static struct lease_waiter *made(struct lease_keys *k, struct lease_key *key)
 }
 
 /* locked. A throttled or timed-out call fails the one who waited longest; the others have calls of their own coming.
- * Any other failure would be everybody's. */
-static struct lease_waiter *not_made(struct lease_keys *k, enum kms_status status)
+ * Any other failure would be everybody's. Whoever came later than the question (asked: how many had come by then) is
+ * asked for anew. */
+static struct lease_waiter *not_made(struct lease_keys *k, enum kms_status status, uint64_t asked)
 {
+	bool one = status == KMS_BUSY || status == KMS_DOWN;
 	struct lease_waiter *told = NULL;
 
 	k->retry = lease_clock() + k->lease->params.probe_ms;
-	if (status == KMS_BUSY || status == KMS_DOWN)
-		return lease_pop_wanting(k);
-	lease_pool_expire(k, 0, true, &told);
+	while (k->wanting && k->wanting->arrival <= asked && !(one && told)) {
+		struct lease_waiter *w = lease_pop_wanting(k);
+
+		w->next = told;
+		told = w;
+	}
+	if (k->wanted > k->making)
+		lease_wake(k);
 	return told;
 }
 
@@ -52,7 +60,7 @@ static struct lease_waiter *not_made(struct lease_keys *k, enum kms_status statu
 static void run_make(struct lease_keys *k, struct lease_call *c)
 {
 	struct context_cause cause = k->wanting ? k->wanting->cause : (struct context_cause){ 0 };
-	uint64_t epoch = k->epoch;
+	uint64_t epoch = k->epoch, asked = k->arrivals;
 	struct lease_waiter *told = NULL;
 	struct lease_key *key = NULL;
 	enum kms_status status;
@@ -67,7 +75,7 @@ static void run_make(struct lease_keys *k, struct lease_call *c)
 	k->making--;
 	current = epoch == k->epoch;
 	if (current)
-		told = status == KMS_OK ? made(k, steal_ptr(&key)) : not_made(k, status);
+		told = status == KMS_OK ? made(k, steal_ptr(&key)) : not_made(k, status, asked);
 	if (!told && !key && status == KMS_OK)
 		return;
 	(void)pthread_mutex_unlock(&k->lock);
@@ -184,6 +192,7 @@ static int take_pooled(struct lease_keys *k, struct lease_waiter *w, struct leas
 			lease_table_add(k, key);
 		} else if (w) {
 			lease_park(k, k->wanting_tail, w);
+			w->arrival = ++k->arrivals;
 			k->wanting_tail = &w->next;
 			k->wanted++;
 		}
@@ -243,6 +252,33 @@ void lease_wake(struct lease_keys *k)
 	/* Without one more, those there are will do it. */
 	if (k->nthreads && k->nthreads < k->most && !k->stop)
 		(void)start_thread(k);
+}
+
+void lease_tell_soon(struct lease_keys *k, struct lease_waiter *list)
+{
+	for (struct lease_waiter *w = list; w; w = w->next) {
+		if (k->tells)
+			lease_wake(k);
+		*k->tells_tail = w;
+		k->tells_tail = &w->next;
+	}
+}
+
+/* locked; given up while one is told. */
+static bool run_tell(struct lease_keys *k)
+{
+	struct lease_waiter *w = k->tells;
+
+	if (!w)
+		return false;
+	k->tells = w->next;
+	if (!k->tells)
+		k->tells_tail = &k->tells;
+	w->next = NULL;
+	(void)pthread_mutex_unlock(&k->lock);
+	lease_tell(w, w->result);
+	(void)pthread_mutex_lock(&k->lock);
+	return true;
 }
 
 /* locked. Does one thing somebody waits for. */
@@ -316,7 +352,7 @@ static void *kms_main(void *arg)
 		for (;;) {
 			k->idle--;
 			k->woken -= k->woken > 0;
-			while (c && !k->stop && (run_wanted(k, c) || run_ahead(k, c)))
+			while (run_tell(k) || (c && !k->stop && (run_wanted(k, c) || run_ahead(k, c))))
 				;
 			if (!c || k->stop)
 				break;

@@ -36,6 +36,7 @@ static struct {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	enum kms_status answer[CALLS];
+	bool once[CALLS]; /* to the next call only, then OK */
 	bool hang[CALLS];
 	unsigned calls[CALLS], hanging[CALLS];
 	size_t blob_len;
@@ -91,6 +92,9 @@ static inline enum kms_status serve(enum call call, struct kms_used *used, struc
 		(void)pthread_cond_wait(&kms.changed, &kms.lock);
 	kms.hanging[call]--;
 	status = kms.answer[call];
+	if (kms.once[call])
+		kms.answer[call] = KMS_OK;
+	kms.once[call] = false;
 	memset(used, 0, sizeof(*used));
 	memset(err, 0, sizeof(*err));
 	err->status = status;
@@ -150,6 +154,13 @@ static inline void answer(enum call call, enum kms_status status)
 {
 	LOCK_SCOPE(&kms.lock);
 	kms.answer[call] = status;
+}
+
+static inline void answer_once(enum call call, enum kms_status status)
+{
+	LOCK_SCOPE(&kms.lock);
+	kms.answer[call] = status;
+	kms.once[call] = true;
 }
 
 static inline void hang(enum call call, bool on)
@@ -370,6 +381,7 @@ static inline int setup(void **state)
 {
 	(void)state;
 	memset(kms.answer, 0, sizeof(kms.answer));
+	memset(kms.once, 0, sizeof(kms.once));
 	memset(kms.hang, 0, sizeof(kms.hang));
 	memset(kms.calls, 0, sizeof(kms.calls));
 	kms.blob_len = 184;

@@ -48,7 +48,7 @@ static void take_parked(int i, int at)
 static bool loaded(int i)
 {
 	LOCK_SCOPE(&w.lease->keys.lock);
-	const struct lease_key *key = lease_table_find(&w.lease->keys, ident[i].file);
+	const struct lease_key *key = lease_table_find(&w.lease->keys, ident[i].file, ident[i].commit);
 
 	return key && key->loaded && !key->busy;
 }
@@ -120,7 +120,7 @@ static void test_promises(void **state)
 	hang(CALL_FILE, false);
 	UNTIL(look(3) == 0);
 	LOCK_SCOPE(&w.lease->keys.lock);
-	assert_int_equal(lease_table_find(&w.lease->keys, ident[3].file)->unwrapped, then);
+	assert_int_equal(lease_table_find(&w.lease->keys, ident[3].file, ident[3].commit)->unwrapped, then);
 }
 
 static void test_order_of_calls(void **state)

@@ -103,7 +103,7 @@ enum descriptor_seal lease_seal(const struct lease *);
  * operation must leave. */
 MUST_CHECK int lease_file_key(struct lease *, const struct header_ident *, const struct header_slot *,
     struct lease_waiter *w, struct lease_key **out);
-/* Read-ahead: has the key fetched, after what people wait for and before renewals. It is no use of the key, parks
+/* Read-ahead: has the key fetched, after what people wait for and renewals. It is no use of the key, parks
  * nobody and logs nothing; a refusal makes the canary be asked. 1: asked for; 0: nothing to do, it is there, on its
  * way, or needs no KMS; -EIO, -ENOMEM: not now. Between enter and leave. */
 MUST_CHECK int lease_key_ahead(struct lease *, const struct header_ident *, const struct header_slot *);

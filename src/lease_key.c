@@ -400,6 +400,12 @@ static void sweep(struct lease_keys *k, uint64_t now, struct lease_key **dead)
 
 		for (; key; key = next) {
 			next = key->next;
+			/* Renewed in vain: nobody used it since. */
+			if (key->queue == &k->refreshes && key->refs == 1 && now - key->used >= idle) {
+				lease_unqueue(k, key);
+				key->busy = false;
+				key->refs--;
+			}
 			if (!key->refs && !key->busy && now - key->used >= idle)
 				lease_table_drop(k, key, dead);
 		}

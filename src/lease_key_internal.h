@@ -42,6 +42,14 @@ struct lease_key {
 
 TAILQ_HEAD(lease_queue, lease_key);
 
+struct lease_call; /* lease_key_call.c: one thread's questions and answers; large, on the heap */
+
+struct lease_thread {
+	pthread_t id;
+	struct lease_keys *keys;
+	struct lease_call *call; /* freed by the thread */
+};
+
 struct lease_keys {
 	pthread_mutex_t lock; /* guards all of this, and every lease_key but keys and block once loaded */
 	pthread_cond_t work;
@@ -51,8 +59,8 @@ struct lease_keys {
 	uint8_t seed[16];
 	struct lease_key **bucket;
 	size_t buckets, count;
-	/* unwraps somebody waits for, those of read-ahead, and those that only renew a key in use; first come, first
-	 * served */
+	/* unwraps somebody waits for, those of read-ahead, and those that only renew a key in use (before the former);
+	 * first come, first served */
 	struct lease_queue jobs, aheads, refreshes;
 	uint32_t naheads;
 	/* new keys */
@@ -70,7 +78,7 @@ struct lease_keys {
 	uint64_t parked, unwraps, generates, hits, ahead, ahead_used;
 	uint64_t log_since;
 	unsigned log_lines;
-	pthread_t *threads;
+	struct lease_thread *threads;
 	uint32_t nthreads, most, idle, woken; /* woken: of the idle ones */
 };
 
@@ -92,8 +100,7 @@ void lease_unqueue(struct lease_keys *, struct lease_key *);
 /* locked: forgets what read-ahead asked for and no thread has begun. */
 void lease_ahead_cancel(struct lease_keys *, struct lease_key **dead);
 
-/* lease_key_call.c: one thread's questions and answers; large, on the heap. */
-struct lease_call;
+/* lease_key_call.c */
 struct lease_call *lease_call_new(void);
 void lease_call_free(struct lease_call *);
 /* locked, given up during the call: unwraps the first key of the queue, and others with it when the KMS takes many. */

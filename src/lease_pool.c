@@ -1,10 +1,10 @@
 /* The threads that wait for the KMS, so that nobody else has to; and the pool of new keys they fill ahead.
  *
  * Who has been answered is told first, as many at a time as there are threads: telling runs an operation. What people
- * wait for comes next, unwraps and new keys in turn. Work nobody waits for (read-ahead and filling the pool in turn,
- * then renewals) leaves one thread free. The pool follows demand: some keys when the domain opens, none after idle_ms
- * without a new file, else twice as many as files were made one after the other, up to its full size; so a lone file
- * costs two or three calls and unpacking an archive finds keys ready. */
+ * wait for comes next, unwraps and new keys in turn. Work nobody waits for (renewals, which are few and have a term,
+ * then read-ahead, in turn with filling the pool) leaves one thread free. The pool follows demand: some keys when the
+ * domain opens, none after idle_ms without a new file, else twice as many as files were made one after the other, up to
+ * its full size; so a lone file costs two or three calls and unpacking an archive finds keys ready. */
 #include <errno.h>
 
 #include "bytes.h"
@@ -228,13 +228,21 @@ int lease_new_key(struct lease *l, struct lease_waiter *w, struct lease_key **ou
 
 static void *kms_main(void *);
 
-/* locked. */
+/* locked. All it needs is there before it starts: a thread that gave up would keep its place. */
 static int start_thread(struct lease_keys *k)
 {
-	int r = pthread_create(&k->threads[k->nthreads], NULL, kms_main, k);
+	struct lease_thread *t = &k->threads[k->nthreads];
+	int r;
 
-	if (r)
+	t->keys = k;
+	t->call = lease_call_new();
+	if (!t->call)
+		return -ENOMEM;
+	r = pthread_create(&t->id, NULL, kms_main, t);
+	if (r) {
+		lease_call_free(t->call);
 		return -r;
+	}
 	k->nthreads++;
 	/* On its way to look for work. */
 	k->idle++;
@@ -324,9 +332,9 @@ void lease_pool_open(struct lease_keys *k)
 static bool run_ahead(struct lease_keys *k, struct lease_call *c)
 {
 	uint32_t most = k->most > 1 ? k->most - 1 : 1;
-	bool fill = want_fill(k), read = !TAILQ_EMPTY(&k->aheads);
+	bool renew = !TAILQ_EMPTY(&k->refreshes), read = renew || !TAILQ_EMPTY(&k->aheads), fill = want_fill(k);
 
-	if (k->background >= most || (!read && !fill && TAILQ_EMPTY(&k->refreshes)))
+	if (k->background >= most || (!read && !fill))
 		return false;
 	k->background++;
 	k->turn = !k->turn;
@@ -336,15 +344,15 @@ static bool run_ahead(struct lease_keys *k, struct lease_call *c)
 	if (fill && (k->turn || !read))
 		run_make(k, c);
 	else
-		lease_unwrap_next(k, read ? &k->aheads : &k->refreshes, c);
+		lease_unwrap_next(k, renew ? &k->refreshes : &k->aheads, c);
 	k->background--;
 	return true;
 }
 
 static void *kms_main(void *arg)
 {
-	struct lease_keys *k = arg;
-	struct lease_call *c = lease_call_new();
+	struct lease_thread *t = arg;
+	struct lease_keys *k = t->keys;
 
 	log_label(k->lease->params.label);
 	{
@@ -352,15 +360,15 @@ static void *kms_main(void *arg)
 		for (;;) {
 			k->idle--;
 			k->woken -= k->woken > 0;
-			while (run_tell(k) || (c && !k->stop && (run_wanted(k, c) || run_ahead(k, c))))
+			while (run_tell(k) || (!k->stop && (run_wanted(k, t->call) || run_ahead(k, t->call))))
 				;
-			if (!c || k->stop)
+			if (k->stop)
 				break;
 			k->idle++;
 			(void)pthread_cond_wait(&k->work, &k->lock);
 		}
 	}
-	lease_call_free(c);
+	lease_call_free(t->call);
 	return NULL;
 }
 
@@ -384,7 +392,7 @@ void lease_pool_stop(struct lease_keys *k)
 		(void)pthread_cond_broadcast(&k->work);
 	}
 	for (uint32_t i = 0; i < k->nthreads; i++)
-		(void)pthread_join(k->threads[i], NULL);
+		(void)pthread_join(k->threads[i].id, NULL);
 	free(steal_ptr(&k->threads));
 	k->nthreads = 0;
 }

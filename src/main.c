@@ -198,7 +198,8 @@ static int open_kms(struct daemon *d)
 		.idle_ms = c->cache.idle_ms,
 		.drain_ms = 2000,
 		.pool = d->options.readonly ? 0 : c->cache.pool,
-		.threads = c->kms.max_connections,
+		/* One connection is the canary's: it must not wait behind file keys. */
+		.threads = c->kms.max_connections > 1 ? c->kms.max_connections - 1 : 1,
 	};
 	dp.extra = &c->extra;
 	params_kms(&dp.kms, c, "byokfs/" BYOKFS_VERSION);

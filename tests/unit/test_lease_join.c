@@ -1,5 +1,5 @@
 /* Those who join: a call under way for somebody else, or with somebody else's header, must not speak for them, and
- * nobody waits for another's operation. */
+ * nobody waits for another's operation. And those who left: no key is kept for them. */
 #include "lease_world.h"
 
 #define FILES 12
@@ -134,6 +134,30 @@ static void test_forged_blob(void **state)
 	UNTIL(told(1));
 	assert_int_equal(parked[0].waiter.result, -EIO);
 	assert_int_equal(calls(CALL_FILE), 7);
+}
+
+/* ---- those who left ---- */
+
+/* A key that waits to be renewed and is not used any more goes like any other. */
+static void test_renewal_in_vain(void **state)
+{
+	(void)state;
+	w.params.threads = 1;
+	w.params.max_age_ms = 20000;
+	open_with_files();
+	assert_int_equal(park(0, 0), -EINPROGRESS);
+	UNTIL(told(1));
+	take_parked(0, 0);
+	hang(CALL_FILE, true);
+	assert_int_equal(park(1, 0), -EINPROGRESS);
+	UNTIL(hanging(CALL_FILE) == 1);
+	atomic_fetch_add(&clock_ms, 17000);
+	assert_int_equal(look(0), 0);
+	assert_int_equal(status_now().file_keys, 2);
+	advance(75000);
+	UNTIL(status_now().file_keys == 1);
+	hang(CALL_FILE, false);
+	UNTIL(hanging(CALL_FILE) == 0 && calls(CALL_FILE) == 2);
 }
 
 /* ---- slow operations ---- */
@@ -272,7 +296,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = { T(test_joined_and_throttled), T(test_forged_commitment),
 		T(test_forged_blob), T(test_batch_and_slow_operation), T(test_create_while_filling_fails),
-		T(test_create_fails) };
+		T(test_create_fails), T(test_renewal_in_vain) };
 
 	return world_init() ? 1 : cmocka_run_group_tests_name("lease_join", tests, NULL, NULL);
 }

@@ -19,6 +19,8 @@
 /* Entries of a directory read ahead, at most; descriptors kept. */
 #define LISTING 8192
 #define FDS     16u
+/* A reader that opened nothing for so long has gone: directories are not kept from being removed for good. */
+#define REST_MS 1000
 
 struct place {
 	struct order_dir id;
@@ -266,6 +268,32 @@ static bool work(struct fs *fs)
 	return true;
 }
 
+static bool keeps_dirs(const struct keyahead *ka)
+{
+	for (unsigned i = 0; i < FDS; i++)
+		if (ka->dirs[i].fd >= 0)
+			return true;
+	return false;
+}
+
+/* lock held; given up meanwhile. Until there is something to do, or the time to let go of directories has come. */
+static void rest(struct keyahead *ka)
+{
+	struct timespec until;
+
+	if (!keeps_dirs(ka)) {
+		(void)pthread_cond_wait(&ka->work, &ka->lock);
+		return;
+	}
+	(void)clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += REST_MS / 1000;
+	if (pthread_cond_timedwait(&ka->work, &ka->lock, &until) != ETIMEDOUT)
+		return;
+	(void)pthread_mutex_unlock(&ka->lock);
+	forget_dirs(ka);
+	(void)pthread_mutex_lock(&ka->lock);
+}
+
 static void *keyahead_main(void *arg)
 {
 	struct fs *fs = arg;
@@ -275,7 +303,7 @@ static void *keyahead_main(void *arg)
 		LOCK_SCOPE(&ka->lock);
 		while (!ka->stop)
 			if (!work(fs))
-				(void)pthread_cond_wait(&ka->work, &ka->lock);
+				rest(ka);
 	}
 	forget_dirs(ka);
 	return NULL;

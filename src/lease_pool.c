@@ -112,6 +112,8 @@ void lease_pool_drain(struct lease_keys *k, uint64_t now, bool all, struct lease
 	while (k->pool && (idle || now - k->pool->unwrapped >= k->lease->params.max_age_ms)) {
 		struct lease_key *key = pop_pool(k);
 
+		if (!key)
+			break;
 		key->next = *dead;
 		*dead = key;
 	}

@@ -11,6 +11,7 @@ import pytest
 from conftest import wait_until
 from damage import backing_of
 from faults import err, get, put
+from posix_tools import deleted_but_held
 from test_domains import add, new_key, wait_state
 from test_memory import scan, secrets_of
 
@@ -87,6 +88,16 @@ def test_each_key_once(slow, devkms):
     for path in in_order(slow.path("tree")):
         get(path)
     assert quiet(slow) == n
+
+
+def test_directories_are_let_go(slow):
+    """What was read ahead of a reader who has gone does not keep removed directories on the disk."""
+    fill(slow)
+    slow.remount()
+    for path in in_order(slow.path("tree")):
+        get(path)
+    shutil.rmtree(slow.path("tree"))
+    wait_until(lambda: not deleted_but_held(slow.process.pid))
 
 
 def test_files_first_and_many_readers(slow):

@@ -9,13 +9,15 @@
  * .byokfs.d names another domain whose recorded root it is (byokfs-format(5), 7): then its entry and attributes are the
  * parent's and what is in it is the other's. Struct inode says which, from before the kernel learns the nodeid.
  *
- * Locks: domain.lock guards what is marked; it is never held across a call of the KMS or a hook. */
+ * Locks: the table's, then domain.lock, which guards what is marked; neither is held across a call of the KMS or a
+ * hook. */
 #ifndef BYOKFS_DOMAIN_H
 #define BYOKFS_DOMAIN_H
 
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <sys/queue.h>
 
 #include "descriptor.h"
 #include "inode.h"
@@ -48,14 +50,17 @@ struct domain {
 	char label[24];       /* "domain 7", for the log; "" for domain 0 */
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t wake;
-	pthread_t opener;
-	bool opener_running, stop;
 	bool answered;     /* the first attempt to open it has ended */
 	bool held;         /* locked by the administrator before there was a lease */
 	bool restored;     /* a lost copy of the descriptor was looked for */
 	uint64_t failures; /* attempts to open it that failed */
 	int64_t since;     /* Unix seconds, and why there is no lease */
 	char why[320];
+	/* guarded by the table's lock: the queue of those to be opened */
+	TAILQ_ENTRY(domain) queue;
+	bool begun;         /* was in it, or is open since it was made */
+	bool queued, hurry; /* hurry: do not wait for the next attempt */
+	uint64_t due;       /* io_boot_ms() of it */
 };
 
 struct domains_params {
@@ -89,7 +94,8 @@ const struct context_extra *domain_extra(const struct fs *);
  * Takes descriptor (malloc'ed) and key service over unless it fails; then *err says why. */
 MUST_CHECK int domain_prepare(struct fs *, const struct descriptor_domain_line *, struct descriptor_domain *,
     struct kms *, struct domain **out, struct kms_err *err);
-/* From now on it is in the table and may be entered. 0, or -errno: then it is in the table and stays locked. */
+/* From now on it is in the table and may be entered. 0, or -errno: then it is in the table, locked, and opened like any
+ * other as soon as it can be. */
 MUST_CHECK int domain_publish(struct domain *);
 /* One that was not published. */
 void domain_discard(struct domain *);
@@ -125,6 +131,7 @@ static inline struct lease *domain_lease(const struct domain *d)
 {
 	return atomic_load_explicit(&d->lease, memory_order_relaxed);
 }
+/* The same; NULL for a domain that is not open, whoever asks. */
 const struct name_keys *domain_names(const struct domain *);
 
 /* ---- where objects belong */
@@ -136,7 +143,7 @@ MUST_CHECK int domain_place(
 /* The same rule for a directory as a walk over the store meets it, by its descriptor: its domain's index. */
 uint16_t domain_claimed(const struct fs *, int fd, uint16_t parent);
 /* inode_dir() with the names of the directory's own domain, between enter and leave of it; and the root of a nested
- * domain must be the one on record. */
+ * domain must be the one on record. -EIO also without names. */
 MUST_CHECK int domain_dir(struct fs *, struct inode *, struct dir *, struct inode_pin **);
 
 /* ---- state */

@@ -14,10 +14,19 @@
 
 /* ---- the table */
 
+static void cond_init(pthread_cond_t *cond)
+{
+	pthread_condattr_t attr;
+
+	(void)pthread_condattr_init(&attr);
+	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	(void)pthread_cond_init(cond, &attr);
+	(void)pthread_condattr_destroy(&attr);
+}
+
 struct domain *domain_make(struct fs *fs, const struct descriptor_domain_line *line)
 {
 	struct domain *d = calloc(1, sizeof(*d));
-	pthread_condattr_t attr;
 
 	if (!d)
 		return NULL;
@@ -33,10 +42,7 @@ struct domain *domain_make(struct fs *fs, const struct descriptor_domain_line *l
 	if (line->index)
 		(void)snprintf(d->label, sizeof(d->label), "domain %u", (unsigned)line->index);
 	(void)pthread_mutex_init(&d->lock, NULL);
-	(void)pthread_condattr_init(&attr);
-	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	(void)pthread_cond_init(&d->wake, &attr);
-	(void)pthread_condattr_destroy(&attr);
+	cond_init(&d->wake);
 	return d;
 }
 
@@ -58,6 +64,8 @@ int domains_init(struct fs *fs, const struct domains_params *params)
 		return -ENOMEM;
 	t->params = *params;
 	(void)pthread_mutex_init(&t->lock, NULL);
+	cond_init(&t->wake);
+	TAILQ_INIT(&t->queue);
 	t->at = calloc(DOMAIN_MAX, sizeof(*t->at));
 	fs->domains = t;
 	if (!t->at)
@@ -156,7 +164,9 @@ bool domain_is_open(struct domain *d)
 
 const struct name_keys *domain_names(const struct domain *d)
 {
-	return lease_names(domain_lease(d));
+	const struct lease *l = domain_lease(d);
+
+	return l ? lease_names(l) : NULL;
 }
 
 /* ---- where objects belong */
@@ -206,7 +216,8 @@ uint16_t domain_claimed(const struct fs *fs, int fd, uint16_t parent)
 int domain_dir(struct fs *fs, struct inode *inode, struct dir *dir, struct inode_pin **pin)
 {
 	const struct domain *d = domain_of_inode(fs, inode);
-	int r = inode_dir(fs->inodes, inode, domain_names(d), dir, pin);
+	const struct name_keys *names = domain_names(d);
+	int r = names ? inode_dir(fs->inodes, inode, names, dir, pin) : -EIO;
 
 	if (r || d->index == atomic_load_explicit(&inode->outer, memory_order_relaxed) ||
 	    atomic_load(&inode->removed) || bytes_equal(dir->id, d->root, sizeof(dir->id)))

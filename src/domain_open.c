@@ -1,9 +1,8 @@
-/* domain_open.c — how nested domains come to life and end. Hides that each is opened by a thread of its own, which
- * tries again until descriptor and key service can be used at all; from then on the lease asks by itself. */
+/* domain_open.c — how nested domains come to life and end. Hides that opening one is tried until descriptor and key
+ * service can be used at all; from then on the lease asks by itself. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "audit.h"
 #include "domain_internal.h"
@@ -14,20 +13,6 @@
 
 /* A domain's keys are few and its files often fewer: KMS threads of each nested one. */
 #define NESTED_THREADS 4u
-
-static struct timespec after_ms(uint32_t ms)
-{
-	struct timespec t;
-
-	(void)clock_gettime(CLOCK_MONOTONIC, &t);
-	t.tv_sec += (time_t)(ms / 1000);
-	t.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (t.tv_nsec >= 1000000000) {
-		t.tv_sec++;
-		t.tv_nsec -= 1000000000;
-	}
-	return t;
-}
 
 /* ---- opening one */
 
@@ -158,15 +143,25 @@ void domain_restore(struct domain *d)
 }
 
 /* What the audit begins with. */
-static void audit_first(struct domain *d, const char *why)
+static void audit_first(struct domain *d, struct lease *l, const char *why)
 {
 	struct lease_status st;
 
-	domain_status(d, &st);
+	lease_status(l, &st);
 	audit_state(d->fs->audit, &d->ids, lease_state_name(st.state), *st.reason ? st.reason : why);
 }
 
-/* The lease becomes the domain's. */
+/* Its threads could not be started: tried again later, like anything else that keeps it from opening. */
+static void not_started(struct domain *d, int r)
+{
+	pthread_mutex_lock(&d->lock);
+	(void)snprintf(d->why, sizeof(d->why), "its threads cannot be started: %s", strerror(-r));
+	pthread_mutex_unlock(&d->lock);
+	log_err("its threads cannot be started: %s", strerror(-r));
+	audit_state(d->fs->audit, &d->ids, lease_state_name(LEASE_LOCKED), "its threads cannot be started");
+}
+
+/* The lease becomes the domain's, once its threads run. */
 static int publish(struct domain *d, struct attempt *a)
 {
 	struct lease_hooks hooks;
@@ -175,20 +170,24 @@ static int publish(struct domain *d, struct attempt *a)
 	purge_hooks(d, &hooks);
 	d->descriptor = a->descriptor;
 	d->kms = a->kms;
+	audit_first(d, a->lease, "mounted");
+	r = lease_start(a->lease, &hooks);
+	if (r) {
+		not_started(d, r);
+		d->descriptor = NULL;
+		d->kms = NULL;
+		attempt_end(a);
+		return r;
+	}
 	pthread_mutex_lock(&d->lock);
 	if (d->held && lease_lock(a->lease, "locked by the administrator"))
 		log_debug("locked already");
 	atomic_store(&d->lease, a->lease);
 	pthread_mutex_unlock(&d->lock);
-	audit_first(d, "mounted");
-	r = lease_start(a->lease, &hooks);
-	if (r) /* stays locked: what was published cannot be taken back */
-		log_err("cannot start its threads: %s", strerror(-r));
-	else
-		atomic_store_explicit(&d->ready, true, memory_order_release);
-	if (!r && domain_is_open(d))
+	atomic_store_explicit(&d->ready, true, memory_order_release);
+	if (domain_is_open(d))
 		domain_restore(d);
-	return r;
+	return 0;
 }
 
 int domain_prepare(struct fs *fs, const struct descriptor_domain_line *line, struct descriptor_domain *descriptor,
@@ -214,27 +213,43 @@ int domain_prepare(struct fs *fs, const struct descriptor_domain_line *line, str
 	return 0;
 }
 
+/* A domain whose lease has no threads: that lease goes, nobody had entered. */
+static void unstart(struct domain *d, int r)
+{
+	struct attempt a = { .descriptor = d->descriptor, .kms = d->kms, .lease = atomic_exchange(&d->lease, NULL) };
+
+	d->descriptor = NULL;
+	d->kms = NULL;
+	attempt_end(&a);
+	not_started(d, r);
+}
+
 int domain_publish(struct domain *d)
 {
 	struct domains *t = d->fs->domains;
+	struct lease *l = atomic_load(&d->lease);
 	struct lease_hooks hooks;
 	int r;
 
 	purge_hooks(d, &hooks);
-	pthread_mutex_lock(&t->lock);
-	r = t->stopping ? -ESHUTDOWN : 0;
-	domains_insert(d);
-	pthread_mutex_unlock(&t->lock);
-	audit_first(d, "made by the administrator");
-	if (!r)
-		r = lease_start(atomic_load(&d->lease), &hooks);
-	if (!r)
+	audit_first(d, l, "made by the administrator");
+	r = lease_start(l, &hooks);
+	if (r) {
+		log_label(d->label);
+		unstart(d, r);
+		log_label(NULL);
+	} else {
 		atomic_store_explicit(&d->ready, true, memory_order_release);
+	}
+	LOCK_SCOPE(&t->lock);
+	domains_insert(d);
+	d->begun = true;
+	if (r)
+		domain_enqueue(d);
 	return r;
 }
 
-/* true: there is a lease now, which goes on by itself. */
-static bool try_open(struct domain *d)
+bool domain_try(struct domain *d)
 {
 	struct attempt a = { 0 };
 	struct kms_err err = { 0 }, second = { 0 };
@@ -257,49 +272,10 @@ static bool try_open(struct domain *d)
 	pthread_mutex_unlock(&d->lock);
 	if (err.status != KMS_OK && text[0])
 		log_warn("it stays locked for now: %s", text);
-	return r == 0 && (publish(d, &a), true);
-}
-
-static void *opener_main(void *arg)
-{
-	struct domain *d = arg;
-	struct timespec until;
-	bool done = false;
-
-	log_label(d->label);
-	pthread_mutex_lock(&d->lock);
-	while (!d->stop && !done) {
-		if (!d->held) { /* else nothing is asked */
-			pthread_mutex_unlock(&d->lock);
-			done = try_open(d);
-			pthread_mutex_lock(&d->lock);
-			d->failures += !done;
-		}
-		d->answered = true;
-		(void)pthread_cond_broadcast(&d->wake);
-		until = after_ms(d->fs->domains->params.lease.probe_ms);
-		if (!d->stop && !done)
-			(void)pthread_cond_timedwait(&d->wake, &d->lock, &until);
-	}
-	pthread_mutex_unlock(&d->lock);
-	return NULL;
+	return r == 0 && publish(d, &a) == 0;
 }
 
 /* ---- all of them */
-
-static bool start_opener(void *arg, struct domain *d)
-{
-	(void)arg;
-	LOCK_SCOPE(&d->lock);
-	if (!d->index || d->opener_running || atomic_load(&d->lease))
-		return true;
-	d->opener_running = pthread_create(&d->opener, NULL, opener_main, d) == 0;
-	if (!d->opener_running) {
-		(void)snprintf(d->why, sizeof(d->why), "no thread to open it with");
-		log_err("%s: %s", d->label, d->why);
-	}
-	return true;
-}
 
 int domains_load(struct fs *fs)
 {
@@ -317,19 +293,12 @@ int domains_load(struct fs *fs)
 	return 0;
 }
 
-void domains_open_nested(struct fs *fs)
-{
-	LOCK_SCOPE(&fs->domains->lock);
-	if (!fs->domains->stopping)
-		domains_each(fs, start_opener, NULL);
-}
-
 static bool wait_answer(void *arg, struct domain *d)
 {
 	const struct timespec *until = arg;
 
 	LOCK_SCOPE(&d->lock);
-	while (d->opener_running && !d->answered)
+	while (d->index && !d->answered)
 		if (pthread_cond_timedwait(&d->wake, &d->lock, until))
 			break;
 	return true;
@@ -337,7 +306,7 @@ static bool wait_answer(void *arg, struct domain *d)
 
 int domains_start(struct fs *fs)
 {
-	struct timespec until = after_ms(fs->domains->params.grace_ms);
+	struct timespec until = domain_after_ms(fs->domains->params.grace_ms);
 	struct lease_hooks hooks;
 	int r;
 
@@ -350,36 +319,43 @@ int domains_start(struct fs *fs)
 	return 0;
 }
 
-static bool tell_stop(void *arg, struct domain *d)
+static bool stop_one(void *arg, struct domain *d)
 {
 	(void)arg;
-	LOCK_SCOPE(&d->lock);
-	d->stop = true;
-	(void)pthread_cond_broadcast(&d->wake);
+	atomic_store(&d->ready, false);
 	return true;
 }
 
-static bool stop_nested(void *arg, struct domain *d)
+static bool tell_one(void *arg, struct domain *d)
 {
 	(void)arg;
-	if (!d->index)
-		return true;
-	if (d->opener_running)
-		(void)pthread_join(d->opener, NULL);
-	d->opener_running = false;
-	lease_close(atomic_load(&d->lease));
+	lease_stop(atomic_load(&d->lease));
 	return true;
 }
 
+static bool join_one(void *arg, struct domain *d)
+{
+	(void)arg;
+	lease_join(atomic_load(&d->lease));
+	return true;
+}
+
+static bool close_one(void *arg, struct domain *d)
+{
+	(void)arg;
+	lease_close(atomic_exchange(&d->lease, NULL));
+	return true;
+}
+
+/* Each step for all before the next: a thread of one domain that fails what was parked looks for names in others. And
+ * those that wait for a KMS wait at the same time. */
 void domains_stop(struct fs *fs)
 {
-	pthread_mutex_lock(&fs->domains->lock);
-	fs->domains->stopping = true;
-	pthread_mutex_unlock(&fs->domains->lock);
-	domains_each(fs, tell_stop, NULL);
-	domains_each(fs, stop_nested, NULL);
-	if (fs->first)
-		lease_close(atomic_load(&fs->first->lease));
+	domain_queue_stop(fs);
+	domains_each(fs, stop_one, NULL);
+	domains_each(fs, tell_one, NULL);
+	domains_each(fs, join_one, NULL);
+	domains_each(fs, close_one, NULL);
 }
 
 static void release(struct domain *d)
@@ -415,6 +391,7 @@ void domains_free(struct fs *fs)
 	if (fs->domains->at)
 		domains_each(fs, free_one, NULL);
 	free(fs->domains->at);
+	(void)pthread_cond_destroy(&fs->domains->wake);
 	(void)pthread_mutex_destroy(&fs->domains->lock);
 	free(fs->domains);
 	fs->domains = NULL;
@@ -456,19 +433,20 @@ int domain_lock(struct domain *d, const char *reason)
 
 int domain_unlock(struct domain *d)
 {
-	LOCK_SCOPE(&d->lock);
+	pthread_mutex_lock(&d->lock);
 	struct lease *l = atomic_load(&d->lease);
 
+	d->held = false;
+	pthread_mutex_unlock(&d->lock);
 	if (l)
 		return lease_unlock(l);
-	d->held = false;
-	(void)pthread_cond_broadcast(&d->wake); /* the opener tries again now */
+	domain_hurry(d);
 	return 0;
 }
 
 int domain_wait(struct domain *d, enum lease_state wanted, uint64_t deadline)
 {
-	struct timespec step = after_ms(50);
+	struct timespec step = domain_after_ms(50);
 	struct lease *l = atomic_load(&d->lease);
 
 	if (l)

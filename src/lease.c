@@ -268,18 +268,31 @@ int lease_start(struct lease *l, const struct lease_hooks *hooks)
 	return r;
 }
 
-void lease_close(struct lease *l)
+void lease_stop(struct lease *l)
 {
 	if (!l)
 		return;
 	stop_threads(l);
 	lease_keys_refuse(&l->keys);
-	if (l->started) {
-		(void)pthread_join(l->lease_thread, NULL);
-		(void)pthread_join(l->probe_thread, NULL);
-		(void)pthread_join(l->drain_thread, NULL);
-		lease_pool_stop(&l->keys);
-	}
+}
+
+void lease_join(struct lease *l)
+{
+	if (!l || !l->started)
+		return;
+	(void)pthread_join(l->lease_thread, NULL);
+	(void)pthread_join(l->probe_thread, NULL);
+	(void)pthread_join(l->drain_thread, NULL);
+	lease_pool_stop(&l->keys);
+	l->started = false;
+}
+
+void lease_close(struct lease *l)
+{
+	if (!l)
+		return;
+	lease_stop(l);
+	lease_join(l);
 	lease_keys_wipe(&l->keys);
 	block_forget_all();
 	lease_free(l);

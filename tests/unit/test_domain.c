@@ -1,6 +1,8 @@
 /* The table of key domains, and where objects belong: every combination of index, directory id and surroundings. */
 #include "store_fixture.h"
 
+#include <dirent.h>
+
 #include "domain.h"
 #include "fs.h"
 
@@ -118,6 +120,69 @@ static void closed(void **state)
 	assert_int_equal(domain_wait(d, LEASE_OPEN, 0), -ETIMEDOUT);
 }
 
+static unsigned threads(void)
+{
+	DIR *d = opendir("/proc/self/task");
+	unsigned n = 0;
+
+	assert_non_null(d);
+	for (const struct dirent *e; (e = readdir(d));)
+		n += e->d_name[0] != '.';
+	(void)closedir(d);
+	return n;
+}
+
+static uint64_t failures(uint16_t index)
+{
+	struct lease_status st;
+
+	domain_status(domain_get(&fs, index), &st);
+	return st.probe_failures;
+}
+
+/* However many wait to be opened, a few threads do it; each has its turn, whoever unlocks gets another at once, and
+ * what an administrator holds is not asked. */
+static void openers(void **state)
+{
+	const unsigned most = threads() + 40;
+	uint64_t before;
+
+	(void)state;
+	for (uint16_t i = 1; i <= 300; i++)
+		add_line(i);
+	assert_int_equal(domains_load(&fs), 0);
+	assert_int_equal(domain_lock(domain_get(&fs, 9), "test"), 0);
+	domains_open_nested(&fs);
+	domains_open_nested(&fs); /* they are all in the queue */
+	for (uint16_t i = 1; i <= 300; i++)
+		while (i != 9 && !failures(i))
+			(void)usleep(1000);
+	assert_true(threads() <= most);
+	assert_int_equal(failures(9), 0);
+	before = failures(300);
+	assert_int_equal(domain_unlock(domain_get(&fs, 300)), 0);
+	assert_int_equal(domain_unlock(domain_get(&fs, 9)), 0);
+	while (failures(300) == before || !failures(9))
+		(void)usleep(1000);
+	domains_stop(&fs);
+	assert_true(threads() <= most - 40 + 1);
+	assert_int_equal(domain_unlock(domain_get(&fs, 9)), 0); /* nothing is begun any more */
+	assert_true(threads() <= most - 40 + 1);
+}
+
+/* Whoever comes without having entered finds no names, and is refused. */
+static void no_names(void **state)
+{
+	struct inode_pin *pin;
+	struct dir dir;
+
+	(void)state;
+	add_line(1);
+	assert_int_equal(domains_load(&fs), 0);
+	assert_null(domain_names(domain_get(&fs, 1)));
+	assert_int_equal(domain_dir(&fs, root.inode, &dir, &pin), -EIO);
+}
+
 /* A directory of the store's root whose .byokfs.d says so; index -1: it has none. */
 static void make_claiming(const char *name, int index, uint8_t fill)
 {
@@ -230,7 +295,8 @@ static void known_elsewhere(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { TEST(table), TEST(closed), TEST(places), TEST(known_elsewhere) };
+	const struct CMUnitTest tests[] = { TEST(table), TEST(closed), TEST(openers),
+		TEST(no_names), TEST(places), TEST(known_elsewhere) };
 
 	return cmocka_run_group_tests_name("domain", tests, backing_main_setup, NULL);
 }

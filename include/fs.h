@@ -26,6 +26,9 @@ struct audit;
 struct states;
 struct keyahead;
 
+/* Asynchronous requests of the kernel with several domains, at least. */
+#define FS_BACKGROUND 1024u
+
 struct fs_params {
 	double timeout; /* seconds the kernel may keep attributes and entries; at most the lease */
 	bool readonly;  /* the mount */
@@ -39,6 +42,7 @@ struct fs_params {
 struct fs {
 	struct fs_params params;
 	struct fuse_session *se;
+	unsigned connection; /* its number, 0: not known */
 	struct store *store;
 	struct domains *domains;
 	struct domain *first; /* domain 0; ready once the store was authenticated (false only after locked_start) */
@@ -48,7 +52,6 @@ struct fs {
 	struct keyahead *keyahead; /* NULL: none */
 	pthread_mutex_t dirs_lock;
 	struct dirhandle *dirs; /* open directory handles, for the wipe */
-	struct seeker *seeker;
 };
 
 /* What fi->fh of a file is: the inode with a ref, and one count of inode->opens. */

@@ -32,5 +32,8 @@ MUST_CHECK int fuseio_connection(const char *mountpoint, unsigned *connection);
 /* Raises the kernel's readahead (capped at 128 KiB by INIT) through /sys/class/bdi. After INIT was answered, which
  * resets it. Best effort: 0 or -errno; needs root. */
 MUST_CHECK int fuseio_readahead(unsigned connection, unsigned kib);
+/* Raises the number of asynchronous requests to at least n, through the fusectl file system. 0 or -errno; needs root,
+ * and that it is mounted. */
+MUST_CHECK int fuseio_background(unsigned connection, unsigned n);
 
 #endif

@@ -81,7 +81,8 @@ enum kms_status lease_open(struct lease **out, const struct lease_params *, stru
 /* Starts probe and KMS threads. After every fork. */
 MUST_CHECK int lease_start(struct lease *, const struct lease_hooks *);
 /* The end, in steps for those who have many leases: tells the threads to stop and fails waiters, waits for nothing;
- * waits for the threads; does both, wipes everything, frees. No operation may be in flight at the last. NULL is fine. */
+ * waits for the threads; does both, wipes everything, frees. No operation may be in flight at the last. NULL is
+ * fine. */
 void lease_stop(struct lease *);
 void lease_join(struct lease *);
 void lease_close(struct lease *);

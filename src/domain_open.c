@@ -7,6 +7,7 @@
 #include "audit.h"
 #include "domain_internal.h"
 #include "fs.h"
+#include "fuseio.h"
 #include "io.h"
 #include "log.h"
 #include "purge.h"
@@ -246,6 +247,8 @@ int domain_publish(struct domain *d)
 	d->begun = true;
 	if (r)
 		domain_enqueue(d);
+	if (domains_count(d->fs) == 2 && fuseio_background(d->fs->connection, FS_BACKGROUND))
+		log_info("until the next mount 'mount.max_background' bounds the requests that wait for keys");
 	return r;
 }
 

@@ -11,6 +11,7 @@
 #include <fuse_lowlevel.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
@@ -221,4 +222,27 @@ int fuseio_readahead(unsigned connection, unsigned kib)
 	if (fd < 0 || write(fd, text, (size_t)n) < 0)
 		return -errno;
 	return 0;
+}
+
+static int raise_file(unsigned connection, const char *name, unsigned n)
+{
+	char path[80], text[16] = "";
+	CLEANUP_FD int fd = -1;
+
+	(void)snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u/%s", connection, name);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
+		return fd < 0 ? -errno : -EIO;
+	if (strtoul(text, NULL, 10) >= n)
+		return 0;
+	int len = snprintf(text, sizeof(text), "%u", n);
+
+	return pwrite(fd, text, (size_t)len, 0) < 0 ? -errno : 0;
+}
+
+int fuseio_background(unsigned connection, unsigned n)
+{
+	int r = raise_file(connection, "max_background", n);
+
+	return r ? r : raise_file(connection, "congestion_threshold", n * 3 / 4);
 }

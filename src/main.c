@@ -306,6 +306,7 @@ static int mount_fs(struct daemon *d)
 		return fail_errno("cannot attach to the FUSE device", r);
 	if (fuseio_connection(d->options.mountpoint, &d->connection))
 		d->connection = 0;
+	fs->connection = d->connection;
 	r = watchdog_arm(d->service.watchdog, fuse_session_fd(fs->se), d->connection);
 	return r ? fail_errno("cannot arm the watchdog", r) : 0;
 }

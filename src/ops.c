@@ -261,6 +261,16 @@ void fs_dir_put(struct fs *fs, struct fs_dir *d)
 	inode_put(fs->inodes, d->inode);
 }
 
+/* Reads and writebacks that wait for a nested domain's key hold one slot each, and the kernel knows no domains: with
+ * few slots one KMS that hangs would stall everybody. Mounted locked, the domains are not known yet. */
+static unsigned background(const struct fs *fs)
+{
+	bool one = domains_count(fs) == 1 && atomic_load(&fs->first->ready);
+	unsigned configured = fs->params.max_background;
+
+	return one || configured > FS_BACKGROUND ? configured : FS_BACKGROUND;
+}
+
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
 	struct fs *fs = userdata;
@@ -276,8 +286,8 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	if (fs->params.multiuser)
 		want |= FUSE_CAP_POSIX_ACL;
 	conn->want |= want & conn->capable;
-	conn->max_background = fs->params.max_background;
-	conn->congestion_threshold = fs->params.max_background * 3 / 4;
+	conn->max_background = background(fs);
+	conn->congestion_threshold = conn->max_background * 3 / 4;
 	conn->time_gran = 1;
 	conn->max_readahead = 1u << 20;
 }

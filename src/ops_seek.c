@@ -1,7 +1,8 @@
 /* SEEK_DATA and SEEK_HOLE. With the writeback cache the kernel may hold data, and a size, that we have not seen, and
  * it does not write them back before it asks. So when somebody has the file open for writing, the kernel is told to
  * drop its pages, which writes them first, and the question is answered afterwards. That notification waits for WRITE
- * requests, hence for our own workers; a thread of its own does it, started when it is needed first. */
+ * requests, hence for our own workers and, where they are parked, for a KMS; each domain has a thread of its own for
+ * it, started when it is needed first: one that waits holds up nobody else's files. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,12 +75,12 @@ static void *seeker_main(void *arg)
 	return NULL;
 }
 
-/* fs->dirs_lock is held: it guards fs->seeker too. */
-static struct seeker *seeker_start(struct fs *fs)
+/* fs->dirs_lock is held: it guards the seekers too. */
+static struct seeker *seeker_start(struct domain *d)
 {
-	struct seeker *s = fs->seeker ? fs->seeker : calloc(1, sizeof(*s));
+	struct seeker *s = d->seeker ? d->seeker : calloc(1, sizeof(*s));
 
-	if (!s || fs->seeker)
+	if (!s || d->seeker)
 		return s;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->wake, NULL);
@@ -90,7 +91,7 @@ static struct seeker *seeker_start(struct fs *fs)
 		free(s);
 		return NULL;
 	}
-	fs->seeker = s;
+	d->seeker = s;
 	return s;
 }
 
@@ -103,7 +104,7 @@ static int ask_later(const struct task *t)
 		return -ENOMEM;
 	q->task = *t;
 	pthread_mutex_lock(&t->fs->dirs_lock);
-	s = seeker_start(t->fs);
+	s = seeker_start(t->domain);
 	pthread_mutex_unlock(&t->fs->dirs_lock);
 	if (!s) {
 		free(q);
@@ -115,21 +116,38 @@ static int ask_later(const struct task *t)
 	return 0;
 }
 
-void seeker_stop(struct fs *fs)
+static bool tell_seeker(void *arg, struct domain *d)
 {
-	struct seeker *s = fs->seeker;
+	struct seeker *s = d->seeker;
 
+	(void)arg;
 	if (!s)
-		return;
-	pthread_mutex_lock(&s->lock);
+		return true;
+	LOCK_SCOPE(&s->lock);
 	s->stop = true;
 	pthread_cond_signal(&s->wake);
-	pthread_mutex_unlock(&s->lock);
+	return true;
+}
+
+static bool end_seeker(void *arg, struct domain *d)
+{
+	struct seeker *s = d->seeker;
+
+	(void)arg;
+	if (!s)
+		return true;
 	(void)pthread_join(s->thread, NULL);
 	pthread_mutex_destroy(&s->lock);
 	pthread_cond_destroy(&s->wake);
 	free(s);
-	fs->seeker = NULL;
+	d->seeker = NULL;
+	return true;
+}
+
+void seeker_stop(struct fs *fs)
+{
+	domains_each(fs, tell_seeker, NULL);
+	domains_each(fs, end_seeker, NULL);
 }
 
 static bool being_written(const struct task *t)

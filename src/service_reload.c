@@ -59,13 +59,15 @@ static int take_over(struct service *s, const struct config *fresh, char *why)
 	return r;
 }
 
-static void tell(const struct config *old, const struct config *fresh)
+static void tell(const struct config *old, const struct config *fresh, bool nested)
 {
 	struct changes c = { "", "" };
 
 	config_compare(old, fresh, sort, &c);
 	if (*c.now)
 		log_info("the configuration was read again; changed: %s", c.now);
+	if (*c.now && nested)
+		log_warn("nested key domains take these changes over with the next mount: %s", c.now);
 	if (*c.later)
 		log_warn("the configuration was read again; changed, but only for the next mount: %s", c.later);
 	if (!*c.now && !*c.later)
@@ -84,7 +86,7 @@ void service_reload(struct service *s)
 		free(fresh);
 		return;
 	}
-	tell(s->config, fresh);
+	tell(s->config, fresh, domains_count(s->fs) > 1);
 	if (s->own)
 		config_free(s->own);
 	free(s->own);

@@ -28,7 +28,9 @@ struct states {
 	pthread_t thread;
 	bool running, stop;
 	uint64_t promoted;         /* when */
-	const struct domain *slow; /* the syncer's own: its key service kept us waiting in this pass */
+	/* the syncer's own */
+	const struct domain *slow; /* its key service kept us waiting in this pass */
+	bool last;                 /* the round at unmount: nested domains' keys are waited for */
 };
 
 #endif

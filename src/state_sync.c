@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "io.h"
 #include "keywait.h"
@@ -18,6 +19,9 @@
 /* Deepest chain of records: data, group, L1, L2, root; one level a round, and two more for drops. */
 #define ROUNDS  8
 #define SLOW_MS 1000u
+/* How long one pass waits for keys of nested domains, and how often it looks. */
+#define NESTED_MS      500u
+#define NESTED_LOOK_US 5000u
 
 enum step { STEP_FLUSH, STEP_FLUSH_HINT, STEP_BEGIN, STEP_END, STEP_END_FAILED };
 
@@ -28,15 +32,82 @@ struct job {
 	bool begun;
 };
 
-/* One step on one file with its key. Who waited in vain for a key of a domain does not wait for the next one of it: a
- * key service that hangs must not hold up the files of other domains. */
+static bool wanted(const struct file *f)
+{
+	return file_dirty(f) || file_pending(f);
+}
+
+/* 0: the file's key is at hand, 1: it was asked for, or -errno. */
+static int ask_ahead(struct domain *d, const struct file *f)
+{
+	struct header_ident ident;
+	struct header_slot slot;
+	struct lease_key *key;
+	int r = keywait_enter(d, file_ident(f), NULL, &key);
+
+	if (!r)
+		keywait_leave(d, key);
+	if (r != -EAGAIN)
+		return r;
+	if (file_peek(file_fd(f), &ident, &slot))
+		return -EIO;
+	if (slot.wrap == HEADER_WRAP_DOMAIN)
+		return 0;
+	r = domain_visit(d, LEASE_WORK);
+	if (r)
+		return r;
+	r = lease_key_ahead(domain_lease(d), &ident, &slot);
+	domain_leave(d, LEASE_WORK);
+	return r < 0 ? r : 1;
+}
+
+/* What is cached, or unwrapped without the KMS. */
+static int enter_nested(struct domain *d, const struct file *f, struct lease_key **key)
+{
+	struct header_ident ident;
+	struct header_slot slot;
+	int r = keywait_enter(d, file_ident(f), NULL, key);
+
+	if (r != -EAGAIN || file_peek(file_fd(f), &ident, &slot))
+		return r;
+	return slot.wrap == HEADER_WRAP_DOMAIN ? keywait_enter(d, &ident, &slot, key) : r;
+}
+
+/* Keys of nested domains are fetched ahead, all at once, and waited for a moment in all. What is not there
+ * then has its turn in another pass. */
+static void fetch_nested(struct fs *fs, const struct job *jobs, size_t n)
+{
+	uint64_t end = io_boot_ms() + NESTED_MS;
+
+	for (size_t i = 0; i < n && !fs->states->last; i++) {
+		struct domain *d = domain_of_inode(fs, jobs[i].inode);
+
+		if (d->index && wanted(jobs[i].inode->file))
+			(void)ask_ahead(d, jobs[i].inode->file);
+	}
+	for (size_t i = 0; i < n && !fs->states->last; i++) {
+		struct domain *d = domain_of_inode(fs, jobs[i].inode);
+		int r = d->index && wanted(jobs[i].inode->file) ? ask_ahead(d, jobs[i].inode->file) : -ENODATA;
+
+		while (r == 1 && io_boot_ms() < end) {
+			(void)usleep(NESTED_LOOK_US);
+			r = ask_ahead(d, jobs[i].inode->file);
+		}
+	}
+}
+
+/* One step on one file with its key. A key service that hangs must not hold up the files of other domains: for nested
+ * ones a key that is not at hand is not waited for, see fetch_nested(). In the last round it is, but who waited in vain
+ * for a key of a domain does not wait for the next one of it. */
 static int step(struct fs *fs, struct job *job, enum step what)
 {
 	struct domain *d = domain_of_inode(fs, job->inode);
 	struct file *f = job->inode->file;
 	struct lease_key *key;
 	uint64_t begun = io_boot_ms();
-	int r = d == fs->states->slow ? -EIO : keywait_enter_file(d, f, &key);
+	int r = d == fs->states->slow ? -EIO
+	    : d->index && !fs->states->last ? enter_nested(d, f, &key)
+	                                    : keywait_enter_file(d, f, &key);
 
 	if (r && io_boot_ms() - begun >= SLOW_MS)
 		fs->states->slow = d;
@@ -123,6 +194,7 @@ static void flush_old(struct fs *fs)
 	fs->states->slow = NULL;
 	size_t n = take(fs, jobs, 64, now > STATES_FLUSH_MS ? now - STATES_FLUSH_MS : 0);
 
+	fetch_nested(fs, jobs, n);
 	for (size_t i = 0; i < n; i++) {
 		struct file *f = jobs[i].inode->file;
 
@@ -172,6 +244,7 @@ static bool promote(struct fs *fs)
 	fs->states->slow = NULL;
 	size_t n = take(fs, jobs, STATES_MANY, UINT64_MAX);
 
+	fetch_nested(fs, jobs, n);
 	for (int round = 0; round < ROUNDS; round++)
 		if (promote_round(fs, jobs, n) == 0)
 			break;
@@ -203,8 +276,8 @@ static void *syncer(void *arg)
 		pthread_mutex_unlock(&s->lock);
 		uint64_t now = io_boot_ms();
 
-		flush_old(fs);
 		purge_again(fs);
+		flush_old(fs);
 		if (many || now - s->promoted >= STATES_PROMOTE_MS) {
 			(void)promote(fs);
 			s->promoted = io_boot_ms();
@@ -261,6 +334,7 @@ bool states_stop(struct fs *fs, bool flush)
 		s->running = false;
 	}
 	/* Every file gets its turn, whatever happens to others. */
+	s->last = true;
 	for (size_t left = flush ? s->queued / STATES_MANY + 1 : 0; left > 0; left--)
 		clean = promote(fs) && clean;
 	return clean && s->queued == 0;

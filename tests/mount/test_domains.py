@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -501,6 +502,125 @@ def test_after_a_crash_a_locked_domain_holds_nobody_up(two, devkms):
     assert os.stat(mount.path("vault", "b")).st_size == 50_000 and get(mount.path("vault", "a")) == pattern(1, 50_000)
     mount.umount()
     assert checked(mount)[0] == 0
+
+
+IMPATIENT = "[cache]\nprobe = 20s\nlease = 60s\nidle = 200ms\n"
+
+
+def idle_ini(devkms, more=""):
+    return (f"[kms]\nprovider = aws\nkey = {devkms.key}\nendpoint = {devkms.endpoint}\nrequest_timeout = 30s\n"
+            f"{IMPATIENT}{more}")
+
+
+def file_keys(mount, index):
+    return domain(mount, index)["counters"]["file_keys"]
+
+
+def test_a_hung_domain_holds_up_no_seek_of_others(make_mount, devkms, tmp_path):
+    """What waits for a key waits longer than this test has; the others must not wait with it."""
+    m = make_mount("idle", devkms, ini=idle_ini(devkms)).mount()
+    key = new_key(devkms)
+    add(m, "vault", key)
+    put(m.path("vault", "f"), b"x" * 20_000)
+    put(m.path("g"), b"y" * 20_000)
+    m.remount()
+    go = str(tmp_path / "go")
+
+    def seek(tell):
+        fd = os.open(m.path("vault", "f"), os.O_RDWR)
+        assert os.pread(fd, 10, 0) == b"x" * 10
+        tell("read")
+        until(lambda: os.path.exists(go), 60)
+        os.pwrite(fd, b"z" * 100, 0)
+        err(os.lseek, fd, 0, os.SEEK_DATA)
+
+    child = Child(seek)  # its files are not ours: a process we start would close them, and wait for what is dirty
+    try:
+        wait_until(lambda: domain(m, 1)["counters"]["reads"] > 0 and file_keys(m, 1) == 0)
+        devkms.fault(key=key, hang=True)
+        open(go, "w").close()
+        wait_until(lambda: domain(m, 1)["counters"]["waiting"])
+        g = os.open(m.path("g"), os.O_RDWR)
+        os.pwrite(g, b"z" * 100, 0)
+        assert os.lseek(g, 0, os.SEEK_DATA) == 0
+        os.close(g)
+        assert child.running() and domain(m, 1)["kms"]["errors"] == 0  # it still waits for the first answer
+    finally:
+        devkms.clear()
+    assert child.wait(60) == 0
+
+
+def test_attributes_of_a_nested_root_are_its_parents(two, fds):
+    """While the parent is locked, those who have the root open go on in it, and learn no times, sizes or counts."""
+    mount, _ = two
+    os.chown(mount.path("vault"), 12, 34)
+    os.chmod(mount.path("vault"), 0o2751)
+    os.mkdir(mount.path("vault", "sub"))
+    os.utime(mount.path("vault"), (1000000000, 1000000000))
+    put(mount.path("vault", "f"), b"x")
+    root = fds(mount.path("vault"), os.O_RDONLY | os.O_DIRECTORY)
+    assert os.fstat(root).st_mode & 0o7777 == 0o2751
+    assert mount.ctl("lock", mount.plain, "--domain=0").returncode == 0
+    st = os.fstat(root)
+    assert (st.st_mode, st.st_uid) == (0o42751, 12)  # what access is checked by
+    assert (st.st_mtime, st.st_atime, st.st_ctime, st.st_size, st.st_nlink) == (0, 0, 0, 0, 2)
+    assert sorted(os.listdir(root)) == ["f", "sub"] and err(os.stat, mount.path("vault")) == errno.EIO
+    assert mount.ctl("unlock", mount.plain, "--domain=0").returncode == 0
+    assert os.fstat(root).st_mode & 0o7777 == 0o2751
+
+
+def test_a_reload_says_that_nested_domains_wait_for_the_next_mount(two, devkms):
+    mount, _ = two
+    with open(mount.ini) as f:
+        text = f.read()
+    with open(mount.ini, "w") as f:
+        f.write(text.replace(devkms.endpoint, devkms.endpoint + "/"))
+    os.kill(mount.process.pid, signal.SIGHUP)
+    wait_until(lambda: "nested key domains take these changes over with the next mount: kms.endpoint" in mount.read_log())
+
+
+def test_many_readers_of_a_hung_domain_leave_slots_for_others(make_mount, devkms):
+    """More reads than the default for mount.max_background wait for a key."""
+    m = make_mount("idle", devkms, ini=idle_ini(devkms)).mount()
+    key = new_key(devkms)
+    add(m, "vault", key)
+    names = [f"f{i}" for i in range(80)]
+    for name in names:
+        put(m.path("vault", name), b"x" * 70_000, sync=False)
+    put(m.path("g"), b"y" * 70_000, sync=False)
+    m.remount()
+    fds = [os.open(m.path("vault", name), os.O_RDONLY) for name in names]
+    g = os.open(m.path("g"), os.O_RDONLY)
+    wait_until(lambda: file_keys(m, 1) == 0)
+    devkms.fault(key=key, hang=True)
+    readers = [threading.Thread(target=err, args=(os.pread, fd, 4096, 0)) for fd in fds]
+    for reader_ in readers:
+        reader_.start()
+    try:
+        wait_until(lambda: domain(m, 1)["counters"]["waiting"] >= len(fds))
+        assert os.pread(g, 4096, 0) == b"y" * 4096
+        assert domain(m, 1)["counters"]["waiting"] >= len(fds)
+    finally:
+        devkms.clear()
+    for reader_ in readers:
+        reader_.join()
+    for fd in [*fds, g]:
+        os.close(fd)
+
+
+def test_files_of_nested_domains_are_flushed_and_promoted_without_asking(make_mount, devkms):
+    """The syncer fetches keys that were given up meanwhile."""
+    m = make_mount("idle", devkms, ini=idle_ini(devkms, "[mount]\nwriteback = no\n")).mount()
+    for name, seal in (("a", "file"), ("b", "domain")):
+        add(m, name, new_key(devkms), f"--seal={seal}")
+        put(m.path(name, "f"), b"x" * 20_000)
+    fds = [os.open(m.path(name, "f"), os.O_RDWR) for name in ("a", "b")]
+    for fd in fds:
+        os.pwrite(fd, b"z" * 100, 0)
+    wait_until(lambda: m.status()["counters"]["unflushed"] > 0)
+    wait_until(lambda: m.status()["counters"]["unflushed"] == 0, 60)
+    for fd in fds:
+        os.close(fd)
 
 
 def test_unmount_while_a_domain_is_locked(two, devkms):

@@ -91,6 +91,10 @@ MUST_CHECK int store_free_index(const struct store *);
  * litter that nobody reads, and a seq that may be skipped. */
 MUST_CHECK int store_add_domain(struct store *, struct descriptor_domain *, const struct domain_keys *own,
     const uint8_t dirid[static 16], const struct domain_keys *keys, char *why);
+/* Takes back what store_add_domain() wrote, when no directory is that domain's: the store's descriptor without the
+ * line, then the domain's goes. -ENOENT; on failure the store is as before. */
+MUST_CHECK int store_drop_domain(
+    struct store *, const uint8_t domain[static CONTEXT_ID], const struct domain_keys *keys, char *why);
 /* Is the directory fit to become one? Called before the KMS is asked for anything. */
 MUST_CHECK int store_creatable(const char *path, bool torn_ok, char *why);
 /* Writes the domain descriptor, both copies, seq raised (rotation). Without keys (NULL) the MAC stays as it is: it does

@@ -1,8 +1,10 @@
-/* store_domain.c — the store descriptor's table of key domains grows. Hides the order of writing: a line never names a
- * descriptor that is not on the disk yet. */
+/* store_domain.c — the store descriptor's table of key domains grows, and shrinks when a new domain
+ * got no directory. Hides the order of writing: a line never names a descriptor that is not on the disk.
+ */
 #include <errno.h>
 #include <stdio.h>
 
+#include "bytes.h"
 #include "store_internal.h"
 
 #define INDEX_MAX 65535u
@@ -61,10 +63,24 @@ static struct descriptor_domain_line *longer(
 	return all;
 }
 
-static int write_table(struct store *s, const struct descriptor_domain_line *line, const struct domain_keys *keys)
+/* The table without that line; malloc'ed, one longer than needed. */
+static struct descriptor_domain_line *shorter(const struct descriptor_store *d, size_t at)
 {
-	CLEANUP_FREE struct descriptor_domain_line *all = longer(&s->desc, line);
+	struct descriptor_domain_line *all = calloc(d->n, sizeof(*all));
+
+	if (!all)
+		return NULL;
+	memcpy(all, d->domains, at * sizeof(*all));
+	memcpy(all + at, d->domains + at + 1, (d->n - at - 1) * sizeof(*all));
+	return all;
+}
+
+/* Takes over the lines. */
+static int write_table(struct store *s, struct descriptor_domain_line *lines, size_t n, const struct domain_keys *keys)
+{
+	CLEANUP_FREE struct descriptor_domain_line *all = lines;
 	struct descriptor_domain_line *before = s->desc.domains;
+	size_t n_before = s->desc.n;
 	struct copies c;
 	int r;
 
@@ -73,15 +89,15 @@ static int write_table(struct store *s, const struct descriptor_domain_line *lin
 	copies_of_store(&c, s->meta_fd);
 	s->desc.seq++;
 	s->desc.domains = all;
-	s->desc.n++;
+	s->desc.n = n;
 	r = copies_write(&c, &s->desc, keys);
 	if (!r) {
 		all = before;
 		return 0;
 	}
-	/* One copy may have the line already: what follows is written with a higher seq and wins. */
+	/* One copy may be so already: what follows is written with a higher seq and wins. */
 	s->desc.domains = before;
-	s->desc.n--;
+	s->desc.n = n_before;
 	return r;
 }
 
@@ -99,9 +115,26 @@ int store_add_domain(struct store *s, struct descriptor_domain *d, const struct 
 		remove_domain(s, d->domain);
 		return store_fail(why, r, "cannot write the domain's descriptor: %s", strerror(-r));
 	}
-	r = write_table(s, &line, keys);
+	r = write_table(s, longer(&s->desc, &line), s->desc.n + 1, keys);
 	if (!r)
 		return 0;
 	/* The descriptor stays: a copy of the store descriptor may name it. */
 	return store_fail(why, r, "cannot write the store's descriptor: %s", strerror(-r));
+}
+
+int store_drop_domain(
+    struct store *s, const uint8_t domain[static CONTEXT_ID], const struct domain_keys *keys, char *why)
+{
+	size_t at = 1;
+	int r;
+
+	while (at < s->desc.n && !bytes_equal(s->desc.domains[at].domain, domain, CONTEXT_ID))
+		at++;
+	if (at >= s->desc.n)
+		return store_fail(why, -ENOENT, "the store has no such domain");
+	r = write_table(s, shorter(&s->desc, at), s->desc.n - 1, keys);
+	if (r)
+		return store_fail(why, r, "cannot write the store's descriptor: %s", strerror(-r));
+	remove_domain(s, domain);
+	return 0;
 }

@@ -157,9 +157,52 @@ static void failures(void **state)
 	unmounted(s, true);
 }
 
+/* A line is taken back, with its descriptor; another domain stays. */
+static void taken_back(void **state)
+{
+	struct descriptor_domain *d = calloc(1, sizeof(*d));
+	struct store *s = mounted(&rw);
+	uint8_t id[16];
+	int meta = s->meta_fd;
+
+	(void)state;
+	assert_non_null(d);
+	add(s, 1, 0x11);
+	add(s, 2, 0x22);
+	memset(id, 0x33, sizeof(id));
+	assert_int_equal(store_drop_domain(s, id, &bk.keys, why), -ENOENT);
+	assert_int_equal(store_drop_domain(s, s->desc.domains[0].domain, &bk.keys, why), -ENOENT);
+	memset(id, 0x11, sizeof(id));
+	s->meta_fd = -1;
+	assert_int_equal(store_drop_domain(s, id, &bk.keys, why), -EBADF);
+	s->meta_fd = meta;
+	assert_int_equal(s->desc.n, 3);
+	assert_int_equal(access(file_of(0x11, ""), F_OK), 0);
+	assert_int_equal(store_drop_domain(s, id, &bk.keys, why), 0);
+	assert_int_equal(access(file_of(0x11, ""), F_OK), -1);
+	assert_int_equal(access(file_of(0x11, "~"), F_OK), -1);
+	unmounted(s, true);
+	s = mounted(&rw);
+	assert_int_equal(s->desc.n, 2);
+	assert_int_equal(s->desc.domains[1].index, 2);
+	assert_int_equal(store_read_domain(s, &s->desc.domains[1], 0, d), 0);
+	descriptor_domain_free(d);
+	memset(id, 0x22, sizeof(id));
+	assert_int_equal(store_drop_domain(s, id, &bk.keys, why), 0);
+	assert_int_equal(store_free_index(s), 1);
+	unmounted(s, true);
+	free(d);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { TEST(lines), TEST(full), TEST(others_and_lost_copies), TEST(failures) };
+	const struct CMUnitTest tests[] = {
+		TEST(lines),
+		TEST(full),
+		TEST(others_and_lost_copies),
+		TEST(failures),
+		TEST(taken_back),
+	};
 
 	return cmocka_run_group_tests_name("store_domain", tests, backing_main_setup, NULL);
 }

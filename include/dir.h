@@ -74,13 +74,18 @@ struct dir_root {
 	const struct name_keys *names;
 	uint16_t domain_index;
 	uint8_t id[16];
+	dev_t dev; /* which directory is to be replaced */
+	ino_t ino;
 	int (*dress)(void *arg, int old_fd, int new_fd);
 	void *arg;
 };
 /* An empty directory is replaced by a new root with its mode, owner and times; whoever has the old one open has a
  * removed directory. Durable when it returns 0. *old: the old one's descriptor, the caller's to close. -ENOTEMPTY,
- * -ENOTDIR; on failure the old one is in its place. */
-MUST_CHECK int dir_plant(const struct dir *, const char *name, size_t len, const struct dir_root *, int *old);
+ * -ENOTDIR, -ESTALE (the name leads to another directory); on failure the old one is in its place. kept
+ * (NAME_MAX_PLAIN + 1 bytes) is empty but after a failure while which somebody used the new root: then the new root
+ * stays beside the old directory, under this name. */
+MUST_CHECK int dir_plant(
+    const struct dir *, const char *name, size_t len, const struct dir_root *, int *old, char *kept);
 
 /* Where the keys of the key domains come from on such a way. get: NULL when the domain is not open; what was got is put
  * back. */

@@ -52,6 +52,7 @@ struct fs {
 	struct keyahead *keyahead; /* NULL: none */
 	pthread_mutex_t dirs_lock;
 	struct dirhandle *dirs; /* open directory handles, for the wipe */
+	atomic_bool planting; /* a directory is closed: it becomes a key domain's root */
 };
 
 /* What fi->fh of a file is: the inode with a ref, and one count of inode->opens. */

@@ -40,6 +40,7 @@ struct inode {
 	ino_t ino;
 	mode_t type;                    /* S_IFMT part */
 	_Atomic uint16_t domain, outer; /* struct inode_where; constant while the slot is taken */
+	_Atomic uint32_t entering;      /* FUSE layer's own: fs_dir_enter() */
 	uint32_t lost_in;               /* FUSE layer's own: the opening of the domain in which a loss was counted */
 	uint32_t flags;                 /* FUSE layer's own; guarded by lock, like all down to dirid */
 	pthread_mutex_t lock;

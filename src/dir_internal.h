@@ -42,6 +42,29 @@ MUST_CHECK int dir_id_quiet(int fd, const struct name_keys *, uint16_t *domain_i
 MUST_CHECK int dir_decrypt(int fd, const uint8_t id[static 16], const struct name_keys *, const char *entry,
     char out[static NAME_MAX_PLAIN + 1]);
 
+/* A new directory under a temporary name, open, for its owner to fill. */
+MUST_CHECK int dir_mkdir_temp(const struct dir *, const char *temp, mode_t mode, int *fd);
+
+/* A directory on its way out (dir_ops.c). Starts with fd -1 and names. */
+struct victim {
+	int fd;
+	mode_t mode;
+	bool opened_up; /* its mode was widened so that we can empty it */
+	const struct name_keys *names;
+};
+static inline void cleanup_victim(const struct victim *v)
+{
+	cleanup_fd(&v->fd);
+}
+#define CLEANUP_VICTIM __attribute__((cleanup(cleanup_victim)))
+MUST_CHECK int victim_open(struct victim *, int dirfd, const char *entry);
+/* It stays after all: its mode comes back. */
+void victim_spare(const struct victim *);
+/* -ENOTEMPTY by the plaintext view. */
+MUST_CHECK int victim_empty(const struct victim *);
+/* Litter, .byokfs.d, the directory itself. -ENOTEMPTY: somebody put something in; .byokfs.d is there again. depth 0. */
+MUST_CHECK int victim_take_apart(const struct victim *, int dirfd, const char *entry, int depth);
+
 #define DIR_WHERE 256u
 /* The backing path of a descriptor, for log lines. */
 const char *dir_where(int fd, char out[static DIR_WHERE]);

@@ -1,5 +1,6 @@
-/* dir_ops.c — directories as entries: made, removed, renamed, replaced. Hides that a byokfs directory is never
- * empty on the backing: it holds .byokfs.d and perhaps litter, so rmdir(2) and rename(2) over it need help.
+/* dir_ops.c — directories as entries: made, removed, renamed, replaced (by a key domain's root: dir_plant.c). Hides
+ * that a byokfs directory is never empty on the backing: it holds .byokfs.d and perhaps litter, so rmdir(2) and
+ * rename(2) over it need help.
  *
  * A directory goes in three steps, so that a power cut or another host leaves it either whole or gone: found empty
  * by the plaintext view, renamed to .byokfs.del.*, found empty again (else named back), taken apart with .byokfs.d
@@ -31,7 +32,7 @@ static int mkdir_fill(const struct dir *d, int fd, mode_t mode, const struct dir
 	return dir_dress(fd, &parent, mode | (parent.st_mode & S_ISGID), owner);
 }
 
-static int mkdir_temp(const struct dir *d, const char *temp, mode_t mode, int *fd)
+int dir_mkdir_temp(const struct dir *d, const char *temp, mode_t mode, int *fd)
 {
 	/* The owner's bits are needed until .byokfs.d is in place. */
 	if (mkdirat(d->fd, temp, mode | 0700))
@@ -57,7 +58,7 @@ int dir_mkdir(const struct dir *d, const char *name, size_t len, mode_t mode, co
 		return r;
 	mode &= 07777;
 	dir_temp_name(temp, "tmp");
-	r = mkdir_temp(d, temp, mode, &fd);
+	r = dir_mkdir_temp(d, temp, mode, &fd);
 	if (r)
 		return r;
 	secret_random(id, sizeof(id));
@@ -77,20 +78,7 @@ int dir_mkdir(const struct dir *d, const char *name, size_t len, mode_t mode, co
 
 /* ---- a directory on its way out */
 
-struct victim {
-	int fd;
-	mode_t mode;
-	bool opened_up; /* its mode was widened so that we can empty it */
-	const struct name_keys *names;
-};
-
-static void cleanup_victim(const struct victim *v)
-{
-	cleanup_fd(&v->fd);
-}
-#define CLEANUP_VICTIM __attribute__((cleanup(cleanup_victim)))
-
-static int victim_open(struct victim *v, int dirfd, const char *entry)
+int victim_open(struct victim *v, int dirfd, const char *entry)
 {
 	struct stat st;
 
@@ -106,7 +94,7 @@ static int victim_open(struct victim *v, int dirfd, const char *entry)
 	return v->fd < 0 ? -errno : 0;
 }
 
-static void victim_spare(const struct victim *v)
+void victim_spare(const struct victim *v)
 {
 	if (v->opened_up && fchmod(v->fd, v->mode))
 		log_warn("cannot give a directory its mode back: %s", strerror(errno));
@@ -153,7 +141,7 @@ static int see_entry(void *arg, const char *entry)
 	return 0;
 }
 
-static int victim_empty(const struct victim *v)
+int victim_empty(const struct victim *v)
 {
 	struct emptiness e = { .victim = v };
 	char where[DIR_WHERE];
@@ -168,8 +156,6 @@ static int victim_empty(const struct victim *v)
 		log_warn("%s: not removed: it holds entries that are not byokfs's", dir_where(v->fd, where));
 	return -ENOTEMPTY;
 }
-
-static int victim_take_apart(const struct victim *v, int dirfd, const char *entry, int depth);
 
 struct sweep {
 	const struct victim *victim;
@@ -202,8 +188,7 @@ static int sweep_entry(void *arg, const char *entry)
 	return 0;
 }
 
-/* Litter, .byokfs.d, the directory itself. -ENOTEMPTY: somebody put something in; .byokfs.d is there again. */
-static int victim_take_apart(const struct victim *v, int dirfd, const char *entry, int depth)
+int victim_take_apart(const struct victim *v, int dirfd, const char *entry, int depth)
 {
 	struct sweep s = { .victim = v, .depth = depth };
 	char id[NAME_DIR_ID_TEXT + 2];
@@ -282,108 +267,6 @@ int dir_is_empty(const struct dir *d, const char *name, size_t len)
 	r = victim_empty(&v);
 	victim_spare(&v);
 	return r;
-}
-
-/* ---- the root of a nested domain */
-
-/* As the old directory looks, but for its id. Times last: everything else moves them. */
-static int root_fill(const struct dir_root *root, const struct victim *old, int fd)
-{
-	char text[NAME_DIR_ID_TEXT + 1];
-	struct stat st, mine;
-
-	if (fstat(old->fd, &st) || fstat(fd, &mine))
-		return -errno;
-	name_dir_make(root->names, root->domain_index, root->id, text);
-	if (symlinkat(text, fd, NAME_DIR_FILE))
-		return -errno;
-	if ((st.st_uid != mine.st_uid || st.st_gid != mine.st_gid) && fchown(fd, st.st_uid, st.st_gid))
-		return -errno;
-	int r = root->dress ? root->dress(root->arg, old->fd, fd) : 0;
-
-	if (r)
-		return r;
-	const struct timespec times[2] = { st.st_atim, st.st_mtim };
-
-	if (fchmod(fd, old->mode) || futimens(fd, times) || fsync(fd))
-		return -errno;
-	return 0;
-}
-
-static int swap(const struct dir_place *place, const char *temp)
-{
-	char del[DIR_TEMP];
-	int r = dir_means.no_exchange                                                   ? -EINVAL
-	    : renameat2(place->fd, temp, place->fd, place->name.entry, RENAME_EXCHANGE) ? -errno
-	                                                                                : 0;
-
-	if (r != -EINVAL && r != -ENOSYS && r != -EOPNOTSUPP)
-		return r;
-	dir_temp_name(del, "del");
-	if (renameat(place->fd, place->name.entry, place->fd, del))
-		return -errno;
-	r = dir_rename_new(place->fd, temp, place->fd, place->name.entry, true);
-	if (!r)
-		return renameat(place->fd, del, place->fd, temp) ? -errno : 0;
-	if (renameat(place->fd, del, place->fd, place->name.entry))
-		log_err("cannot name directory '%s' back to '%s': %s", del, place->name.entry, strerror(errno));
-	return r;
-}
-
-/* The new one is called temp and gets the name; then temp is the old one, if it still was the one that was there. */
-static int root_swap(const struct dir_place *place, const char *temp, const struct victim *old)
-{
-	struct stat was, is;
-	int r = swap(place, temp);
-
-	if (r)
-		return r;
-	if (fstat(old->fd, &was) || fstatat(place->fd, temp, &is, AT_SYMLINK_NOFOLLOW))
-		r = -errno;
-	else
-		r = was.st_ino == is.st_ino ? victim_empty(old) : -ESTALE;
-	if (!r)
-		return 0;
-	int back = swap(place, temp);
-
-	if (back)
-		log_err("cannot exchange '%s' and '%s' back: %s", place->name.entry, temp, strerror(-back));
-	return r;
-}
-
-int dir_plant(const struct dir *d, const char *name, size_t len, const struct dir_root *root, int *old)
-{
-	CLEANUP_VICTIM struct victim v = { .fd = -1, .names = d->names };
-	CLEANUP_FD int fd = -1;
-	struct dir_place place;
-	char temp[DIR_TEMP];
-	int r = dir_place_make(&place, d, name, len);
-
-	if (!r)
-		r = victim_open(&v, d->fd, place.name.entry);
-	if (!r)
-		r = victim_empty(&v);
-	if (r)
-		return r;
-	dir_temp_name(temp, "tmp");
-	r = mkdir_temp(d, temp, 0700, &fd);
-	if (r)
-		return r;
-	r = root_fill(root, &v, fd);
-	if (!r)
-		r = root_swap(&place, temp, &v);
-	if (r) {
-		(void)unlinkat(fd, NAME_DIR_FILE, 0);
-		(void)unlinkat(d->fd, temp, AT_REMOVEDIR);
-		victim_spare(&v);
-		return r;
-	}
-	if (fsync(d->fd))
-		log_warn("cannot sync a directory: %s", strerror(errno));
-	if (victim_take_apart(&v, d->fd, temp, 0))
-		log_warn("directory '%s' was replaced but cannot be removed", temp);
-	*old = steal_fd(&v.fd);
-	return 0;
 }
 
 /* ---- rename */

@@ -2,6 +2,8 @@
 #ifndef BYOKFS_OPS_H
 #define BYOKFS_OPS_H
 
+#include <errno.h>
+
 #include "fs.h"
 
 void op_lookup(fuse_req_t, fuse_ino_t, const char *);
@@ -37,5 +39,19 @@ void op_releasedir(fuse_req_t, fuse_ino_t, struct fuse_file_info *);
 void op_fsyncdir(fuse_req_t, fuse_ino_t, int, struct fuse_file_info *);
 /* Ends the thread that op_lseek may have started. */
 void seeker_stop(struct fs *);
+
+/* Brackets what puts an entry into a directory. -EBUSY: it is closed. No key is asked for in between. */
+#define FS_DIR_CLOSED 0x80000000u
+MUST_CHECK static inline int fs_dir_enter(const struct fs_dir *d)
+{
+	if (!(atomic_fetch_add(&d->inode->entering, 1) & FS_DIR_CLOSED))
+		return 0;
+	atomic_fetch_sub(&d->inode->entering, 1);
+	return -EBUSY;
+}
+static inline void fs_dir_leave(const struct fs_dir *d)
+{
+	atomic_fetch_sub(&d->inode->entering, 1);
+}
 
 #endif

@@ -1,8 +1,9 @@
 /* ops_domain.c — a directory becomes the root of a new key domain (format.md 7.1, domain add).
  *
- * In this order, so that a crash leaves a store that mounts: the key is proved to seal and to open; the domain's
- * descriptor; the store's descriptor with one line more; the domain is served; a new directory takes the place of the
- * empty one. Gates of open domains are held for the steps on the disk only, never while the KMS is asked. */
+ * In this order, so that a crash leaves a store that mounts: the key is proved to seal and to open; the directory is
+ * closed to everybody and looked at again; the domain's descriptor; the store's descriptor with one line more; the
+ * domain is served; a new directory takes the place of the empty one. What fails after the line was written takes the
+ * line back. Gates of open domains are held for the steps on the disk only, never while the KMS is asked. */
 #include <errno.h>
 #include <linux/limits.h>
 #include <stdarg.h>
@@ -10,16 +11,21 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/xattr.h>
+#include <time.h>
 
 #include "bytes.h"
 #include "dir.h"
 #include "exitcode.h"
 #include "fs.h"
 #include "domain_add.h"
+#include "io.h"
 #include "log.h"
+#include "ops.h"
 #include "seal.h"
 #include "secret.h"
 #include "xattr.h"
+
+#define CLOSE_MS 5000u /* for operations on the backing that were on their way */
 
 /* What is being made. Owned here until the domain is prepared. */
 struct adding {
@@ -36,6 +42,10 @@ struct adding {
 	struct domain_keys *keys; /* the new domain's */
 	struct name_keys *names;
 	struct domain *made;
+	struct domain *served;         /* what made was, in the table for good */
+	bool written;                  /* the store's descriptor has the line */
+	bool closed;                   /* nobody may change the directory or its name */
+	char kept[NAME_MAX_PLAIN + 1]; /* where a new root went that was used and could not stay */
 };
 
 static int refuse(struct adding *a, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
@@ -179,13 +189,26 @@ static int seal(struct adding *a)
 	return r ? refuse(a, EXIT_FAILED, "cannot derive the domain's keys: %s", strerror(-r)) : 0;
 }
 
+/* Not one that a domain of this mount had whose line was taken back. */
+static int free_index(const struct fs *fs)
+{
+	int r = store_free_index(fs->store);
+
+	if (r < 0 || !domain_get(fs, (uint16_t)r))
+		return r;
+	for (r = 1; r < (int)DOMAIN_MAX; r++)
+		if (!domain_get(fs, (uint16_t)r))
+			return r;
+	return -ENOSPC;
+}
+
 /* The descriptor as it will be, with its MAC, opens the domain as a mount would. */
 static int prepare(struct adding *a)
 {
 	CLEANUP_FREE char *text = NULL;
 	struct kms_err err;
 	size_t len;
-	int r = store_free_index(a->fs->store);
+	int r = free_index(a->fs);
 
 	if (r < 0)
 		return refuse(a, EXIT_FAILED, "the store has as many key domains as there can be");
@@ -203,6 +226,36 @@ static int prepare(struct adding *a)
 	return 0;
 }
 
+/* From here to the end nothing gets into the directory, and it keeps its name; what was on its way in has arrived. */
+static int close_directory(struct adding *a)
+{
+	const struct timespec pause = { .tv_nsec = 1000000 };
+	uint64_t end = io_boot_ms() + CLOSE_MS;
+	int r;
+
+	atomic_store(&a->fs->planting, true);
+	atomic_fetch_or(&a->dir->entering, FS_DIR_CLOSED);
+	a->closed = true;
+	while (atomic_load(&a->dir->entering) != FS_DIR_CLOSED) {
+		if (io_boot_ms() >= end)
+			return refuse(a, EXIT_FAILED, "%s", strerror(EBUSY));
+		(void)nanosleep(&pause, NULL);
+	}
+	if (domain_visit(a->outer, LEASE_WORK))
+		return refuse_locked(a, a->outer);
+	r = check_entry(a);
+	domain_leave(a->outer, LEASE_WORK);
+	return r;
+}
+
+static void open_directory(struct adding *a)
+{
+	if (!a->closed)
+		return;
+	atomic_fetch_and(&a->dir->entering, ~FS_DIR_CLOSED);
+	atomic_store(&a->fs->planting, false);
+}
+
 /* The gate of domain 0 is held: its keys authenticate the table. */
 static int write_down(struct adding *a)
 {
@@ -214,7 +267,25 @@ static int write_down(struct adding *a)
 	    lease_domain_keys(domain_lease(a->fs->first)), why);
 
 	domain_leave(a->fs->first, LEASE_WORK);
+	a->written = !r;
 	return r ? refuse(a, EXIT_FAILED, "%s", why) : 0;
+}
+
+/* It got no directory: its line goes. A domain that is served cannot leave the table, but asks for nothing more. */
+static int take_back(struct adding *a)
+{
+	char why[STORE_WHY];
+	int r;
+
+	if (a->served && domain_lock(a->served, "it was given up: its directory could not be put in place"))
+		log_debug("locked already");
+	if (domain_visit(a->fs->first, LEASE_WORK))
+		return -EIO;
+	r = store_drop_domain(a->fs->store, a->line.domain, lease_domain_keys(domain_lease(a->fs->first)), why);
+	domain_leave(a->fs->first, LEASE_WORK);
+	if (r)
+		log_err("key domain %u has no directory and stays in the table: %s", (unsigned)a->line.index, why);
+	return r;
 }
 
 struct reseal {
@@ -265,9 +336,11 @@ static int plant(struct adding *a)
 	r = fs_dir_get(a->fs, a->dir->nodeid, &dir);
 	if (!r) {
 		memcpy(root.id, a->line.dirid, sizeof(root.id));
+		root.dev = a->dir->dev;
+		root.ino = a->dir->ino;
 		x.from = dir.dir.names;
 		x.old_id = dir.dir.id;
-		r = dir_plant(&parent.dir, a->wish->name, strlen(a->wish->name), &root, &old);
+		r = dir_plant(&parent.dir, a->wish->name, strlen(a->wish->name), &root, &old, a->kept);
 		if (!r)
 			inode_removed(a->dir, &old);
 		fs_dir_put(a->fs, &dir);
@@ -293,12 +366,15 @@ static int put_in_place(struct adding *a)
 		r = plant(a);
 		domain_leave(a->outer, LEASE_WORK);
 	}
-	if (!r) {
-		forget_name(a);
+	forget_name(a); /* after a failure too: somebody may have seen the new one for a moment */
+	if (!r)
 		return 0;
-	}
-	return refuse(a, EXIT_FAILED, "key domain %u was made, but its directory could not be put in place: %s",
-	    (unsigned)a->line.index, strerror(-r));
+	if (a->kept[0])
+		return refuse(a, EXIT_FAILED,
+		    "somebody used it meanwhile: key domain %u was made, and one of the two directories is now called "
+		    "'%s'",
+		    (unsigned)a->line.index, a->kept);
+	return refuse(a, EXIT_FAILED, "%s", strerror(-r));
 }
 
 static int serve(struct adding *a)
@@ -307,9 +383,8 @@ static int serve(struct adding *a)
 	int r = domain_publish(d);
 
 	a->made = NULL;
-	return r ? refuse(a, EXIT_FAILED, "key domain %u was made, but cannot be served before the next mount: %s",
-	               (unsigned)a->line.index, strerror(-r))
-	         : 0;
+	a->served = d;
+	return r ? refuse(a, EXIT_FAILED, "the new domain cannot be served: %s", strerror(-r)) : 0;
 }
 
 static int step(struct adding *a, int (*fn)(struct adding *))
@@ -319,6 +394,7 @@ static int step(struct adding *a, int (*fn)(struct adding *))
 
 static void end(struct adding *a)
 {
+	open_directory(a);
 	if (a->made)
 		domain_discard(a->made);
 	if (a->descriptor)
@@ -337,7 +413,7 @@ static void end(struct adding *a)
 void fs_domain_add(struct fs *fs, const struct fs_domain_wish *wish, struct fs_domain_made *out)
 {
 	static int (*const steps[])(
-	    struct adding *) = { check, open_kms, seal, prepare, write_down, serve, put_in_place };
+	    struct adding *) = { check, open_kms, seal, prepare, close_directory, write_down, serve, put_in_place };
 	CLEANUP_FREE struct adding *a = calloc(1, sizeof(*a));
 	int r = a ? 0 : -ENOMEM;
 
@@ -352,6 +428,8 @@ void fs_domain_add(struct fs *fs, const struct fs_domain_wish *wish, struct fs_d
 	a->out = out;
 	for (size_t i = 0; !r && i < sizeof(steps) / sizeof(steps[0]); i++)
 		r = step(a, steps[i]);
+	if (r && a->written && !a->kept[0] && take_back(a))
+		log_warn("run 'byokfsctl domain list' for domains without a directory");
 	out->index = a->line.index;
 	bytes_hex(out->id, a->line.domain, sizeof(a->line.domain));
 	(void)snprintf(out->key, sizeof(out->key), "%s", a->slot.key);

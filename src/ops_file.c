@@ -142,7 +142,11 @@ static int run_create(struct task *t)
 	if (!r)
 		r = file_new_page(b.page, &b.ident, &slot, &b.fk);
 	if (!r)
+		r = fs_dir_enter(&b.d);
+	if (!r) {
 		r = create_backing(t, &b);
+		fs_dir_leave(&b.d);
+	}
 	if (!r)
 		r = create_reply(t, &b);
 	if (b.fd >= 0)

@@ -163,7 +163,11 @@ static int make(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *na
 		return r;
 	r = fs_birth(fs, &d, m->mode, m->umask, ctx->uid, ctx->gid, &b);
 	if (!r)
+		r = fs_dir_enter(&d);
+	if (!r) {
 		r = make_backing(&d, name, m, &b, &st);
+		fs_dir_leave(&d);
+	}
 	if (!r)
 		r = entry_name(&d, name, entry);
 	if (!r && S_ISDIR(m->mode)) {
@@ -276,6 +280,20 @@ static void leaving_end(struct fs *fs, struct leaving *l, bool gone)
 	cleanup_fd(&l->fd);
 }
 
+/* The directory that becomes a key domain's root keeps its name until it is one. */
+static int name_closed(struct fs *fs, const struct fs_dir *d, const char *name)
+{
+	struct leaving l;
+	int r;
+
+	if (!atomic_load(&fs->planting))
+		return 0;
+	leaving_find(fs, d, name, &l);
+	r = l.inode && atomic_load(&l.inode->entering) & FS_DIR_CLOSED ? -EBUSY : 0;
+	leaving_end(fs, &l, false);
+	return r;
+}
+
 static int remove_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *name,
     int (*fn)(const struct dir *, const char *, size_t))
 {
@@ -285,8 +303,10 @@ static int remove_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char 
 
 	if (r)
 		return r;
+	r = name_closed(fs, &d, name);
 	leaving_find(fs, &d, name, &leaving);
-	r = fn(&d.dir, name, strlen(name));
+	if (!r)
+		r = fn(&d.dir, name, strlen(name));
 	leaving_end(fs, &leaving, r == 0);
 	fs_dir_put(fs, &d);
 	if (!r)
@@ -332,6 +352,22 @@ static void rename_newborn(struct fs *fs, const struct fs_dir *to, const char *n
 	inode_put(fs->inodes, inode);
 }
 
+static int rename_between(struct fs *fs, const struct fs_dir *from, const char *name, const struct fs_dir *to,
+    const char *newname, unsigned flags)
+{
+	int r = name_closed(fs, from, name);
+
+	if (!r)
+		r = name_closed(fs, to, newname);
+	if (!r)
+		r = fs_dir_enter(to);
+	if (r)
+		return r;
+	r = dir_rename(&from->dir, name, strlen(name), &to->dir, newname, strlen(newname), flags);
+	fs_dir_leave(to);
+	return r;
+}
+
 static int rename_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
     const char *newname, unsigned flags)
 {
@@ -348,7 +384,7 @@ static int rename_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char 
 	}
 	if (!flags)
 		leaving_find(fs, &to, newname, &leaving);
-	r = dir_rename(&from.dir, name, strlen(name), &to.dir, newname, strlen(newname), flags);
+	r = rename_between(fs, &from, name, &to, newname, flags);
 	leaving_end(fs, &leaving, r == 0);
 	if (!r)
 		rename_newborn(fs, &to, newname);
@@ -385,7 +421,11 @@ static int link_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, fuse_ino_t paren
 	r = fs_dir_get(fs, parent, &d);
 	if (r)
 		return r;
-	r = dir_link(&d.dir, name, strlen(name), fd, &st);
+	r = fs_dir_enter(&d);
+	if (!r) {
+		r = dir_link(&d.dir, name, strlen(name), fd, &st);
+		fs_dir_leave(&d);
+	}
 	if (!r)
 		r = entry_name(&d, name, entry);
 	if (!r)

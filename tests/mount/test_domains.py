@@ -1,4 +1,5 @@
 """Key domains: a directory under a key of its own. What that key's owner does is felt in that subtree and nowhere else."""
+import contextlib
 import errno
 import json
 import os
@@ -879,6 +880,131 @@ def test_killed_while_one_is_made(mount, devkms, call, when):
     assert get(mount.path("vault", "x")) == b"x"
     mount.umount()
     assert checked(mount)[1]["damage"] == 0
+
+
+# ---- made while somebody uses the directory
+
+@contextlib.contextmanager
+def slowed(mount, call, *more):
+    """Each such system call of the daemon takes two seconds longer."""
+    strace = subprocess.Popen(["strace", "-f", "-qq", "-o", "/dev/null", "-p", str(mount.process.pid), "-e", f"trace={call}", "-e",
+                               f"inject={call}:{':'.join(more)}"], stderr=subprocess.DEVNULL)
+    wait_until(lambda: traced(mount.process.pid))
+    try:
+        yield
+    finally:
+        strace.send_signal(signal.SIGINT)
+        strace.wait(30)
+
+
+def adding(mount, path, key):
+    return Child(lambda tell: tell(str(mount.ctl("domain", "add", path, "--key", key).returncode)))
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
+@pytest.mark.parametrize("call", ["renameat2", "unlinkat"])
+def test_nothing_gets_into_a_directory_that_goes(mount, devkms, call):
+    """Between the exchange and the removal whoever has the old directory open is refused: nothing acknowledged is lost."""
+    os.mkdir(mount.path("other"))
+    put(mount.path("other", "f"), b"x")
+    os.mkdir(mount.path("vault"))
+    number = os.stat(mount.path("vault")).st_ino
+    backing = backing_of(mount, "vault")
+    old = os.open(mount.path("vault"), os.O_RDONLY | os.O_DIRECTORY)
+    delay = ("when=1", "delay_exit=2000000") if call == "renameat2" else ("when=1", "delay_enter=2000000")
+    with slowed(mount, call, *delay):
+        child = adding(mount, mount.path("vault"), new_key(devkms))
+        wait_until(lambda: os.stat(backing).st_ino != number)
+        at = f"/proc/self/fd/{old}/"
+        assert err(os.open, at + "made", os.O_CREAT | os.O_EXCL | os.O_WRONLY) == errno.EBUSY
+        assert err(os.mkdir, at + "made") == errno.EBUSY
+        assert err(os.symlink, "x", at + "made") == errno.EBUSY
+        assert err(os.mkfifo, at + "made") == errno.EBUSY
+        assert err(os.link, mount.path("other", "f"), at + "made") == errno.EBUSY
+        assert err(os.rename, mount.path("other", "f"), at + "made") == errno.EBUSY
+        assert child.wait(60) == 0 and child.lines() == ["0"]
+    assert err(os.open, "made", os.O_CREAT | os.O_WRONLY, dir_fd=old) in (errno.ENOENT, errno.ESTALE)
+    os.close(old)
+    assert os.listdir(mount.path("vault")) == [] and os.listdir(mount.path("other")) == ["f"]
+    put(mount.path("vault", "f"), b"x")
+    assert not [n for n in os.listdir(mount.cipher) if n.startswith((".byokfs.tmp", ".byokfs.del"))]
+    mount.remount()
+    assert get(mount.path("vault", "f")) == b"x" and get(mount.path("other", "f")) == b"x"
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
+def test_a_directory_that_goes_keeps_its_name(mount, devkms):
+    os.mkdir(mount.path("vault"))
+    os.mkdir(mount.path("other"))
+    backing = backing_of(mount, "vault")
+    number = os.stat(backing).st_ino
+    with slowed(mount, "renameat2", "when=1", "delay_enter=2000000"):
+        child = adding(mount, mount.path("vault"), new_key(devkms))
+        wait_until(lambda: [n for n in os.listdir(mount.cipher) if n.startswith(".byokfs.tmp")])
+        assert os.stat(backing).st_ino == number
+        assert err(os.rename, mount.path("vault"), mount.path("moved")) == errno.EBUSY
+        assert err(os.rename, mount.path("other"), mount.path("vault")) == errno.EBUSY
+        assert err(os.rmdir, mount.path("vault")) == errno.EBUSY
+        os.rename(mount.path("other"), mount.path("another"))
+        assert child.wait(60) == 0 and child.lines() == ["0"]
+    assert sorted(os.listdir(mount.plain)) == ["another", "vault"]
+    put(mount.path("vault", "f"), b"x")
+
+
+@pytest.mark.parametrize("what", ["filled", "moved", "replaced"])
+def test_changed_while_the_kms_is_asked(mount, devkms, what):
+    """The directory that was named is not there, or not empty, when the key answered: nothing is made."""
+    key = new_key(devkms)
+    vault, moved = mount.path("vault"), mount.path("moved")
+    os.mkdir(vault)
+    devkms.fault(latency_ms=1000)
+    since = devkms.stats()["seq"]
+    child = adding(mount, vault, key)
+    # Recorded when it is answered: the first of the calls that prove the key.
+    wait_until(lambda: any(s["seq"] > since and key.endswith(s.get("key") or "-") for s in devkms.stats()["requests"]))
+    if what == "filled":
+        put(os.path.join(vault, "f"), b"x")
+    else:
+        os.rename(vault, moved)
+    if what == "replaced":
+        os.mkdir(vault)
+    devkms.clear()
+    assert child.wait(60) == 0 and child.lines() == ["1"]
+    assert list(listed(mount)) == [0] and [d["index"] for d in mount.status()["domains"]] == [0]
+    if what == "filled":
+        assert get(os.path.join(vault, "f")) == b"x"
+        os.unlink(os.path.join(vault, "f"))
+    else:
+        os.setxattr(moved, "user.a", b"1")
+        os.chmod(moved, 0o711)
+        os.mkdir(os.path.join(moved, "x"))
+        assert os.path.isdir(vault) == (what == "replaced")
+        mount.remount()
+        assert os.getxattr(moved, "user.a") == b"1" and os.stat(moved).st_mode & 0o777 == 0o711
+    assert add(mount, "vault", key)["index"] == 1
+    put(os.path.join(vault, "f"), b"y")
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
+def test_what_cannot_be_put_in_place_leaves_no_domain(mount, devkms):
+    """The domain is written down and served when the exchange fails: its line goes, and it asks for nothing more."""
+    key = new_key(devkms)
+    os.mkdir(mount.path("vault"))
+    with slowed(mount, "renameat2", "error=ENOSPC", "when=1"):
+        r = mount.ctl("domain", "add", mount.path("vault"), "--key", key)
+    assert r.returncode == 1 and "No space" in r.stderr
+    assert list(listed(mount)) == [0]
+    assert len(os.listdir(os.path.join(mount.cipher, ".byokfs", "domains"))) == 2
+    assert domain(mount, 1)["state"] == "locked" and "given up" in domain(mount, 1)["reason"]
+    put(mount.path("vault", "f"), b"x")
+    os.unlink(mount.path("vault", "f"))
+    assert add(mount, "vault", key)["index"] == 2
+    put(mount.path("vault", "f"), b"x")
+    mount.remount()
+    assert get(mount.path("vault", "f")) == b"x" and sorted(listed(mount)) == [0, 2]
+    assert [d["index"] for d in mount.status()["domains"]] == [0, 2]
+    mount.umount()
+    assert checked(mount)[0] == 0
 
 
 # ---- memory

@@ -300,6 +300,18 @@ static void rename_directories(void **state)
 
 /* ---- the root of a nested domain */
 
+static int plant_as(const struct dir_root *root, const char *name, int *old, char *kept)
+{
+	struct dir_root r = *root;
+	struct stat st = { 0 };
+
+	if (dir_stat(&bk.root, name, strlen(name), &st, NULL) == 0) {
+		r.dev = st.st_dev;
+		r.ino = st.st_ino;
+	}
+	return dir_plant(&bk.root, name, strlen(name), &r, old, kept);
+}
+
 static int dressed(void *arg, int old_fd, int new_fd)
 {
 	int *answer = arg;
@@ -313,6 +325,7 @@ static int dressed(void *arg, int old_fd, int new_fd)
 
 static void plant(void **state)
 {
+	char kept[NAME_MAX_PLAIN + 1];
 	int answer = -ENOSPC, old = -1;
 	struct dir_root r = { .names = bk.names, .domain_index = 5, .dress = dressed, .arg = &answer };
 	struct dir d, in;
@@ -324,24 +337,24 @@ static void plant(void **state)
 	memset(r.id, 0x77, sizeof(r.id));
 	assert_int_equal(dir_mkdir(&bk.root, "vault", 5, 01750, &nobody, 0, &before), 0);
 	assert_int_equal(backing_create(&bk.root, "file"), 0);
-	assert_int_equal(dir_plant(&bk.root, "absent", 6, &r, &old), -ENOENT);
-	assert_int_equal(dir_plant(&bk.root, "file", 4, &r, &old), -ENOTDIR);
+	assert_int_equal(plant_as(&r, "absent", &old, kept), -ENOENT);
+	assert_int_equal(plant_as(&r, "file", &old, kept), -ENOTDIR);
 	assert_int_equal(dir_is_empty(&bk.root, "file", 4), -ENOTDIR);
 	d = backing_sub(&bk.root, "vault");
 	assert_int_equal(backing_create(&d, "inside"), 0);
 	assert_int_equal(dir_is_empty(&bk.root, "vault", 5), -ENOTEMPTY);
-	assert_int_equal(dir_plant(&bk.root, "vault", 5, &r, &old), -ENOTEMPTY);
+	assert_int_equal(plant_as(&r, "vault", &old, kept), -ENOTEMPTY);
 	assert_int_equal(dir_unlink(&d, "inside", 6), 0);
 	assert_int_equal(dir_is_empty(&bk.root, "vault", 5), 0);
 	/* What cannot be dressed leaves everything as it was, without litter. */
-	assert_int_equal(dir_plant(&bk.root, "vault", 5, &r, &old), -ENOSPC);
+	assert_int_equal(plant_as(&r, "vault", &old, kept), -ENOSPC);
 	assert_int_equal(backing_entries_fd(bk.fd), 2);
 	in = backing_sub(&bk.root, "vault");
 	assert_memory_equal(in.id, d.id, 16);
 	(void)close(in.fd);
 	answer = 0;
 	assert_int_equal(fstat(d.fd, &before), 0);
-	assert_int_equal(dir_plant(&bk.root, "vault", 5, &r, &old), 0);
+	assert_int_equal(plant_as(&r, "vault", &old, kept), 0);
 	assert_int_equal(dir_stat(&bk.root, "vault", 5, &after, NULL), 0);
 	assert_true(after.st_ino != before.st_ino && after.st_mode == before.st_mode);
 	assert_true(after.st_mtim.tv_sec == before.st_mtim.tv_sec && after.st_mtim.tv_nsec == before.st_mtim.tv_nsec);
@@ -361,6 +374,99 @@ static void plant(void **state)
 	(void)close(d.fd);
 }
 
+/* The name leads to another directory by now. */
+static void plant_takes_no_other(void **state)
+{
+	struct dir_root r = { .names = bk.names, .domain_index = 5, .id = { 0x55 } };
+	char kept[NAME_MAX_PLAIN + 1];
+	struct stat meant, other, st;
+	int old = -1;
+
+	(void)state;
+	assert_int_equal(dir_mkdir(&bk.root, "vault", 5, 0755, &nobody, 0, &meant), 0);
+	assert_int_equal(dir_rename(&bk.root, "vault", 5, &bk.root, "moved", 5, 0), 0);
+	assert_int_equal(dir_mkdir(&bk.root, "vault", 5, 0700, &nobody, 0, &other), 0);
+	r.dev = meant.st_dev;
+	r.ino = meant.st_ino;
+	assert_int_equal(dir_plant(&bk.root, "vault", 5, &r, &old, kept), -ESTALE);
+	assert_int_equal(old, -1);
+	assert_int_equal(dir_stat(&bk.root, "vault", 5, &st, NULL), 0);
+	assert_int_equal(st.st_ino, other.st_ino);
+	assert_int_equal(backing_entries_fd(bk.fd), 2);
+}
+
+/* What looks empty but cannot be taken apart stays in its place, whole. */
+static void plant_of_what_stays(void **state)
+{
+	struct dir_root r = { .names = bk.names, .domain_index = 5, .id = { 0x55 } };
+	char kept[NAME_MAX_PLAIN + 1];
+	struct stat before, after;
+	struct dir d, again;
+	int old = -1;
+
+	(void)state;
+	assert_int_equal(dir_mkdir(&bk.root, "vault", 5, 0755, &nobody, 0, &before), 0);
+	d = backing_sub(&bk.root, "vault");
+	assert_int_equal(mkdirat(d.fd, ".byokfs.tmp.0123456789abcdef", 0700), 0);
+	assert_int_equal(mkdirat(d.fd, ".byokfs.tmp.0123456789abcdef/full", 0700), 0);
+	assert_int_equal(plant_as(&r, "vault", &old, kept), -ENOTEMPTY);
+	assert_int_equal(old, -1);
+	assert_int_equal(strlen(kept), 0);
+	assert_int_equal(dir_stat(&bk.root, "vault", 5, &after, NULL), 0);
+	assert_int_equal(after.st_ino, before.st_ino);
+	again = backing_sub(&bk.root, "vault");
+	assert_memory_equal(again.id, d.id, 16);
+	assert_int_equal(backing_create(&again, "late"), 0);
+	assert_int_equal(backing_entries_fd(bk.fd), 1);
+	(void)close(again.fd);
+	(void)close(d.fd);
+}
+
+/* Both directories are used while they change places. */
+static int used(void *arg, int old_fd, int new_fd)
+{
+	struct dir_root *root = arg;
+	struct dir d = { .fd = old_fd, .names = bk.names }, n = { .fd = new_fd, .names = bk.names };
+	uint16_t index;
+
+	memcpy(n.id, root->id, sizeof(n.id));
+	assert_int_equal(dir_read_id(old_fd, bk.names, &index, d.id), 0);
+	assert_int_equal(backing_create(&d, "in the old"), 0);
+	assert_int_equal(backing_create(&n, "in the new"), 0);
+	return 0;
+}
+
+static void plant_keeps_both(void **state)
+{
+	struct dir_root r = { .names = bk.names, .domain_index = 5, .id = { 0x55 }, .dress = used };
+	static char name[NAME_MAX_PLAIN - 14], kept[NAME_MAX_PLAIN + 1];
+	struct stat before, after;
+	struct dir d;
+	int old = -1;
+
+	(void)state;
+	for (int i = 0; i < 2; i++) { /* a short name, then one that leaves no room */
+		(void)snprintf(name, sizeof(name), "%s", "vault");
+		if (i)
+			memset(name, 'n', sizeof(name) - 1);
+		r.arg = &r;
+		r.id[1] = (uint8_t)i;
+		assert_int_equal(dir_mkdir(&bk.root, name, strlen(name), 0755, &nobody, 0, &before), 0);
+		assert_int_equal(plant_as(&r, name, &old, kept), -ENOTEMPTY);
+		assert_int_equal(old, -1);
+		assert_non_null(strstr(kept, ".kept-"));
+		assert_int_equal(dir_stat(&bk.root, name, strlen(name), &after, NULL), 0);
+		assert_int_equal(after.st_ino, before.st_ino);
+		d = backing_sub(&bk.root, name);
+		assert_int_equal(dir_stat(&d, "in the old", 10, &after, NULL), 0);
+		(void)close(d.fd);
+		d = backing_sub(&bk.root, kept);
+		assert_memory_equal(d.id, r.id, 16);
+		assert_int_equal(dir_stat(&d, "in the new", 10, &after, NULL), 0);
+		(void)close(d.fd);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -374,7 +480,13 @@ int main(void)
 		TEST(rename_exchange),
 		TEST(rename_directories),
 		TEST(plant),
+		TEST(plant_takes_no_other),
+		TEST(plant_of_what_stays),
+		TEST(plant_keeps_both),
 		POOR(plant),
+		POOR(plant_takes_no_other),
+		POOR(plant_of_what_stays),
+		POOR(plant_keeps_both),
 		POOR(mkdir_rmdir),
 		POOR(rmdir_race),
 		POOR(rename_files),

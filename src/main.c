@@ -365,11 +365,13 @@ static void end(struct daemon *d, bool mounted)
 {
 	bool clean = false;
 
+	/* Nobody serves the connection any more: notifications that wait for an answer must fail, not hang; that of a
+	 * `domain add` which service_stop() waits for, too. */
+	if (__atomic_load_n(&d->service.cut, __ATOMIC_ACQUIRE) &&
+	    umount2(d->options.mountpoint, MNT_FORCE | MNT_DETACH))
+		log_debug("the connection ends with the device");
 	service_stop(&d->service);
 	sweep_stop(&d->fs);
-	/* Nobody serves the connection any more: notifications that wait for an answer must fail, not hang. */
-	if (d->service.cut && umount2(d->options.mountpoint, MNT_FORCE | MNT_DETACH))
-		log_debug("the connection ends with the device");
 	if (d->fs.states)
 		clean = states_stop(&d->fs, !d->options.readonly && mounted);
 	keyahead_stop(&d->fs);

@@ -206,7 +206,7 @@ static void stop_mount(struct service *s)
 
 	domains_each(s->fs, lock_one, NULL);
 	domains_each(s->fs, wait_locked, &end);
-	s->cut = true;
+	__atomic_store_n(&s->cut, true, __ATOMIC_RELEASE);
 	fuse_session_exit(s->fs->se);
 	(void)pthread_kill(s->loop, SIGUSR1);
 }

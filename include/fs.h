@@ -184,8 +184,7 @@ MUST_CHECK int fs_object_id(struct fs *, struct inode *, uint8_t id[static 16]);
 /* Writes that had been acknowledged, though not by fsync, were lost to a lock: logged and counted once per file and
  * lock. No lock held. */
 void fs_lost(struct fs *, struct inode *);
-/* Somebody without CAP_FSETID (t->kill) changed the content: setuid and setgid go. security.capability goes whoever it
- * was. */
+/* Somebody without CAP_FSETID (t->kill) changed the content: setuid, setgid go. security.capability goes always. */
 MUST_CHECK int fs_drop_privileges(struct task *, struct inode *, struct file *);
 /* The content changed, perhaps in memory only: mtime moves now. With the writeback cache the kernel says when. */
 void fs_modified(struct fs *, struct file *);

@@ -101,8 +101,11 @@ int awscred_endpoint(struct awscred *a, const char *service, char *out, char *wh
 	r = load(&p, a, service, why);
 	if (r || awscred_true(AWSCRED_SETTING(p, ignore_endpoints)))
 		return r;
-	given = p->file[AWSCRED_CONFIG].service_endpoint;
-	return copy(out, 512, *given ? given : AWSCRED_SETTING(p, endpoint), "endpoint URL", why);
+	if (*p->file[AWSCRED_CONFIG].service_endpoint)
+		given = p->file[AWSCRED_CONFIG].service_endpoint;
+	else
+		given = AWSCRED_SETTING(p, endpoint);
+	return copy(out, 512, given, "endpoint URL", why);
 }
 
 /* The environment's word, else the profile's. */

@@ -127,7 +127,7 @@ static int attempt(char *arn, size_t size, struct question *q, char *why)
 /* A KMS with an address of its own (a VPC endpoint, a stand-in) says nothing of where STS is. */
 static int find_url(char url[static 600], struct awscred *cred, const struct config *c, const char *region, char *why)
 {
-	bool fips, dualstack;
+	bool fips = false, dualstack = false;
 	char host[300];
 	size_t n;
 	int ret = awscred_endpoint(cred, "sts", url, why);

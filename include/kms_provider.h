@@ -110,6 +110,8 @@ void *kms_shared(const struct kms_params *, const struct kms_provider *);
  */
 enum kms_status kms_fail(struct kms_err *err, enum kms_status, const char *code, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+/* The same for a -errno of http_do(), with its why. */
+enum kms_status kms_fail_http(struct kms_err *err, int r, const char *why);
 
 /* KMSInvalidStateException says in words only whether a state is passing. True when these words are known.
  * Pure. */

@@ -31,6 +31,30 @@ enum kms_status kms_fail(struct kms_err *err, enum kms_status status, const char
 	return status;
 }
 
+enum kms_status kms_fail_http(struct kms_err *err, int r, const char *why)
+{
+	static const struct {
+		int error;
+		enum kms_status status;
+		const char *code;
+	} table[] = {
+		{ -ETIMEDOUT, KMS_DOWN, "Timeout" },
+		{ -EBUSY, KMS_DOWN, "Timeout" }, /* of our own connections */
+		{ -ECONNREFUSED, KMS_DOWN, "ConnectionRefused" },
+		{ -EHOSTUNREACH, KMS_DOWN, "HostUnreachable" },
+		{ -EFBIG, KMS_DOWN, "AnswerTooLarge" },
+		{ -EPROTO, KMS_DOWN, "ProtocolError" },
+		{ -ENOMEM, KMS_DOWN, "OutOfMemory" },
+		{ -EKEYREJECTED, KMS_CONFIG, "CertificateRejected" },
+		{ -EINVAL, KMS_CONFIG, "BadEndpoint" },
+	};
+
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+		if (table[i].error == r)
+			return kms_fail(err, table[i].status, table[i].code, "%s", why);
+	return kms_fail(err, KMS_DOWN, "ConnectionLost", "%s", why);
+}
+
 const char *kms_status_name(enum kms_status status)
 {
 	static const char *const name[] = { "ok", "denied", "bad blob", "throttled", "unreachable", "misconfigured" };

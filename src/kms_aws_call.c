@@ -78,30 +78,6 @@ static void put_credentials(struct sigv4_credentials **cred)
 	awscred_put(*cred);
 }
 
-static enum kms_status network_failed(struct kms_err *err, int r, const char *why)
-{
-	static const struct {
-		int error;
-		enum kms_status status;
-		const char *code;
-	} table[] = {
-		{ -ETIMEDOUT, KMS_DOWN, "Timeout" },
-		{ -EBUSY, KMS_DOWN, "Timeout" }, /* of our own connections */
-		{ -ECONNREFUSED, KMS_DOWN, "ConnectionRefused" },
-		{ -EHOSTUNREACH, KMS_DOWN, "HostUnreachable" },
-		{ -EFBIG, KMS_DOWN, "AnswerTooLarge" },
-		{ -EPROTO, KMS_DOWN, "ProtocolError" },
-		{ -ENOMEM, KMS_DOWN, "OutOfMemory" },
-		{ -EKEYREJECTED, KMS_CONFIG, "CertificateRejected" },
-		{ -EINVAL, KMS_CONFIG, "BadEndpoint" },
-	};
-
-	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
-		if (table[i].error == r)
-			return kms_fail(err, table[i].status, table[i].code, "%s", why);
-	return kms_fail(err, KMS_DOWN, "ConnectionLost", "%s", why);
-}
-
 /* STS refusing the role is the owner refusing: no less a denial than the KMS's own. */
 static enum kms_status no_credentials(struct kms_err *err, int r, const char *why)
 {
@@ -142,7 +118,7 @@ static enum kms_status send_request(struct aws *a, const struct aws_call *call, 
 	r = http_do(a->http, &req, resp, why);
 	if (r != -EBUSY && r != -ENOMEM)
 		*reach = r ? AWS_SENT : AWS_REACHED;
-	return r ? network_failed(err, r, why) : KMS_OK;
+	return r ? kms_fail_http(err, r, why) : KMS_OK;
 }
 
 /* ---- reading ---- */

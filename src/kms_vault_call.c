@@ -63,30 +63,6 @@ static void read_answer(struct vault_answer *a, const struct http_response *resp
 	read_errors(a);
 }
 
-static enum kms_status network_failed(struct kms_err *err, int r, const char *why)
-{
-	static const struct {
-		int error;
-		enum kms_status status;
-		const char *code;
-	} table[] = {
-		{ -ETIMEDOUT, KMS_DOWN, "Timeout" },
-		{ -EBUSY, KMS_DOWN, "Timeout" },
-		{ -ECONNREFUSED, KMS_DOWN, "ConnectionRefused" },
-		{ -EHOSTUNREACH, KMS_DOWN, "HostUnreachable" },
-		{ -EFBIG, KMS_DOWN, "AnswerTooLarge" },
-		{ -EPROTO, KMS_DOWN, "ProtocolError" },
-		{ -ENOMEM, KMS_DOWN, "OutOfMemory" },
-		{ -EKEYREJECTED, KMS_CONFIG, "CertificateRejected" },
-		{ -EINVAL, KMS_CONFIG, "BadAddress" },
-	};
-
-	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
-		if (table[i].error == r)
-			return kms_fail(err, table[i].status, table[i].code, "%s", why);
-	return kms_fail(err, KMS_DOWN, "ConnectionLost", "%s", why);
-}
-
 enum kms_status vault_send(const struct vault_link *l, const struct vault_request *req, const char *header,
     struct vault_answer *out, struct kms_err *err)
 {
@@ -113,7 +89,7 @@ enum kms_status vault_send(const struct vault_link *l, const struct vault_reques
 		headers[n++] = header;
 	r = http_do(l->http, &http, &resp, why);
 	if (r)
-		return network_failed(err, r, why);
+		return kms_fail_http(err, r, why);
 	read_answer(out, &resp);
 	return KMS_OK;
 }

@@ -598,7 +598,7 @@ static void settings_are_checked(void **state)
 	kms_close(f.kms);
 	f.kms = kms;
 	assert_int_equal(decrypt(&f, soon()), KMS_CONFIG);
-	assert_string_equal(f.err.code, "BadAddress");
+	assert_string_equal(f.err.code, "BadEndpoint");
 	end(&f);
 }
 

@@ -266,7 +266,8 @@ static int rename_emulated(int fromfd, const char *from, int tofd, const char *t
 	}
 	if (linkat(fromfd, from, tofd, to, 0))
 		return -errno;
-	return unlinkat(fromfd, from, 0) ? -errno : 0;
+	/* Gone already: an rmdir took a temporary for litter, or somebody removed the old name. It has the new one. */
+	return unlinkat(fromfd, from, 0) && errno != ENOENT ? -errno : 0;
 }
 
 int dir_rename_new(int fromfd, const char *from, int tofd, const char *to, bool temporary)

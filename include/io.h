@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 
 #include "cleanup.h"
 
@@ -27,6 +28,9 @@ MUST_CHECK int io_replace_file(int dirfd, const char *name, const void *buf, siz
 
 /* CLOCK_BOOTTIME in milliseconds: leases, deadlines (goes on during suspend, ignores clock steps). */
 uint64_t io_boot_ms(void);
+/* Now and ms more, for pthread_cond_timedwait(3) on a condition of CLOCK_MONOTONIC. That clock stops in suspend, which
+ * deadlines do not: wait a second at a time, and look again. */
+struct timespec io_after_ms(uint64_t ms);
 /* CLOCK_REALTIME in seconds: what is written down for people. */
 int64_t io_unix_time(void);
 /* "YYYY-MM-DDThh:mm:ssZ" of t; out holds 21. */

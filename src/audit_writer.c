@@ -234,13 +234,7 @@ static void wait_for_work(struct audit *a, bool retry)
 	uint32_t ms = retry ? a->retry_ms : a->sync_at > now ? (uint32_t)(a->sync_at - now) : 0;
 	struct timespec until;
 
-	(void)clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += ms / 1000;
-	until.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
+	until = io_after_ms(ms);
 	/* After a failure only time helps, or being told to stop or to rotate. */
 	while (!a->stop && !a->reopen && (retry || (!a->n && !a->lost)))
 		if (!retry && !a->dirty)

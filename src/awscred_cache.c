@@ -29,13 +29,7 @@ static void wait_ms(struct awscred *a, uint64_t ms)
 {
 	struct timespec until;
 
-	(void)clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += (time_t)(ms / 1000);
-	until.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
+	until = io_after_ms(ms);
 	(void)pthread_cond_timedwait(&a->changed, &a->lock, &until);
 }
 

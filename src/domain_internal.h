@@ -35,8 +35,6 @@ void domain_enqueue(struct domain *);
 void domain_hurry(struct domain *);
 /* Ends the threads; no more are started. No lock held. */
 void domain_queue_stop(struct fs *);
-/* CLOCK_MONOTONIC, so much from now. */
-struct timespec domain_after_ms(uint32_t ms);
 
 /* One from its line, not in the table; NULL without memory. */
 struct domain *domain_make(struct fs *, const struct descriptor_domain_line *);

@@ -309,7 +309,7 @@ static bool wait_answer(void *arg, struct domain *d)
 
 int domains_start(struct fs *fs)
 {
-	struct timespec until = domain_after_ms(fs->domains->params.grace_ms);
+	struct timespec until = io_after_ms(fs->domains->params.grace_ms);
 	struct lease_hooks hooks;
 	int r;
 
@@ -449,7 +449,7 @@ int domain_unlock(struct domain *d)
 
 int domain_wait(struct domain *d, enum lease_state wanted, uint64_t deadline)
 {
-	struct timespec step = domain_after_ms(50);
+	struct timespec step = io_after_ms(50);
 	struct lease *l = atomic_load(&d->lease);
 
 	if (l)

@@ -9,20 +9,6 @@
 #include "io.h"
 #include "log.h"
 
-struct timespec domain_after_ms(uint32_t ms)
-{
-	struct timespec t;
-
-	(void)clock_gettime(CLOCK_MONOTONIC, &t);
-	t.tv_sec += (time_t)(ms / 1000);
-	t.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (t.tv_nsec >= 1000000000) {
-		t.tv_sec++;
-		t.tv_nsec -= 1000000000;
-	}
-	return t;
-}
-
 /* lock held: the domain whose turn it is, or the time is waited for; NULL: nothing is left for this thread. */
 static struct domain *next(struct domains *t)
 {
@@ -38,7 +24,7 @@ static struct domain *next(struct domains *t)
 			d->queued = d->hurry = false;
 			return d;
 		}
-		struct timespec until = domain_after_ms((uint32_t)(d->due - now));
+		struct timespec until = io_after_ms(d->due - now);
 
 		(void)pthread_cond_timedwait(&t->wake, &t->lock, &until);
 	}

@@ -171,13 +171,7 @@ static bool wait_freed(struct http *h, uint64_t deadline)
 		return false;
 	if (ms > 1000) /* this clock stops in suspend, the deadline's does not: look again now and then */
 		ms = 1000;
-	(void)clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += (time_t)(ms / 1000);
-	until.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
+	until = io_after_ms(ms);
 	(void)pthread_cond_timedwait(&h->freed, &h->lock, &until);
 	return true;
 }

@@ -192,13 +192,7 @@ static void wait_until(struct p11_work *w, uint64_t deadline)
 	uint64_t ms = deadline <= now ? 0 : deadline - now < LOOK_MS ? deadline - now : LOOK_MS;
 	struct timespec t;
 
-	(void)clock_gettime(CLOCK_MONOTONIC, &t);
-	t.tv_sec += (time_t)(ms / 1000);
-	t.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (t.tv_nsec >= 1000000000) {
-		t.tv_sec++;
-		t.tv_nsec -= 1000000000;
-	}
+	t = io_after_ms(ms);
 	(void)pthread_cond_timedwait(&w->done, &w->lock, &t);
 }
 

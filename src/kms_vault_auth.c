@@ -114,13 +114,7 @@ static void wait_changed(struct vault_link *l, uint64_t until)
 	struct timespec t;
 
 	ms = ms > SLICE_MS ? SLICE_MS : ms;
-	(void)clock_gettime(CLOCK_MONOTONIC, &t);
-	t.tv_sec += (time_t)(ms / 1000);
-	t.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (t.tv_nsec >= 1000000000) {
-		t.tv_sec++;
-		t.tv_nsec -= 1000000000;
-	}
+	t = io_after_ms(ms);
 	(void)pthread_cond_timedwait(&l->changed, &l->lock, &t);
 }
 

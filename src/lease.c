@@ -120,13 +120,7 @@ void lease_sleep(pthread_cond_t *cond, pthread_mutex_t *mutex, uint64_t until)
 	/* CLOCK_BOOTTIME cannot be waited for. Looking once a second also notices that the machine slept. */
 	if (ms > SLEEP_MAX_MS)
 		ms = SLEEP_MAX_MS;
-	(void)clock_gettime(CLOCK_MONOTONIC, &t);
-	t.tv_sec += (time_t)(ms / 1000);
-	t.tv_nsec += (long)(ms % 1000) * 1000000 + 1;
-	if (t.tv_nsec >= 1000000000) {
-		t.tv_sec++;
-		t.tv_nsec -= 1000000000;
-	}
+	t = io_after_ms(ms);
 	(void)pthread_cond_timedwait(cond, mutex, &t);
 }
 

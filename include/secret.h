@@ -28,6 +28,10 @@ void *secret_alloc(size_t n);
 /* Wipes and frees; NULL is fine. */
 void secret_free(void *p);
 
+/* free(3) and realloc(3) for memory of malloc(3) that wipe what they give up: for libraries that take such. */
+void secret_heap_free(void *p);
+void *secret_heap_realloc(void *old, size_t n);
+
 /* Random bytes from getrandom(2), pooled per thread: at most 256 bytes and 100 ms old, discarded after fork
  * (format.md 2.4). For nonces. Aborts the process if the kernel cannot give any: nothing safe is left to do. */
 void secret_nonce(uint8_t *out, size_t n);

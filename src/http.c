@@ -6,7 +6,6 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <malloc.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,30 +17,12 @@
 
 /* ---- process-wide ---- */
 
-static void wiping_free(void *p)
-{
-	if (p)
-		explicit_bzero(p, malloc_usable_size(p));
-	free(p);
-}
-
-static void *wiping_realloc(void *old, size_t n)
-{
-	size_t had = old ? malloc_usable_size(old) : 0;
-	void *p = malloc(n);
-
-	if (p && old)
-		memcpy(p, old, had < n ? had : n);
-	if (p)
-		wiping_free(old);
-	return p;
-}
-
 static CURLcode global_result;
 
 static void global_init(void)
 {
-	global_result = curl_global_init_mem(CURL_GLOBAL_ALL, malloc, wiping_free, wiping_realloc, strdup, calloc);
+	global_result =
+	    curl_global_init_mem(CURL_GLOBAL_ALL, malloc, secret_heap_free, secret_heap_realloc, strdup, calloc);
 }
 
 static int global_ready(void)

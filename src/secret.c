@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <jansson.h>
 #include <linux/capability.h>
+#include <malloc.h>
 #include <openssl/crypto.h>
 #include <pthread.h>
 #include <sodium.h>
@@ -67,6 +68,25 @@ static void *wiping_realloc(void *p, size_t n)
 		memcpy(moved, p, old < n ? old : n);
 	wiping_free(p);
 	return moved;
+}
+
+void secret_heap_free(void *p)
+{
+	if (p)
+		explicit_bzero(p, malloc_usable_size(p));
+	free(p);
+}
+
+void *secret_heap_realloc(void *old, size_t n)
+{
+	size_t had = old ? malloc_usable_size(old) : 0;
+	void *p = malloc(n);
+
+	if (p && old)
+		memcpy(p, old, had < n ? had : n);
+	if (p)
+		secret_heap_free(old);
+	return p;
 }
 
 static void *openssl_malloc(size_t n, const char *file, int line)

@@ -1,10 +1,10 @@
 /* stsxml.c — expat with limits. Hides: which elements matter and below which they stand, and that expat keeps copies of
  * what it parses: its allocator wipes what it frees. */
+#include "secret.h"
 #include "stsxml.h"
 
 #include <errno.h>
 #include <expat.h>
-#include <malloc.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -41,25 +41,6 @@ struct reader {
 	size_t len;
 	int error;
 };
-
-static void wiping_free(void *p)
-{
-	if (p)
-		explicit_bzero(p, malloc_usable_size(p));
-	free(p);
-}
-
-static void *wiping_realloc(void *old, size_t n)
-{
-	size_t had = old ? malloc_usable_size(old) : 0;
-	void *p = malloc(n);
-
-	if (p && old)
-		memcpy(p, old, had < n ? had : n);
-	if (p)
-		wiping_free(old);
-	return p;
-}
 
 static void stop(struct reader *r)
 {
@@ -135,7 +116,7 @@ static void XMLCALL on_doctype(
 
 int stsxml_parse(struct stsxml *out, const char *text, size_t len)
 {
-	static const XML_Memory_Handling_Suite memory = { malloc, wiping_realloc, wiping_free };
+	static const XML_Memory_Handling_Suite memory = { malloc, secret_heap_realloc, secret_heap_free };
 	struct reader r = { .parser = XML_ParserCreate_MM("UTF-8", &memory, NULL), .out = out };
 
 	memset(out, 0, sizeof(*out));

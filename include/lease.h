@@ -123,6 +123,23 @@ void lease_waiter_cancel(struct lease_waiter *);
 const struct file_keys *lease_key_file(const struct lease_key *);
 const struct block_file *lease_key_block(const struct lease_key *);
 
+/* ---- rotation: two keys at once (byokfs-format(5), ROTATION) */
+
+/* Does this slot, under this key service, open to the very secret this domain's commitment stands for? Asks the KMS, on
+ * the caller's thread. Nothing changes. */
+enum kms_status lease_prove(struct lease *, struct kms *, const struct descriptor_slot *, const struct context_extra *,
+    struct kms_err *err);
+/* From now on `now` serves what desc's ruling slot names: canary, domain secret, new keys (those made ahead under
+ * another key are thrown away); `before`, or NULL, serves what names its key. desc is copied. Slots must have been
+ * proved. The key services stay borrowed until lease_close(), those of earlier calls too. Nobody who holds a key
+ * notices. 0 or -ENOMEM. */
+MUST_CHECK int lease_rekey(
+    struct lease *, const struct descriptor_domain *desc, struct kms *now, struct kms *before);
+/* A file's slot was exchanged: the keys at hand are unwrapped with this one from now on. */
+void lease_resealed(struct lease *, const struct header_ident *, const struct header_slot *);
+/* Can a file's slot be asked for, by the name of its key? Slots of the domain key always. */
+bool lease_knows(const struct lease *, const struct header_slot *);
+
 /* Administrator: lock now and stay locked until lease_unlock(); asynchronous, returns at once. 0 or -EALREADY. */
 MUST_CHECK int lease_lock(struct lease *, const char *reason);
 MUST_CHECK int lease_unlock(struct lease *);

@@ -101,4 +101,8 @@ MUST_CHECK int store_creatable(const char *path, bool torn_ok, char *why);
  * not cover the slots. */
 MUST_CHECK int store_write_domain(struct store *, const struct domain_keys *, char *why);
 
+/* The same for any domain's descriptor, as read by store_read_domain() or held by whoever serves it: raises its seq,
+ * writes both copies. Needs a read-write store. 0, or -errno with why. */
+MUST_CHECK int store_put_domain(const struct store *, struct descriptor_domain *, char *why);
+
 #endif

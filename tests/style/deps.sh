@@ -24,7 +24,7 @@ BEGIN {
 	place(0, "cleanup bytes io log secret jsonio exitcode")
 	place(1, "layout context kdf block header name descriptor acl")
 	place(2, "sigv4 http awsclock stsxml awscred kms seal audit lease")
-	place(3, "dir store file inode xattr newborn")
+	place(3, "dir store file inode xattr newborn reslot")
 	place(4, "fuseio fs domain ops state purge keywait keyahead sweep watchdog")
 	place(5, "config ctl")
 	place(6, "control service options params pathcheck main")

@@ -14,6 +14,7 @@
 #include "exitcode.h"
 #include "fs.h"
 #include "fuseio.h"
+#include "io.h"
 #include "keyahead.h"
 #include "log.h"
 #include "options.h"
@@ -26,6 +27,8 @@
 
 /* A mount waits that long for the first answers of nested domains' key services; then they open behind its back. */
 #define NESTED_GRACE_MS 1000u
+/* And that long for the lock of a store that is mounted no more. */
+#define PREDECESSOR_MS  10000u
 
 struct daemon {
 	struct config config;
@@ -80,11 +83,25 @@ static size_t raise_nofile(void)
 	return lim.rlim_cur / 4 > 65536 ? 65536 : lim.rlim_cur / 4;
 }
 
+/* umount(8) comes back before the daemon it ends has flushed everything: whoever mounts again at once need not know. */
+static int open_free_store(struct daemon *d, const struct store_options *so, char *why)
+{
+	const struct timespec pause = { .tv_nsec = 50 * 1000 * 1000 };
+	uint64_t end = io_boot_ms() + PREDECESSOR_MS;
+	int r = store_open(&d->store, d->options.store, so, why);
+
+	while (r == -EBUSY && io_boot_ms() < end && !pathcheck_mounted(d->options.store)) {
+		(void)nanosleep(&pause, NULL);
+		r = store_open(&d->store, d->options.store, so, why);
+	}
+	return r;
+}
+
 static int open_store(struct daemon *d)
 {
 	struct store_options so = { .readonly = d->options.readonly, .torn_ok = d->config.mount.torn_ok };
 	char why[STORE_WHY], id[33];
-	int r = store_open(&d->store, d->options.store, &so, why);
+	int r = open_free_store(d, &so, why);
 
 	switch (r) {
 	case 0:

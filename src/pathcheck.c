@@ -3,6 +3,7 @@
 #include "pathcheck.h"
 
 #include <limits.h>
+#include <mntent.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -81,4 +82,19 @@ char *pathcheck_find(const struct config *c, const char *mountpoint)
 	if (c->kms.provider && strcmp(c->kms.provider, "aws") == 0)
 		awscred_paths(c->kms.profile, look, &s);
 	return s.found;
+}
+
+bool pathcheck_mounted(const char *store)
+{
+	FILE *table = setmntent("/proc/self/mounts", "re");
+	char line[2 * PATH_MAX + 1024];
+	struct mntent entry;
+	bool found = false;
+
+	if (!table)
+		return true;
+	while (!found && getmntent_r(table, &entry, line, sizeof(line)))
+		found = strcmp(entry.mnt_type, "fuse.byokfs") == 0 && strcmp(entry.mnt_fsname, store) == 0;
+	(void)endmntent(table);
+	return found;
 }

@@ -1,11 +1,13 @@
 """The programs' edges: command lines, exit codes and messages, the background, signals, mount(8), systemd, other users."""
 import errno
+import fcntl
 import json
 import mmap
 import os
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 
 import pytest
@@ -14,6 +16,8 @@ from conftest import BYOKFS, CTL, Mount, environment, wait_until
 from faults import err, get, pattern, put
 from programs import (ALREADY, CONFIG, DAMAGE, DENIED, NOT_A_STORE, NO_MOUNT, UNREACHABLE, USAGE, Systemd, background, daemon_of,
                       ended, markers, mounted, run, said, terminate, tree)
+
+F_OFD_SETLKW = 38
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +81,24 @@ def test_places(shop, tmp_path):
     refused(USAGE, shop.cipher, os.path.dirname(shop.cipher), "inside")
     (tmp_path / "link").symlink_to(shop.cipher)
     refused(USAGE, tmp_path / "link", shop.cipher, "inside")
+
+
+def test_mounted_again_at_once(mount):
+    """umount(8) returns before the daemon has flushed and let go of the store: the next mount waits for that."""
+    for i in range(10):
+        with open(mount.path(f"file {i}"), "wb") as f:
+            f.write(os.urandom(3_000_000))
+        subprocess.run(["umount", mount.plain], check=True)
+        r = run(BYOKFS, "-c", mount.ini, mount.cipher, mount.plain)
+        assert r.code == 0, r
+    assert mount.process.wait(60) == 0
+    mount.process = None
+    assert len(os.listdir(mount.plain)) == 10
+    subprocess.run(["umount", mount.plain], check=True)
+    # A lock that nobody's mount holds: after a while it is refused.
+    with open(os.path.join(mount.cipher, ".byokfs", "lock"), "r+b") as lock:
+        fcntl.fcntl(lock, F_OFD_SETLKW, struct.pack("hhqqhi", fcntl.F_WRLCK, 0, 0, 0, 0, 0))
+        said(run(BYOKFS, "-c", mount.ini, mount.cipher, mount.plain), ALREADY, "holds .byokfs/lock")
 
 
 @pytest.mark.sanitizer

@@ -76,6 +76,7 @@ DEPS_BUILD := gcc make pkg-config libfuse3-dev fuse3 libsodium-dev libssl-dev li
 DEPS_TEST  := procps libcmocka-dev python3-pytest python3-boto3 python3-cryptography awscli git rsync sqlite3 attr acl mandoc strace xfsprogs e2fsprogs curl vim-tiny jq softhsm2 opensc
 DEPS_LINT  := clang-tidy cppcheck
 DEPS_BENCH := gocryptfs securefs
+DEPS_DEB   := debhelper dpkg-dev lintian
 SUDO       := $(if $(filter 0,$(shell id -u)),,sudo)
 
 # $(call need,PACKAGES): installs what is missing of them, quietly; nothing missing costs no apt call.
@@ -83,7 +84,7 @@ need = missing=$$(for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/nul
 	if [ -n "$$missing" ]; then echo "installing:" $$missing; $(SUDO) apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
 
-.PHONY: deps deps-test deps-lint deps-bench
+.PHONY: deps deps-test deps-lint deps-bench deps-deb
 deps:
 	@$(call need,$(DEPS_BUILD))
 deps-test: deps
@@ -93,12 +94,15 @@ deps-lint: deps
 deps-bench: deps
 	@$(call need,$(DEPS_BENCH))
 
+deps-deb: deps
+	@$(call need,$(DEPS_DEB))
+
 # --- tests ----------------------------------------------------------------------------------------------------------
 PYTEST := $(PYTHON) -B -m pytest -p no:cacheprovider -q --no-header
 
 .PHONY: check unit style conformance mount-test asan check-asan units tools-test
 # A package installed a moment ago changes what pkg-config says, so everything after deps is a make of its own.
-check: deps-test
+check: deps-test deps-deb
 	@$(MAKE) --no-print-directory -j$$(nproc) WERROR=$(WERROR) all units tools-test
 	@$(MAKE) --no-print-directory unit style conformance mount-test
 	@$(MAKE) --no-print-directory check-asan
@@ -136,7 +140,7 @@ lint: deps-lint deps-test
 	@$(MAKE) --no-print-directory BUILD=build-analyzer OPT='-O2 -g -fanalyzer $(ANALYZER_OFF)' WERROR=1 all 
 
 # --- trial, bench, installation -------------------------------------------------------------------------------------
-.PHONY: try untry bench install
+.PHONY: try untry bench install deb
 try: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@sh tools/try.sh start $(BUILD)
@@ -145,6 +149,11 @@ untry:
 bench: deps-bench deps-test
 	@$(MAKE) --no-print-directory -j$$(nproc) all
 	BUILD=$(abspath $(BUILD)) $(PYTHON) -B tests/bench/bench.py $(BENCH)
+
+# The packages of the last commit, in $(BUILD)/deb; then: apt install ./build/deb/byokfs_*.deb
+deb: deps-deb
+	@sh tools/deb.sh $(BUILD)
+	lintian --fail-on error,warning $(BUILD)/deb/*.changes
 
 SBIN := $(DESTDIR)$(PREFIX)/sbin
 MAN  := $(DESTDIR)$(PREFIX)/share/man

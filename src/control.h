@@ -10,6 +10,8 @@ json_t *control_answer(void *arg, const json_t *request);
 json_t *control_text(const char *);
 
 struct service;
+/* State, lease, key service, counters, key domains (from the index in "from" on), audit. */
+json_t *control_status(struct service *, const json_t *request);
 /* Begins to make a key domain; the answer has a "job" number, whose result is asked for until it is not "running". */
 json_t *control_domain_add(struct service *, const json_t *request);
 json_t *control_domain_result(struct service *, const json_t *request);

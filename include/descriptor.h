@@ -96,6 +96,17 @@ MUST_CHECK int descriptor_marker_print(const struct descriptor_marker *, char **
 const struct descriptor_slot *descriptor_ruling_slot(const struct descriptor_domain *);
 /* The generation's pairs; NULL when not recorded. */
 const struct context_extra *descriptor_generation(const struct descriptor_domain *, uint16_t number);
+/* Rotation, in memory only. The number of the generation with these pairs (NULL: none), in whatever order; recorded
+ * under the next number when there is none yet. 0, -ENOSPC (too many) or -ENOMEM. */
+MUST_CHECK int descriptor_add_generation(struct descriptor_domain *, const struct context_extra *, uint16_t *number);
+/* The slot that does not rule; NULL when it is empty. Filled: a rotation is under way. */
+const struct descriptor_slot *descriptor_other_slot(const struct descriptor_domain *);
+/* Puts fresh (its seq is ignored) in place of the slot that does not rule: from now on it rules. 0 or -EOVERFLOW. */
+MUST_CHECK int descriptor_put_slot(struct descriptor_domain *, const struct descriptor_slot *fresh);
+/* The end: the slot that does not rule is emptied, rotated = now. -EALREADY: it is empty. */
+MUST_CHECK int descriptor_finish(struct descriptor_domain *, int64_t now);
+/* A copy with generations of its own. On failure *out is as before. */
+MUST_CHECK int descriptor_domain_copy(struct descriptor_domain *out, const struct descriptor_domain *);
 /* Frees what the struct points to, not the struct. */
 void descriptor_store_free(struct descriptor_store *);
 void descriptor_domain_free(struct descriptor_domain *);

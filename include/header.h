@@ -16,6 +16,10 @@
 
 #define HEADER_BLOB_MAX 440u
 
+/* One slot is a sector of page 0. */
+#define HEADER_SLOT_BYTES     512u
+#define HEADER_SLOT_AT(which) (HEADER_SLOT_BYTES * (1u + (unsigned)(which)))
+
 struct header_ident {
 	uint8_t suite;
 	uint8_t store[CONTEXT_ID], domain[CONTEXT_ID], file[CONTEXT_ID];

@@ -19,9 +19,10 @@ struct reslot_view {
 
 /* 0, -ENODATA (unborn), -EBADMSG (no byokfs file, or no valid slot), or -errno. Not authenticated. */
 MUST_CHECK int reslot_read(int fd, struct reslot_view *out);
-/* fd: O_RDWR, a regular file. Puts fresh into the inactive slot with seq + 1 (its own seq is ignored), or, fresh NULL,
- * empties the inactive slot. file and seq are what was looked at before: -ESTALE when page 0 is of another file or its
- * ruling slot has another seq now. */
+/* fd: O_RDWR (O_NOATIME where allowed: reading moves atime), a regular file. Puts fresh into the inactive slot with
+ * seq + 1 (its own seq is ignored), or, fresh NULL, empties the inactive slot. file and seq are what was looked at
+ * before: -ESTALE when page 0 is of another file or its ruling slot has another seq now. -ENODATA and -EBADMSG as
+ * reslot_read(); -EINVAL: no regular file, or a slot that no reader would accept; -EOVERFLOW: no higher seq is left. */
 MUST_CHECK int reslot_write(
     int fd, const uint8_t file[static CONTEXT_ID], uint32_t seq, const struct header_slot *fresh);
 

@@ -97,12 +97,10 @@ MUST_CHECK int store_drop_domain(
     struct store *, const uint8_t domain[static CONTEXT_ID], const struct domain_keys *keys, char *why);
 /* Is the directory fit to become one? Called before the KMS is asked for anything. */
 MUST_CHECK int store_creatable(const char *path, bool torn_ok, char *why);
-/* Writes the domain descriptor, both copies, seq raised (rotation). Without keys (NULL) the MAC stays as it is: it does
- * not cover the slots. */
-MUST_CHECK int store_write_domain(struct store *, const struct domain_keys *, char *why);
-
-/* The same for any domain's descriptor, as read by store_read_domain() or held by whoever serves it: raises its seq,
- * writes both copies. Needs a read-write store. 0, or -errno with why. */
-MUST_CHECK int store_put_domain(const struct store *, struct descriptor_domain *, char *why);
+/* Writes a domain's descriptor, as read by store_read_domain() or held by whoever serves it, durably: NAME, then NAME~,
+ * with seq raised and its MAC as it is (it covers no slot). Of domain 0 the store's own copy is kept equal. Needs a
+ * read-write store (-EROFS). On failure one copy may have been written: seq stays raised, the store's copy is otherwise
+ * as before. */
+MUST_CHECK int store_put_domain(struct store *, struct descriptor_domain *, char *why);
 
 #endif

@@ -13,7 +13,6 @@
 
 #define IDENT_ZERO_AT 96u
 
-#define SLOT_AT(which) (SECTION * (1u + (unsigned)(which)))
 #define SLOT_BLOB_AT   64u
 #define SLOT_ZERO_AT   504u
 #define SLOT_CRC_AT    508u
@@ -25,6 +24,7 @@
 #define STATE_ZERO_AT   41u
 
 _Static_assert(HEADER_ROOT_AT == SECTION * 5 && HEADER_ROOT_AT + BLOCK_ROOT == LAYOUT_PAGE, "section 3.1");
+_Static_assert(HEADER_SLOT_BYTES == SECTION && HEADER_SLOT_AT(2) == STATE_AT(0), "section 3.1");
 _Static_assert(SLOT_BLOB_AT + HEADER_BLOB_MAX == SLOT_ZERO_AT, "section 3.1");
 _Static_assert(HEADER_ROOT_REC_DATA(3) + 6 == HEADER_ROOT_REC_GROUP(0), "section 3.1");
 _Static_assert(HEADER_ROOT_REC_GROUP(60) == HEADER_ROOT_REC_L1(0), "section 3.1");
@@ -107,7 +107,7 @@ static bool slot_wrap_valid(const struct header_slot *slot)
 
 int header_slot(const uint8_t page[static LAYOUT_PAGE], int which, struct header_slot *out)
 {
-	const uint8_t *p = page + SLOT_AT(which);
+	const uint8_t *p = page + HEADER_SLOT_AT(which);
 
 	if (bytes_zero(p, SECTION))
 		return -ENODATA;
@@ -141,7 +141,7 @@ int header_ruling_slot(const uint8_t page[static LAYOUT_PAGE], struct header_slo
 
 void header_put_slot(uint8_t page[static LAYOUT_PAGE], int which, const struct header_slot *slot)
 {
-	uint8_t *p = page + SLOT_AT(which);
+	uint8_t *p = page + HEADER_SLOT_AT(which);
 	size_t len = slot->len <= HEADER_BLOB_MAX ? slot->len : HEADER_BLOB_MAX;
 
 	memset(p, 0, SECTION);
@@ -160,7 +160,7 @@ void header_put_slot(uint8_t page[static LAYOUT_PAGE], int which, const struct h
 
 void header_clear_slot(uint8_t page[static LAYOUT_PAGE], int which)
 {
-	memset(page + SLOT_AT(which), 0, SECTION);
+	memset(page + HEADER_SLOT_AT(which), 0, SECTION);
 }
 
 /* Odd seqs live in A, even ones in B: a state elsewhere was moved there by someone else and is none. */

@@ -395,22 +395,6 @@ int store_authenticate(struct store *s, const struct domain_keys *keys, const st
 
 /* ---- the rest */
 
-int store_write_domain(struct store *s, const struct domain_keys *keys, char *why)
-{
-	struct copies c;
-	int r = copies_of_domain(&c, s->meta_fd, s->ids.domain);
-
-	if (!r) {
-		s->domain.seq++;
-		r = copies_write(&c, &s->domain, keys);
-		(void)close(c.dirfd);
-	}
-	if (r)
-		return store_fail(
-		    why, r, "cannot write the domain descriptor of store '%.200s': %s", s->path, strerror(-r));
-	return 0;
-}
-
 void store_close(struct store *s, bool clean)
 {
 	int r = 0;

@@ -1,5 +1,6 @@
 /* store_domain.c — the store descriptor's table of key domains grows, and shrinks when a new domain
- * got no directory. Hides the order of writing: a line never names a descriptor that is not on the disk.
+ * got no directory; a domain's descriptor changes. Hides the order of writing: a line never names a descriptor that is
+ * not on the disk.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -137,4 +138,37 @@ int store_drop_domain(
 		return store_fail(why, r, "cannot write the store's descriptor: %s", strerror(-r));
 	remove_domain(s, domain);
 	return 0;
+}
+
+/* With a twin, the store's own copy becomes what was written. */
+static int put(struct store *s, struct descriptor_domain *d, struct descriptor_domain *twin)
+{
+	int r = twin ? descriptor_domain_copy(twin, d) : 0;
+
+	if (r)
+		return r;
+	d->seq = (twin && s->domain.seq > d->seq ? s->domain.seq : d->seq) + 1;
+	r = write_domain(s, d, NULL);
+	if (!twin)
+		return r;
+	s->domain.seq = twin->seq = d->seq;
+	if (r) {
+		descriptor_domain_free(twin);
+		return r;
+	}
+	descriptor_domain_free(&s->domain);
+	s->domain = *twin;
+	return 0;
+}
+
+int store_put_domain(struct store *s, struct descriptor_domain *d, char *why)
+{
+	bool first = d != &s->domain && bytes_equal(d->domain, s->ids.domain, sizeof(d->domain));
+	CLEANUP_FREE struct descriptor_domain *twin = first ? malloc(sizeof(*twin)) : NULL;
+	int r = s->readonly ? -EROFS : first && !twin ? -ENOMEM : put(s, d, twin);
+
+	if (!r)
+		return 0;
+	return store_fail(why, r, "cannot write the descriptor of domain %u of store '%.200s': %s", (unsigned)d->index,
+	    s->path, strerror(-r));
 }

@@ -283,7 +283,7 @@ static void rotation_writes_both(void **state)
 	(void)snprintf(twin, sizeof(twin), "%s~", domain_file);
 	s->domain.slot[1] = s->domain.slot[0];
 	s->domain.slot[1].seq = 2;
-	assert_int_equal(store_write_domain(s, NULL, why), 0);
+	assert_int_equal(store_put_domain(s, &s->domain, why), 0);
 	unmounted(s, true);
 	a = slurp(in_store(domain_file), &a_len);
 	b = slurp(in_store(twin), &b_len);
@@ -297,7 +297,7 @@ static void rotation_writes_both(void **state)
 	assert_int_equal(s->domain.seq, 2);
 	a = slurp(in_store(domain_file), &a_len);
 	s->domain.slot[1].seq = 0;
-	assert_int_equal(store_write_domain(s, &bk.keys, why), 0);
+	assert_int_equal(store_put_domain(s, &s->domain, why), 0);
 	unmounted(s, true);
 	spew(in_store(domain_file), a, a_len);
 	free(a);

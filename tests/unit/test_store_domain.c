@@ -194,6 +194,84 @@ static void taken_back(void **state)
 	free(d);
 }
 
+/* A nested domain's descriptor is written again: both copies, its MAC as it was, seq raised. */
+static void rewritten(void **state)
+{
+	struct descriptor_domain *d = calloc(1, sizeof(*d)), *again = calloc(1, sizeof(*again));
+	struct store *s = mounted(&rw);
+	size_t a_len, b_len;
+	char *a, *b;
+
+	(void)state;
+	add(s, 1, 0x11);
+	assert_int_equal(store_read_domain(s, &s->desc.domains[1], 0, d), 0);
+	assert_int_equal(descriptor_put_slot(d, &d->slot[0]), 0);
+	assert_int_equal(store_put_domain(s, d, why), 0);
+	assert_int_equal(d->seq, 2);
+	assert_int_equal(s->domain.seq, 1); /* another one */
+	assert_int_equal(s->domain.slot[1].seq, 0);
+	a = slurp(file_of(0x11, ""), &a_len);
+	b = slurp(file_of(0x11, "~"), &b_len);
+	assert_int_equal(a_len, b_len);
+	assert_memory_equal(a, b, a_len);
+	free(a);
+	free(b);
+	assert_int_equal(store_read_domain(s, &s->desc.domains[1], 0, again), 0);
+	assert_int_equal(descriptor_domain_verify(again, &bk.keys), 0);
+	assert_int_equal(again->seq, 2);
+	assert_int_equal(descriptor_ruling_slot(again)->seq, 2);
+	descriptor_domain_free(again);
+	s->readonly = true;
+	assert_int_equal(store_put_domain(s, d, why), -EROFS);
+	assert_non_null(strstr(why, "domain 1"));
+	assert_int_equal(d->seq, 2);
+	s->readonly = false;
+	descriptor_domain_free(d);
+	unmounted(s, true);
+	free(d);
+	free(again);
+}
+
+/* Domain 0 through a copy: the store's own is kept equal, unless nothing was written. */
+static void first_rewritten(void **state)
+{
+	struct descriptor_domain *d = calloc(1, sizeof(*d));
+	struct store *s = mounted(&rw);
+	const struct context_extra extra = { .n = 1, .pair = { { "team", "a" } } };
+	int meta = s->meta_fd;
+	uint16_t g;
+
+	(void)state;
+	assert_int_equal(descriptor_domain_copy(d, &s->domain), 0);
+	assert_int_equal(descriptor_add_generation(d, &extra, &g), 0);
+	assert_int_equal(descriptor_put_slot(d, &d->slot[0]), 0);
+	s->meta_fd = bk.fd; /* no domains/ there */
+	assert_int_equal(store_put_domain(s, d, why), -ENOENT);
+	s->meta_fd = meta;
+	assert_int_equal(s->domain.ngen, 1);
+	assert_int_equal(s->domain.slot[1].seq, 0);
+	assert_int_equal(s->domain.seq, 2); /* skipped */
+	d->seq = 1;
+	assert_int_equal(store_put_domain(s, d, why), 0);
+	assert_int_equal(d->seq, 3);
+	assert_int_equal(s->domain.seq, 3);
+	assert_int_equal(s->domain.ngen, 2);
+	assert_int_equal(s->domain.slot[1].seq, 2);
+	descriptor_domain_free(d);
+	unmounted(s, true);
+	s = mounted(&rw);
+	assert_int_equal(s->domain.seq, 3);
+	assert_string_equal(descriptor_generation(&s->domain, g)->pair[0].value, "a");
+	assert_int_equal(descriptor_finish(&s->domain, 1767225605), 0);
+	assert_int_equal(store_put_domain(s, &s->domain, why), 0);
+	unmounted(s, true);
+	s = mounted(&ro);
+	assert_int_equal(s->domain.rotated, 1767225605);
+	assert_int_equal(s->domain.slot[0].seq, 0);
+	unmounted(s, true);
+	free(d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -202,6 +280,8 @@ int main(void)
 		TEST(others_and_lost_copies),
 		TEST(failures),
 		TEST(taken_back),
+		TEST(rewritten),
+		TEST(first_rewritten),
 	};
 
 	return cmocka_run_group_tests_name("store_domain", tests, backing_main_setup, NULL);

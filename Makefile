@@ -73,7 +73,7 @@ $(BUILD)/%.o: %.c
 # --- what a bare Debian 12 lacks ------------------------------------------------------------------------------------
 DEPS_BUILD := gcc make pkg-config libfuse3-dev fuse3 libsodium-dev libssl-dev libcurl4-openssl-dev libinih-dev libjansson-dev \
 	libexpat1-dev libmicrohttpd-dev libp11-kit-dev ca-certificates
-DEPS_TEST  := procps libcmocka-dev python3-pytest python3-boto3 python3-cryptography awscli git rsync sqlite3 attr acl mandoc strace xfsprogs e2fsprogs curl vim-tiny jq softhsm2 opensc
+DEPS_TEST  := procps libcmocka-dev python3-pytest python3-pytest-xdist python3-boto3 python3-cryptography awscli git rsync sqlite3 attr acl mandoc strace xfsprogs e2fsprogs curl vim-tiny jq softhsm2 opensc
 DEPS_LINT  := clang-tidy cppcheck
 DEPS_BENCH := gocryptfs securefs
 DEPS_DEB   := debhelper dpkg-dev lintian
@@ -99,6 +99,9 @@ deps-deb: deps
 
 # --- tests ----------------------------------------------------------------------------------------------------------
 PYTEST := $(PYTHON) -B -m pytest -p no:cacheprovider -q --no-header
+# Mount tests wait more than they work: one more process than there are cores. The tests of one file stay together, in order.
+MOUNT_JOBS ?= $(shell expr $$(nproc) + 1)
+MOUNT_PYTEST = $(PYTEST) -n $(MOUNT_JOBS) --dist loadfile
 
 .PHONY: check unit style conformance mount-test asan check-asan units tools-test
 # A package installed a moment ago changes what pkg-config says, so everything after deps is a make of its own.
@@ -120,12 +123,12 @@ style:
 conformance: all tools-test
 	BUILD=$(abspath $(BUILD)) $(PYTEST) tests/conformance tests/reader
 mount-test: all $(BUILD)/unit/fake_pkcs11.so
-	BUILD=$(abspath $(BUILD)) $(PYTEST) tests/mount
+	BUILD=$(abspath $(BUILD)) $(MOUNT_PYTEST) tests/mount
 # The unit layer and the heart of the mount layer once more under AddressSanitizer and UndefinedBehaviorSanitizer.
 check-asan:
 	@$(MAKE) --no-print-directory -j$$(nproc) SAN=address all units
 	@$(MAKE) --no-print-directory SAN=address unit
-	BUILD=$(abspath build-address) $(PYTEST) tests/mount -m sanitizer
+	BUILD=$(abspath build-address) $(MOUNT_PYTEST) tests/mount -m sanitizer
 
 # --- analysis -------------------------------------------------------------------------------------------------------
 .PHONY: lint

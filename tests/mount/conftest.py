@@ -1,5 +1,6 @@
 """Real mounts over byokfs-devkms. Everything a test starts is ended by process id, also when the test fails."""
 import ctypes
+import fcntl
 import json
 import os
 import signal
@@ -213,6 +214,14 @@ class Mount:
 
     def path(self, *names):
         return os.path.join(self.plain, *names)
+
+
+@pytest.fixture(scope="module")
+def whole_machine():
+    """For tests that put something into /sbin or install packages: one at a time, whoever runs them."""
+    with open("/run/lock/byokfs-tests", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def traces():
 
 
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory):
+def packages(tmp_path_factory, whole_machine):
     if os.geteuid() != 0 or not shutil.which("lintian"):
         pytest.skip("packages are installed by root only, and judged by lintian")
     build = tmp_path_factory.mktemp("deb")

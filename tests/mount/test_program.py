@@ -9,6 +9,7 @@ import signal
 import stat
 import struct
 import subprocess
+import tempfile
 
 import pytest
 
@@ -407,11 +408,14 @@ def test_ordinary_user(tmp_path, shared_devkms, request):
             parent.chmod(mode | 0o11)
             request.addfinalizer(lambda parent=parent, mode=mode: parent.chmod(mode))
     m = Mount(tmp_path / "user", shared_devkms)
-    subprocess.run(["chown", "-R", "nobody", m.base], check=True)
+    # A socket's path has room for 107 bytes.
+    runtime = tempfile.mkdtemp(prefix="byokfs-", dir="/tmp")
+    request.addfinalizer(lambda: shutil.rmtree(runtime))
+    subprocess.run(["chown", "-R", "nobody", m.base, runtime], check=True)
     script = f"""mkdir {tmp_path}/dev && mount -t tmpfs none {tmp_path}/dev && mknod -m 666 {tmp_path}/dev/fuse c 10 229 &&
         mount --bind {tmp_path}/dev/fuse /dev/fuse && cd {m.base} && exec setpriv --reuid nobody --clear-groups "$@" """
     r = run("unshare", "-m", "sh", "-c", script, "sh", "sh", "-c", USER, "sh", os.path.abspath(BYOKFS), os.path.abspath(CTL), m.ini,
-            m.cipher, m.plain, env={"HOME": m.base, "XDG_RUNTIME_DIR": m.base})
+            m.cipher, m.plain, env={"HOME": m.base, "XDG_RUNTIME_DIR": runtime})
     assert r.code == 0 and r.out.split() == ["hi", "65534", "hi"], r
     assert not markers(m)
 

@@ -1,7 +1,7 @@
 /* config.h — byokfs.ini and `-o section.key=value` in one table: parse, check, defaults (byokfs.ini(5)).
  *
  * Unknown section or key, duplicate, value out of range, over-long line: an error naming file, line and key. Durations
- * take ms, s, m, h; a list may go on on indented lines. Keys of later versions ([alert], ...) are refused as such. No
+ * take ms, s, m, h; a list may go on on indented lines. Keys of later versions are refused as such. No
  * other layer includes this header: main and the tools hand each module its own parameters. */
 #ifndef BYOKFS_CONFIG_H
 #define BYOKFS_CONFIG_H
@@ -60,6 +60,9 @@ struct config {
 		char *file, *level; /* "calls", "changes" */
 		bool syslog;
 	} audit;
+	struct {
+		uint32_t key_age_days; /* 0: never */
+	} alert;
 	struct context_extra extra; /* kms.context, parsed */
 };
 

@@ -162,6 +162,10 @@ MUST_CHECK int kms_reconfigure(struct kms *, const struct kms_params *, struct k
 void kms_where(struct kms *, struct kms_where *out);
 /* Do both names stand for one key, for this provider? */
 bool kms_same_key(const struct kms *, const char *a, const char *b);
+/* The same of names alone, whoever keeps the key: equal, or Regions' copies of one multi-Region key. */
+bool kms_same_name(const char *a, const char *b);
+/* A name by which a multi-Region key is known: it has siblings with other names. */
+bool kms_name_is_multi(const char *name);
 /* Everyone who is told of each request, on the thread that made it, with no lock held; before the first call, or never.
  * The event is valid during fn only. */
 void kms_observe(struct kms *, void (*fn)(void *arg, const struct kms_event *), void *arg);

@@ -144,12 +144,14 @@ static const struct key keys[] = {
 	{ "audit", "syslog", FLAG, AT(audit.syslog), 0, 0, "no", "", "no|yes", NULL, "the same lines to syslog" },
 	{ "audit", "level", CHOICE, AT(audit.level), 0, 0, "calls", "", "changes|calls", NULL,
 	    "changes: only changes of state and calls that failed" },
+	{ "alert", "key_age_days", NUMBER, AT(alert.key_age_days), 0, 36500, "90", "days", NULL, NULL,
+	    "warn when keys have been sealed under the same key material for as long; 0: never" },
 };
 #define NKEYS (sizeof(keys) / sizeof(keys[0]))
 _Static_assert(NKEYS <= CONFIG_KEYS, "raise CONFIG_KEYS");
 
 /* What product and documents name but this version cannot do: "section.*" or "section.key". */
-static const char *const later[] = { "alert.*", "mount.shared" };
+static const char *const later[] = { "mount.shared" };
 
 int config_fail(char *why, int err, const char *fmt, ...)
 {

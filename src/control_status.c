@@ -103,11 +103,12 @@ static json_t *audit_part(struct audit *audit)
 #define DOMAINS_SHOWN 256u
 
 struct listing {
+	const struct service *service;
 	json_t *list;
 	json_int_t from;
 };
 
-static json_t *domain_part(struct domain *d)
+static json_t *domain_part(const struct service *service, struct domain *d)
 {
 	struct lease *lease = atomic_load(&d->lease);
 	struct sums s = { 0 };
@@ -118,11 +119,11 @@ static json_t *domain_part(struct domain *d)
 	(void)sum_up(&s, d);
 	bytes_hex(id, d->ids.domain, 16);
 	io_utc(since, ls.since);
-	return json_pack("{s:i, s:s, s:s*, s:s, s:o, s:s, s:I, s:I, s:b, s:o*, s:o*}", "index", (int)d->index, "id", id,
-	    "seal", lease ? (lease_seal(lease) == SEAL_DOMAIN ? "domain" : "file") : NULL, "state",
+	return json_pack("{s:i, s:s, s:s*, s:s, s:o, s:s, s:I, s:I, s:b, s:o*, s:o*, s:o*}", "index", (int)d->index,
+	    "id", id, "seal", lease ? (lease_seal(lease) == SEAL_DOMAIN ? "domain" : "file") : NULL, "state",
 	    lease_state_name(ls.state), "reason", control_text(ls.reason), "since", since, "since_unix",
 	    (json_int_t)ls.since, "lease_left_ms", (json_int_t)ls.lease_left_ms, "by_admin", ls.by_admin, "kms",
-	    lease ? kms_part(d->kms) : NULL, "counters", counters(&s));
+	    lease ? kms_part(d->kms) : NULL, "counters", counters(&s), "key_age", control_age_domain(service, d));
 }
 
 static bool list_domain(void *arg, struct domain *d)
@@ -130,15 +131,15 @@ static bool list_domain(void *arg, struct domain *d)
 	struct listing *l = arg;
 
 	if (d->index >= l->from)
-		(void)json_array_append_new(l->list, domain_part(d));
+		(void)json_array_append_new(l->list, domain_part(l->service, d));
 	return json_array_size(l->list) < DOMAINS_SHOWN;
 }
 
-static json_t *domains_part(struct fs *fs, const json_t *request)
+static json_t *domains_part(const struct service *s, const json_t *request)
 {
-	struct listing l = { json_array(), json_integer_value(json_object_get(request, "from")) };
+	struct listing l = { s, json_array(), json_integer_value(json_object_get(request, "from")) };
 
-	domains_each(fs, list_domain, &l);
+	domains_each(s->fs, list_domain, &l);
 	return l.list;
 }
 
@@ -152,12 +153,12 @@ json_t *control_status(struct service *s, const json_t *request)
 	io_utc(since, ls.since);
 	io_utc(started, s->started);
 	return json_pack(
-	    "{s:i, s:s, s:o, s:o, s:s, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:s, s:i, s:o*, s:o*, s:I, s:o*, s:o*}",
+	    "{s:i, s:s, s:o, s:o, s:s, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:s, s:i, s:o*, s:o*, s:I, s:o*, s:o*, s:o*}",
 	    "code", EXIT_OK, "message", "ok", "mountpoint", control_text(s->mountpoint), "cipherdir",
 	    control_text(s->fs->store->path), "store", id, "state", lease_state_name(ls.state), "reason",
 	    control_text(ls.reason), "since", since, "since_unix", (json_int_t)ls.since, "lease_left_ms",
 	    (json_int_t)ls.lease_left_ms, "by_admin", ls.by_admin, "watchdog", !s->watchdog_dead, "started", started,
 	    "pid", (int)getpid(), "kms", kms_part(s->kms), "counters", all_counters(s->fs), "domain_count",
-	    (json_int_t)domains_count(s->fs), "domains", domains_part(s->fs, request), "audit",
-	    audit_part(s->fs->audit));
+	    (json_int_t)domains_count(s->fs), "domains", domains_part(s, request), "audit",
+	    audit_part(s->fs->audit), "key_age", control_age(s));
 }

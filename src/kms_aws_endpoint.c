@@ -68,6 +68,16 @@ bool aws_same_key(const char *a, const char *b)
 	    rest_b - region_b > 1 && !strcmp(rest_a, rest_b);
 }
 
+bool kms_same_name(const char *a, const char *b)
+{
+	return aws_same_key(a, b); /* no other provider's names begin with "arn:" */
+}
+
+bool kms_name_is_multi(const char *name)
+{
+	return aws_arn_is_multi(name);
+}
+
 static bool region_ok(const char *region)
 {
 	if (!*region)

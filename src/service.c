@@ -226,6 +226,7 @@ static void *signals(void *arg)
 	sigset_t set;
 
 	stop_set(&set);
+	control_age_tick(s);
 	for (;;) {
 		int sig = sigtimedwait(&set, NULL, &wait);
 
@@ -240,6 +241,7 @@ static void *signals(void *arg)
 			stop_mount(s);
 		}
 		check_watchdog(s);
+		control_age_tick(s);
 	}
 }
 
@@ -249,6 +251,7 @@ int service_start(struct service *s)
 
 	s->loop = pthread_self();
 	s->started = io_unix_time();
+	atomic_store(&s->key_age_days, s->config->alert.key_age_days);
 	r = ctl_open(&s->ctl, s->mountpoint, control_answer, s);
 	if (r) {
 		log_warn("no control socket, so byokfsctl cannot reach this mount: %s", strerror(-r));

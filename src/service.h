@@ -6,6 +6,7 @@
 
 #include "ctl.h"
 #include "fs.h"
+#include "keyage.h"
 #include "kms.h"
 #include "options.h"
 #include "watchdog.h"
@@ -22,6 +23,8 @@ struct service {
 	struct ctl *ctl;
 	struct domain_job *job; /* the control thread's */
 	int64_t started;
+	_Atomic uint32_t key_age_days; /* of the configuration, for any thread */
+	struct keyage_said age_said;   /* the signal thread's */
 	pthread_t signals, loop;
 	bool running, watchdog_dead, keep_stderr;
 	bool stopping;

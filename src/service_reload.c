@@ -9,6 +9,7 @@
 
 struct changes {
 	char now[400], later[400];
+	bool kms; /* now: of the key service, which nested domains have one of their own of */
 };
 
 static void add(char *list, size_t size, const char *name)
@@ -21,12 +22,13 @@ static void add(char *list, size_t size, const char *name)
 static void sort(void *arg, const char *name)
 {
 	static const char *const taken[] = { "kms.key", "kms.region", "kms.endpoint", "kms.replicas", "kms.failover",
-		"kms.failover_after" };
+		"kms.failover_after", "alert.key_age_days" };
 	struct changes *c = arg;
 
 	for (size_t i = 0; i < sizeof(taken) / sizeof(*taken); i++)
 		if (strcmp(name, taken[i]) == 0) {
 			add(c->now, sizeof(c->now), name);
+			c->kms = c->kms || strncmp(name, "kms.", 4) == 0;
 			return;
 		}
 	add(c->later, sizeof(c->later), name);
@@ -61,12 +63,12 @@ static int take_over(struct service *s, const struct config *fresh, char *why)
 
 static void tell(const struct config *old, const struct config *fresh, bool nested)
 {
-	struct changes c = { "", "" };
+	struct changes c = { "", "", false };
 
 	config_compare(old, fresh, sort, &c);
 	if (*c.now)
 		log_info("the configuration was read again; changed: %s", c.now);
-	if (*c.now && nested)
+	if (c.kms && nested)
 		log_warn("nested key domains take these changes over with the next mount: %s", c.now);
 	if (*c.later)
 		log_warn("the configuration was read again; changed, but only for the next mount: %s", c.later);
@@ -91,4 +93,5 @@ void service_reload(struct service *s)
 		config_free(s->own);
 	free(s->own);
 	s->config = s->own = fresh;
+	atomic_store(&s->key_age_days, fresh->alert.key_age_days);
 }

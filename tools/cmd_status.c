@@ -119,6 +119,13 @@ static void print_kms(const json_t *kms)
 	}
 }
 
+static void print_age(const json_t *age)
+{
+	if (json_is_true(json_object_get(age, "alert")))
+		(void)printf("  to be rotated: keys have been sealed under the same key material for %" PRId64 " days\n",
+		    (int64_t)json_integer_value(json_object_get(age, "days")));
+}
+
 static void print_head(const json_t *answer, const char *mount)
 {
 	const char *at = jsonio_str(answer, "mountpoint"), *state = jsonio_str(answer, "state"),
@@ -140,6 +147,7 @@ static void print_head(const json_t *answer, const char *mount)
 		    (double)json_integer_value(json_object_get(answer, "lease_left_ms")) / 1000);
 	(void)putchar('\n');
 	print_kms(json_object_get(answer, "kms"));
+	print_age(json_object_get(answer, "key_age"));
 }
 
 /* One line each, when there is more than the store's own. */
@@ -166,6 +174,9 @@ static void print_domains(const json_t *answer)
 			(void)printf(", key ");
 			print_text(key);
 		}
+		if (json_is_true(json_object_get(json_object_get(d, "key_age"), "alert")))
+			(void)printf(", to be rotated: sealed so for %" PRId64 " days",
+			    (int64_t)json_integer_value(json_object_get(json_object_get(d, "key_age"), "days")));
 		if (reason && *reason) {
 			(void)printf(": ");
 			print_text(reason);

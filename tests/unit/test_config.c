@@ -159,7 +159,7 @@ static void later_things_are_named_as_such(void **state)
 {
 	struct fixture *f = *state;
 
-	refused(f, "[alert]\nkey_age_days = 90\n", 2, "not supported by this version");
+	refused(f, "[mount]\nshared = yes\n", 2, "not supported by this version");
 	refused(f, "[mount]\ntransport = io_uring\n", 2, "not supported by this version");
 	refused(f, "[kms]\nprovider = gcp\n", 2, "none of aws|vault|pkcs11|keyfile");
 	accepted(f, "[mount]\ntransport = fuse\n");
@@ -312,7 +312,13 @@ static void options_override_and_are_named_in_errors(void **state)
 	assert_string_equal(f->why, "-o cache.ttl: unknown key 'ttl' in [cache]");
 	assert_int_equal(config_set(c, "cache.lease", "x", f->why), -EINVAL);
 	assert_string_equal(f->why, "-o cache.lease: 'x' is not a number");
-	assert_int_equal(config_set(c, "alert.key_age_days", "90", f->why), -ENOTSUP);
+	assert_int_equal(config_set(c, "mount.shared", "yes", f->why), -ENOTSUP);
+	assert_int_equal(c->alert.key_age_days, 90);
+	assert_int_equal(config_set(c, "alert.key_age_days", "0", f->why), 0);
+	assert_int_equal(c->alert.key_age_days, 0);
+	assert_int_equal(config_set(c, "alert.key_age_days", "36501", f->why), -ERANGE);
+	assert_int_equal(config_set(c, "alert.key_age_days", "90d", f->why), -EINVAL);
+	assert_int_equal(config_set(c, "alert.age", "90", f->why), -EINVAL);
 	assert_int_equal(config_set(c, "kms.key", "a\nb", f->why), -EINVAL);
 	assert_int_equal(config_set(c, ".key", "a", f->why), -EINVAL);
 	assert_int_equal(config_set(c, "a-section-name-of-more-than-32-bytes.key", "a", f->why), -EINVAL);

@@ -1,5 +1,5 @@
-/* How old the sealing of each key domain is: for the status, and as a warning in the log. Hides where an age comes from,
- * and how often the warning is repeated. */
+/* How old the sealing of each key domain is: for the status, and as a warning in the log. Hides where an age comes
+ * from, and how often the warning is repeated. */
 #include "control.h"
 
 #include <inttypes.h>

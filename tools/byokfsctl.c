@@ -62,6 +62,20 @@ const struct cmd cmd_table[] = {
 	    "  --key KEY       the key, of the configured provider\n"
 	    "  --seal=file     every file's key is sealed by the KMS (default)\n"
 	    "  --seal=domain   files' keys are wrapped by the domain's\n" },
+	{ "keys", cmd_keys,
+	    "CIPHERDIR|--instances DIR [--needs KEY] [--key KEY]... [--alert|--max-age DAYS] [--descriptors] "
+	    "[--jobs N] [-c FILE] [-o KEY=VALUE] [--json]",
+	    "tell which KMS keys a store or a copy of it still depends on",
+	    "Reads descriptors and page 0 of every file: no KMS, no keys, nothing is written, mounted or not.\n"
+	    "What it tells are the storage's claims. Exit code 7 when not all of it could be read.\n"
+	    "\n"
+	    "  --needs KEY      is this key (a full ARN) needed? 0 not needed, 1 needed or perhaps, 7 damage\n"
+	    "  --key KEY        a name for seals of which only a hash is known; may be given several times\n"
+	    "  --alert          exit code 1 when keys are as old as key_age_days in [alert] says\n"
+	    "  --max-age DAYS   the same, with these days\n"
+	    "  --descriptors    read no files\n"
+	    "  --instances DIR  the stores that CIPHERDIR= in DIR/*.conf names, one after the other\n"
+	    "  --jobs N         files read at once (default 8)\n" },
 	{ "check", cmd_check, "CIPHERDIR [--json]", "check a store's structure, without keys",
 	    "Reads descriptors, names, directory ids and page 0 of every file; changes nothing.\n"
 	    "Exit code 7 when something is damaged. Litter and sizes in doubt are warnings.\n" },

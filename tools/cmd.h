@@ -35,6 +35,7 @@ int cmd_unlock(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_audit(int argc, char **argv);
 int cmd_domain(int argc, char **argv);
+int cmd_keys(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
@@ -52,7 +53,9 @@ struct cmd_args {
 
 enum cmd_takes { CMD_CONFIG = 1, CMD_JSON = 2 };
 
-/* A verb's own long option: exactly one of value and flag. A NULL name ends the list. */
+/* A verb's own long option: exactly one of value and flag. A NULL name ends the list. One whose name ends in "..." may
+ * be given up to CMD_MANY times: value is an array of CMD_MANY + 1, zeroed, and ends with a NULL. */
+#define CMD_MANY 16u
 struct cmd_option {
 	const char *name;
 	const char **value;
@@ -107,6 +110,11 @@ MUST_CHECK int cmd_unseal(struct store *, struct kms *, const struct config *, s
 /* A domain of the store, by its place in store->desc, as its sound copy with the higher seq says; unauthenticated.
  * descriptor_domain_free() it. 0, or -errno with why (STORE_WHY). */
 MUST_CHECK int cmd_domain_load(const struct store *, size_t i, struct descriptor_domain *out, char *why);
+
+/* One copy of it, by its file's name below an open directory of descriptors. 0, -EBADMSG: it is another domain's, or
+ * -errno. */
+MUST_CHECK int cmd_domain_copy(
+    int dirfd, const char *name, const struct store *s, size_t i, struct descriptor_domain *out);
 
 /* One line of JSON on stdout; takes the reference. EXIT_OK, or EXIT_FAILED for NULL or a full disk. */
 int cmd_print_json(json_t *);

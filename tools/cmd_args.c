@@ -67,6 +67,15 @@ static int set_once(const struct parsing *p, const char **slot, const char *valu
 	return -1;
 }
 
+static int add_one(const struct parsing *p, const char **list, const char *value, const char *option)
+{
+	size_t n = 0;
+
+	while (n < CMD_MANY && list[n])
+		n++;
+	return n == CMD_MANY ? wrong(p, "given too often:", option) : set_once(p, &list[n], value, option);
+}
+
 static int take_config(struct parsing *p, const char *attached)
 {
 	return set_once(p, &p->args->config, value_of(p, attached), "-c");
@@ -101,8 +110,12 @@ static int take_long(struct parsing *p, const char *arg)
 	if (p->takes & CMD_CONFIG && len == 8 && strncmp(arg, "--config", 8) == 0)
 		return take_config(p, eq ? eq + 1 : NULL);
 	for (const struct cmd_option *o = p->options; o && o->name; o++) {
-		if (strlen(o->name) != len - 2 || strncmp(o->name, arg + 2, len - 2) != 0)
+		bool many = strlen(o->name) == len + 1 && strcmp(o->name + len - 2, "...") == 0;
+
+		if ((!many && strlen(o->name) != len - 2) || strncmp(o->name, arg + 2, len - 2) != 0)
 			continue;
+		if (many)
+			return add_one(p, o->value, value_of(p, eq ? eq + 1 : NULL), arg);
 		if (o->value)
 			return set_once(p, o->value, value_of(p, eq ? eq + 1 : NULL), arg);
 		if (eq)

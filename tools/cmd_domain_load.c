@@ -9,7 +9,7 @@
 #include "bytes.h"
 #include "io.h"
 
-static int load_copy(int dirfd, const char *name, const struct store *s, size_t i, struct descriptor_domain *out)
+int cmd_domain_copy(int dirfd, const char *name, const struct store *s, size_t i, struct descriptor_domain *out)
 {
 	const struct descriptor_domain_line *line = &s->desc.domains[i];
 	char *text CLEANUP_FREE = NULL;
@@ -50,10 +50,10 @@ int cmd_domain_load(const struct store *s, size_t i, struct descriptor_domain *o
 
 	bytes_hex(name, s->desc.domains[i].domain, CONTEXT_ID);
 	if (fd >= 0 && other) {
-		ret = load_copy(fd, name, s, i, out);
+		ret = cmd_domain_copy(fd, name, s, i, out);
 		name[2 * CONTEXT_ID] = '~';
 		name[2 * CONTEXT_ID + 1] = '\0';
-		take_newer(out, &ret, other, load_copy(fd, name, s, i, other));
+		take_newer(out, &ret, other, cmd_domain_copy(fd, name, s, i, other));
 		name[2 * CONTEXT_ID] = '\0';
 	}
 	if (ret < 0)

@@ -122,7 +122,8 @@ static void print_kms(const json_t *kms)
 static void print_age(const json_t *age)
 {
 	if (json_is_true(json_object_get(age, "alert")))
-		(void)printf("  to be rotated: keys have been sealed under the same key material for %" PRId64 " days\n",
+		(void)printf(
+		    "  to be rotated: keys have been sealed under the same key material for %" PRId64 " days\n",
 		    (int64_t)json_integer_value(json_object_get(age, "days")));
 }
 
@@ -165,6 +166,7 @@ static void print_domains(const json_t *answer)
 		const char *state = jsonio_str(d, "state"), *reason = jsonio_str(d, "reason"),
 		           *id = jsonio_str(d, "id");
 		const char *key = jsonio_str(json_object_get(d, "kms"), "key");
+		const json_t *age = json_object_get(d, "key_age");
 
 		(void)printf("domain %-11d ", (int)json_integer_value(json_object_get(d, "index")));
 		print_text(state ? state : "unknown");
@@ -174,9 +176,9 @@ static void print_domains(const json_t *answer)
 			(void)printf(", key ");
 			print_text(key);
 		}
-		if (json_is_true(json_object_get(json_object_get(d, "key_age"), "alert")))
+		if (json_is_true(json_object_get(age, "alert")))
 			(void)printf(", to be rotated: sealed so for %" PRId64 " days",
-			    (int64_t)json_integer_value(json_object_get(json_object_get(d, "key_age"), "days")));
+			    (int64_t)json_integer_value(json_object_get(age, "days")));
 		if (reason && *reason) {
 			(void)printf(": ");
 			print_text(reason);

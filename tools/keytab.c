@@ -63,6 +63,17 @@ static void count(struct keytab_seals *s, int64_t when)
 	s->n++;
 }
 
+char *keytab_path(const char *dir, const char *name)
+{
+	char *path;
+
+	if (strcmp(dir, ".") == 0)
+		return strdup(name);
+	if (!*name)
+		return strdup(dir);
+	return asprintf(&path, "%s/%s", dir, name) < 0 ? NULL : path;
+}
+
 int keytab_file(struct keytab *t, const struct header_slot *slot, bool ruling, const char *dir, const char *name)
 {
 	struct keytab_row *r = row_of(t, slot->provider, slot->key_hash, slot->material);
@@ -73,10 +84,8 @@ int keytab_file(struct keytab *t, const struct header_slot *slot, bool ruling, c
 		count(&t->others, slot->sealed_at);
 	if (!r || !ruling || r->example)
 		return 0;
-	if (asprintf(&r->example, "%s/%s", dir, name) >= 0)
-		return 0;
-	r->example = NULL;
-	return -ENOMEM;
+	r->example = keytab_path(dir, name);
+	return r->example ? 0 : -ENOMEM;
 }
 
 int keytab_domain(struct keytab *t, const struct descriptor_slot *slot, bool ruling)

@@ -21,10 +21,10 @@ struct keytab_seals {
 
 struct keytab_row {
 	uint8_t provider, hash[8], material[32];
-	char *name; /* NULL: unknown */
+	char *name;                             /* NULL: unknown */
 	struct keytab_seals ruling, superseded; /* of files */
-	uint64_t domains, rotating; /* descriptors whose ruling, or other, slot this is */
-	char *example;              /* a file whose ruling slot it is, or NULL */
+	uint64_t domains, rotating;             /* descriptors whose ruling, or other, slot this is */
+	char *example;                          /* a file whose ruling slot it is, or NULL */
 };
 
 struct keytab {
@@ -38,9 +38,10 @@ struct keytab {
 /* 0 or -ENOMEM. keytab_free() it either way. */
 MUST_CHECK int keytab_init(struct keytab *);
 void keytab_free(struct keytab *);
+/* dir/name, malloc'ed: just one of them when dir is "." or name is "". */
+char *keytab_path(const char *dir, const char *name);
 /* A file's slot, wrap 1. dir and name: its path, for the example. -ENOMEM: there is none. */
-MUST_CHECK int keytab_file(
-    struct keytab *, const struct header_slot *, bool ruling, const char *dir, const char *name);
+MUST_CHECK int keytab_file(struct keytab *, const struct header_slot *, bool ruling, const char *dir, const char *name);
 /* A filled slot of a descriptor. 0 or -ENOMEM. */
 MUST_CHECK int keytab_domain(struct keytab *, const struct descriptor_slot *, bool ruling);
 /* Names what has this name's hash and no name yet. 0 or -ENOMEM. */

@@ -8,7 +8,7 @@ _byokfsctl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]} words=
 	COMPREPLY=()
 	if ((COMP_CWORD == 1)); then
-		mapfile -t COMPREPLY < <(compgen -W 'init info test policy status lock unlock domain check audit help version' -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W 'init info test policy status lock unlock domain check keys audit help version' -- "$cur")
 		return
 	fi
 	case $prev in
@@ -30,10 +30,11 @@ _byokfsctl() {
 		words='-c -o --host --rotator --admin --no-root --external-id --account --key --only=key --only=host --only=rotator --only=trust --terraform'
 		;;
 	info | check | status) words=--json ;;
+	keys) words='--needs --key --alert --max-age --descriptors --instances --jobs -c -o --json' ;;
 	lock | unlock) words=--domain= ;;
 	domain) words='--key --seal=file --seal=domain --json' ;;
 	audit) words='--anchor= --json' ;;
-	help) words='init info test policy status lock unlock domain check audit version byokfs.ini' ;;
+	help) words='init info test policy status lock unlock domain check keys audit version byokfs.ini' ;;
 	esac
 	if [[ $verb == audit && $COMP_CWORD -eq 2 ]]; then
 		mapfile -t COMPREPLY < <(compgen -W verify -- "$cur")

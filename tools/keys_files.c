@@ -159,8 +159,10 @@ static void failed(void *arg, const char *path, int err)
 {
 	struct scan *s = arg;
 
-	(void)err;
-	trouble(s->k, &s->k->unreadable, path, "");
+	if (err == -ENOENT)
+		plus(s->k, &s->k->gone);
+	else
+		trouble(s->k, err == -EXDEV ? &s->k->foreign : &s->k->unreadable, path, "");
 }
 
 static void enter(void *arg, int dirfd, const char *path, const struct stat *st)

@@ -43,8 +43,8 @@ struct keys {
 	/* guarded by lock while files are read */
 	pthread_mutex_t lock;
 	uint64_t files, by_kms, by_domain, unborn;
-	uint64_t torn;                         /* the slot that does not rule is damaged */
 	uint64_t damaged, unreadable, foreign; /* foreign: things of other filesystems, which hide what they cover */
+	uint64_t quarantined;                  /* files a repair put aside, besides */
 	uint64_t gone;                         /* between being listed and being opened */
 	char *trouble;                         /* path of the first of these */
 	int err;

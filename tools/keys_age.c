@@ -48,8 +48,8 @@ static int64_t oldest_file(const struct keys *k)
 	int64_t oldest = k->tab.others.n && k->tab.others.oldest < k->now ? k->tab.others.oldest : k->now;
 
 	for (size_t i = 0; i < k->tab.n; i++)
-		if (k->tab.row[i].ruling.n && k->tab.row[i].ruling.oldest < oldest)
-			oldest = k->tab.row[i].ruling.oldest;
+		if (k->tab.row[i].file[KEYTAB_RULING].n && k->tab.row[i].file[KEYTAB_RULING].oldest < oldest)
+			oldest = k->tab.row[i].file[KEYTAB_RULING].oldest;
 	return oldest;
 }
 

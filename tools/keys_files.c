@@ -12,6 +12,8 @@
 #include "reslot.h"
 #include "walk.h"
 
+#define QUARANTINE "quarantine" /* in .byokfs: what a repair put there is sealed, too */
+
 #define QUEUE     256u       /* each may keep a directory open */
 #define LINKS_MAX (1u << 20) /* files with several names that are remembered */
 
@@ -34,6 +36,7 @@ struct scan {
 	struct crew *crew;
 	struct progress progress;
 	struct place *here; /* NULL: it could not be kept open */
+	bool quarantine;    /* what cannot be judged there is there for that very reason */
 	dev_t dev;
 	uint64_t *inode; /* of files with several names: a set, 0 empty */
 	size_t inodes, room;
@@ -75,11 +78,15 @@ static void count(struct scan *s, const struct item *i, const struct reslot_view
 	const struct header_slot *both[2] = { &v->ruling, v->have_other ? &v->other : NULL };
 
 	LOCK_SCOPE(&k->lock);
-	*(v->ruling.wrap == HEADER_WRAP_KMS ? &k->by_kms : &k->by_domain) += 1;
+	if (s->quarantine)
+		k->quarantined++;
+	else
+		*(v->ruling.wrap == HEADER_WRAP_KMS ? &k->by_kms : &k->by_domain) += 1;
 	for (int n = 0; n < 2; n++) {
 		if (!both[n] || both[n]->wrap != HEADER_WRAP_KMS)
 			continue;
-		int ret = keytab_file(&k->tab, both[n], n == 0, i->place->path, i->name);
+		enum keytab_kind kind = n ? KEYTAB_SUPERSEDED : s->quarantine ? KEYTAB_ASIDE : KEYTAB_RULING;
+		int ret = keytab_file(&k->tab, both[n], kind, i->place->path, i->name);
 
 		k->err = k->err ? k->err : ret;
 	}
@@ -90,7 +97,7 @@ static void understood(struct scan *s, const struct item *i, const struct reslot
 	bool ours = bytes_equal(v->ident.store, s->k->store->desc.store, CONTEXT_ID);
 
 	/* Whose key wraps a file of an unknown domain, nobody can tell. */
-	if (!ours || (v->ruling.wrap == HEADER_WRAP_DOMAIN && !has_domain(s, v->ident.domain)))
+	if (!s->quarantine && (!ours || (v->ruling.wrap == HEADER_WRAP_DOMAIN && !has_domain(s, v->ident.domain))))
 		trouble(s->k, &s->k->damaged, i->place->path, i->name);
 	if (v->ruling.wrap == HEADER_WRAP_KMS || ours)
 		count(s, i, v);
@@ -116,6 +123,8 @@ static void read_file(struct scan *s, const struct item *i)
 		ret = reslot_read(fd, &v);
 	if (ret == -ENODATA && st.st_size > 0 && st.st_size < LAYOUT_PAGE)
 		ret = -EBADMSG; /* cut off */
+	if (s->quarantine && (ret == -ENODATA || ret == -EBADMSG))
+		return;
 	if (ret == 0)
 		understood(s, i, &v);
 	else if (ret == -ENODATA)
@@ -168,8 +177,10 @@ static void failed(void *arg, const char *path, int err)
 static void enter(void *arg, int dirfd, const char *path, const struct stat *st)
 {
 	struct scan *s = arg;
-	size_t n = strlen(path) + 1;
-	struct place *p = malloc(sizeof(*p) + n);
+	char *full CLEANUP_FREE =
+	    s->quarantine ? keytab_path(".byokfs/" QUARANTINE, strcmp(path, ".") ? path : "") : strdup(path);
+	size_t n = full ? strlen(full) + 1 : 0;
+	struct place *p = full ? malloc(sizeof(*p) + n) : NULL;
 
 	s->dev = st->st_dev;
 	put_place(s->k, s->here);
@@ -177,7 +188,7 @@ static void enter(void *arg, int dirfd, const char *path, const struct stat *st)
 	if (!p)
 		return;
 	p->refs = 1;
-	memcpy(p->path, path, n);
+	memcpy(p->path, full, n);
 	p->fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (p->fd >= 0)
 		s->here = p;
@@ -248,7 +259,7 @@ static void hand_over(struct scan *s, const char *name, const struct stat *st)
 	memcpy(i->name, name, n);
 	(void)pthread_mutex_lock(&s->k->lock);
 	s->here->refs++;
-	s->k->files++;
+	s->k->files += !s->quarantine;
 	(void)pthread_mutex_unlock(&s->k->lock);
 	crew_put(s->crew, i);
 }
@@ -267,6 +278,17 @@ static bool entry(void *arg, int dirfd, const char *path, const char *name, cons
 	return true; /* whatever the name of a directory: files below it are files */
 }
 
+static int walk_quarantine(struct scan *s, const struct walk_ops *ops)
+{
+	int fd CLEANUP_FD = openat(s->k->store->meta_fd, QUARANTINE, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+	if (fd < 0)
+		return errno == ENOENT ? 0 : -errno;
+	crew_wait(s->crew); /* before what they look at changes */
+	s->quarantine = true;
+	return walk(fd, ops);
+}
+
 int keys_files(struct keys *k, unsigned jobs)
 {
 	struct scan s = { .k = k, .domain = calloc(k->ndomain, CONTEXT_ID) };
@@ -280,6 +302,8 @@ int keys_files(struct keys *k, unsigned jobs)
 	progress_begin(&s.progress, "files", 0);
 	if (ret == 0)
 		ret = walk(k->store->fd, &ops);
+	if (ret == 0)
+		ret = walk_quarantine(&s, &ops);
 	crew_close(s.crew);
 	progress_clear(&s.progress);
 	put_place(k, s.here);

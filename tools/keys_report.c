@@ -66,8 +66,9 @@ static void print_row(const struct keys *k, const struct keytab_row *r)
 
 	material_text(material, r->material);
 	(void)printf("  material  %s\n", material);
-	print_seals(k, "files in use     ", &r->ruling);
-	print_seals(k, "superseded seals ", &r->superseded);
+	print_seals(k, "files in use     ", &r->file[KEYTAB_RULING]);
+	print_seals(k, "superseded seals ", &r->file[KEYTAB_SUPERSEDED]);
+	print_seals(k, "files put aside  ", &r->file[KEYTAB_ASIDE]);
 	for (size_t i = 0; i < k->nslot && shown < DOMAINS_SHOWN && shown < all; i++) {
 		const struct keys_slot *s = &k->slot[i];
 
@@ -149,6 +150,8 @@ void keys_print(const struct keys *k)
 		             " by their domain's key, "
 		             "%" PRIu64 " unborn, %" PRIu64 " damaged, %" PRIu64 " unreadable\n",
 		    k->files, k->by_kms, k->by_domain, k->unborn, k->damaged, k->unreadable);
+	if (k->quarantined)
+		(void)printf("aside     %" PRIu64 " files in .byokfs/quarantine are sealed too\n", k->quarantined);
 	if (k->changed)
 		(void)puts("note      the descriptors changed meanwhile: ask again for what holds now");
 }
@@ -195,8 +198,9 @@ static json_t *row_json(const struct keys *k, const struct keytab_row *r)
 	material_text(material, r->material);
 	if (example)
 		cmd_escape(example, r->example);
-	return json_pack("{s:s, s:o, s:o, s:o, s:s*}", "material", material, "files", seals_json(&r->ruling, k->now),
-	    "superseded", seals_json(&r->superseded, k->now), "domains", slots_json(k, r), "example", example);
+	return json_pack("{s:s, s:o, s:o, s:o, s:o, s:s*}", "material", material, "files",
+	    seals_json(&r->file[KEYTAB_RULING], k->now), "superseded", seals_json(&r->file[KEYTAB_SUPERSEDED], k->now),
+	    "aside", seals_json(&r->file[KEYTAB_ASIDE], k->now), "domains", slots_json(k, r), "example", example);
 }
 
 static json_t *key_json(const struct keys *k, size_t at, size_t n, bool needed)
@@ -252,10 +256,10 @@ static json_t *files_json(const struct keys *k)
 {
 	if (!k->scanned)
 		return NULL;
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "total", (json_int_t)k->files, "sealed_by_kms",
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "total", (json_int_t)k->files, "sealed_by_kms",
 	    (json_int_t)k->by_kms, "sealed_by_domain", (json_int_t)k->by_domain, "unborn", (json_int_t)k->unborn,
 	    "damaged", (json_int_t)k->damaged, "unreadable", (json_int_t)k->unreadable, "other_filesystems",
-	    (json_int_t)k->foreign);
+	    (json_int_t)k->foreign, "quarantined", (json_int_t)k->quarantined);
 }
 
 json_t *keys_json(const struct keys *k)

@@ -74,15 +74,16 @@ char *keytab_path(const char *dir, const char *name)
 	return asprintf(&path, "%s/%s", dir, name) < 0 ? NULL : path;
 }
 
-int keytab_file(struct keytab *t, const struct header_slot *slot, bool ruling, const char *dir, const char *name)
+int keytab_file(
+    struct keytab *t, const struct header_slot *slot, enum keytab_kind kind, const char *dir, const char *name)
 {
 	struct keytab_row *r = row_of(t, slot->provider, slot->key_hash, slot->material);
 
 	if (r)
-		count(ruling ? &r->ruling : &r->superseded, slot->sealed_at);
-	else if (ruling)
+		count(&r->file[kind], slot->sealed_at);
+	else if (kind != KEYTAB_SUPERSEDED)
 		count(&t->others, slot->sealed_at);
-	if (!r || !ruling || r->example)
+	if (!r || kind == KEYTAB_SUPERSEDED || r->example)
 		return 0;
 	r->example = keytab_path(dir, name);
 	return r->example ? 0 : -ENOMEM;
@@ -161,9 +162,14 @@ bool keytab_same(const struct keytab_row *a, const struct keytab_row *b)
 	return a->provider == b->provider && bytes_equal(a->hash, b->hash, sizeof(a->hash));
 }
 
+uint64_t keytab_row_files(const struct keytab_row *r)
+{
+	return r->file[KEYTAB_RULING].n + r->file[KEYTAB_ASIDE].n;
+}
+
 bool keytab_row_needed(const struct keytab_row *r)
 {
-	return r->ruling.n || r->domains || r->rotating;
+	return keytab_row_files(r) || r->domains || r->rotating;
 }
 
 /* A Region's copy of the key that nobody named is a hash like any other. */
@@ -182,12 +188,12 @@ void keytab_need(const struct keytab *t, const char *name, struct keytab_need *o
 		const struct keytab_row *r = &t->row[i];
 
 		if (bytes_equal(r->hash, hash, sizeof(hash)) || (r->name && kms_same_name(r->name, name))) {
-			out->files += r->ruling.n;
+			out->files += keytab_row_files(r);
 			out->domains += r->domains + r->rotating;
-			out->superseded += r->superseded.n;
+			out->superseded += r->file[KEYTAB_SUPERSEDED].n;
 			out->example = out->example ? out->example : r->example;
 		} else if (may_be(r, name)) {
-			out->maybe += r->ruling.n;
+			out->maybe += keytab_row_files(r);
 		}
 	}
 }

@@ -19,19 +19,22 @@ struct keytab_seals {
 	int64_t oldest, newest; /* Unix seconds; when n > 0 */
 };
 
+/* A file's seal: the one that rules; one that nothing uses any more; the one that rules in a file put aside. */
+enum keytab_kind { KEYTAB_RULING, KEYTAB_SUPERSEDED, KEYTAB_ASIDE, KEYTAB_KINDS };
+
 struct keytab_row {
 	uint8_t provider, hash[8], material[32];
 	char *name;                             /* NULL: unknown */
-	struct keytab_seals ruling, superseded; /* of files */
+	struct keytab_seals file[KEYTAB_KINDS]; /* of files */
 	uint64_t domains, rotating;             /* descriptors whose ruling, or other, slot this is */
-	char *example;                          /* a file whose ruling slot it is, or NULL */
+	char *example;                          /* a file that depends on it, or NULL */
 };
 
 struct keytab {
 	struct keytab_row *row;
 	size_t n;
 	uint16_t *index;            /* row number + 1 by hash */
-	struct keytab_seals others; /* ruling slots that found no room */
+	struct keytab_seals others; /* not superseded, and found no room */
 	uint64_t others_domains;
 };
 
@@ -41,7 +44,8 @@ void keytab_free(struct keytab *);
 /* dir/name, malloc'ed: just one of them when dir is "." or name is "". */
 char *keytab_path(const char *dir, const char *name);
 /* A file's slot, wrap 1. dir and name: its path, for the example. -ENOMEM: there is none. */
-MUST_CHECK int keytab_file(struct keytab *, const struct header_slot *, bool ruling, const char *dir, const char *name);
+MUST_CHECK int keytab_file(
+    struct keytab *, const struct header_slot *, enum keytab_kind, const char *dir, const char *name);
 /* A filled slot of a descriptor. 0 or -ENOMEM. */
 MUST_CHECK int keytab_domain(struct keytab *, const struct descriptor_slot *, bool ruling);
 /* Names what has this name's hash and no name yet. 0 or -ENOMEM. */
@@ -51,7 +55,8 @@ MUST_CHECK int keytab_name(struct keytab *, const char *name);
 MUST_CHECK int keytab_sort(struct keytab *);
 /* Rows of one key: the same provider and hash. */
 bool keytab_same(const struct keytab_row *, const struct keytab_row *);
-/* Does anything depend on this row: a ruling slot of a file, or any slot of a descriptor? */
+/* Files that depend on this row; and does anything, a slot of a descriptor included? */
+uint64_t keytab_row_files(const struct keytab_row *);
 bool keytab_row_needed(const struct keytab_row *);
 
 struct keytab_need {

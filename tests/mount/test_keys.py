@@ -197,7 +197,7 @@ def test_inventory(template, copy):
     assert [keys.domains(k) for k in copy.keys] == [[(0, True)], [(1, True)], [(2, True)]]
     assert all(k["needed"] and k["provider"] == "aws" and k["hash"] == key_hash(k["key"]).hex() for k in answer["keys"])
     assert answer["files"] == {"total": 8, "sealed_by_kms": 6, "sealed_by_domain": 2, "unborn": 0, "damaged": 0, "unreadable": 0,
-                               "other_filesystems": 0}
+                               "other_filesystems": 0, "quarantined": 0}
     assert answer["complete"] and not answer["in_use"] and not answer["changed"] and not answer["authenticated"]
     assert [d["key_age_days"] for d in answer["domains"]] == [0, 0, 0]
     material = keys.by_name[copy.keys[0]]["materials"][0]
@@ -454,6 +454,28 @@ def test_what_is_no_file_of_the_store(copy):
     reseal(temporary, NEW)
     r = needs(copy.path, NEW)
     assert r.returncode == FAILED and ".byokfs.tmp.0123456789abcdef" in r.stdout
+
+
+def test_what_a_repair_put_aside(copy):
+    """It is still sealed; what cannot be judged there is no news."""
+    aside = os.path.join(copy.path, ".byokfs", "quarantine", "20260101T000000Z")
+    os.makedirs(os.path.join(aside, "2"))
+    with open(os.path.join(aside, "index"), "w") as f:
+        f.write("1 file\n" * 1000)
+    for name in ("1", "2/x"):
+        shutil.copy(copy.files["one"], os.path.join(aside, name))
+    zero(os.path.join(aside, "1"), 0)
+    assert needs(copy.path, NEW).returncode == OK
+    reseal(os.path.join(aside, "2", "x"), NEW)
+    r = needs(copy.path, NEW)
+    assert r.returncode == FAILED and "such as '.byokfs/quarantine/20260101T000000Z/2/x'" in r.stdout
+    answer = report(copy.path)
+    old = int(time.time()) - 100 * DAY
+    reseal(os.path.join(aside, "2", "x"), NEW, sealed=old)
+    assert ctl(copy.path, "--max-age", "90").returncode == OK  # no rotation gets there
+    answer = report(copy.path)
+    assert answer["files"]["quarantined"] == 1 and answer["files"]["total"] == 8
+    assert "1 files in .byokfs/quarantine" in ctl(copy.path).stdout
 
 
 def test_one_slot_damaged(copy):

@@ -45,7 +45,8 @@ static void add_file(struct keytab *t, const char *key, unsigned material, int64
 {
 	struct header_slot s = file_slot(key, material, sealed);
 
-	assert_int_equal(keytab_file(t, &s, ruling, "dir", key + strlen(key) - 4), 0);
+	assert_int_equal(
+	    keytab_file(t, &s, ruling ? KEYTAB_RULING : KEYTAB_SUPERSEDED, "dir", key + strlen(key) - 4), 0);
 }
 
 static void add_domain(struct keytab *t, const char *key, unsigned material, bool ruling)
@@ -85,13 +86,13 @@ static void seals_are_counted_by_key_and_material(void **state)
 	assert_null(t->row[2].name);
 	assert_true(keytab_same(&t->row[0], &t->row[1]));
 	assert_false(keytab_same(&t->row[1], &t->row[2]));
-	assert_int_equal(t->row[0].ruling.n, 2);
-	assert_int_equal(t->row[0].ruling.oldest, 50);
-	assert_int_equal(t->row[0].ruling.newest, 100);
+	assert_int_equal(t->row[0].file[KEYTAB_RULING].n, 2);
+	assert_int_equal(t->row[0].file[KEYTAB_RULING].oldest, 50);
+	assert_int_equal(t->row[0].file[KEYTAB_RULING].newest, 100);
 	assert_int_equal(t->row[0].domains, 1);
-	assert_int_equal(t->row[1].ruling.n, 1);
-	assert_int_equal(t->row[1].superseded.n, 1);
-	assert_int_equal(t->row[1].superseded.oldest, 60);
+	assert_int_equal(t->row[1].file[KEYTAB_RULING].n, 1);
+	assert_int_equal(t->row[1].file[KEYTAB_SUPERSEDED].n, 1);
+	assert_int_equal(t->row[1].file[KEYTAB_SUPERSEDED].oldest, 60);
 	assert_string_equal(t->row[0].example, "dir/0000");
 }
 
@@ -134,7 +135,7 @@ static void the_provider_does_not_part_equal_names(void **state)
 	struct header_slot s = file_slot(KEY_A, 1, 1);
 
 	s.provider = 2;
-	assert_int_equal(keytab_file(t, &s, true, ".", "f"), 0);
+	assert_int_equal(keytab_file(t, &s, KEYTAB_ASIDE, ".", "f"), 0);
 	assert_int_equal(need(t, KEY_A).files, 1);
 	assert_string_equal(need(t, KEY_A).example, "f");
 }

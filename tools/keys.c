@@ -14,7 +14,7 @@
 #include "io.h"
 #include "keyage.h"
 
-#define JOBS_MAX    1000u /* files of the job history that are looked at */
+#define JOBS_MAX    256u /* files of the job history that are looked at */
 #define JOB_BYTES   (64u << 10)
 #define STALE_SLOTS 4u /* two copies, two slots */
 
@@ -237,8 +237,10 @@ static int names_of_job(struct keys *k, int dirfd, const char *file)
 	if (io_read_file(dirfd, file, JOB_BYTES, &text, &len) < 0)
 		return 0;
 	for (char *line = strtok_r(text, "\n", &save); line && ret == 0; line = strtok_r(NULL, "\n", &save)) {
-		if (strncmp(line, "from=", 5) == 0)
-			ret = keytab_name(&k->tab, line + 5);
+		const char *name = strrchr(line, ' ');
+
+		if (strncmp(line, "domain=", 7) == 0 && name) /* index, id, and the key it had */
+			ret = keytab_name(&k->tab, name + 1);
 		else if (strncmp(line, "to=", 3) == 0)
 			ret = keytab_name(&k->tab, line + 3);
 	}

@@ -273,9 +273,10 @@ def test_hashes_without_names(copy):
     # what a rotation's record names
     os.mkdir(os.path.join(copy.path, ".byokfs", "jobs"))
     with open(os.path.join(copy.path, ".byokfs", "jobs", "1"), "w") as f:
-        f.write(f"byokfs-job 1\nfrom={copy.keys[0]}\nto={OTHER}\n")
+        f.write(f"byokfs-job 1\ndomain=0 {16 * '00'} {NEW}\nto={OTHER}\n")
     os.mkfifo(os.path.join(copy.path, ".byokfs", "jobs", "2"))
-    assert Keys(report(copy.path)).sum(OTHER, "files") == 1
+    keys = Keys(report(copy.path))
+    assert keys.sum(OTHER, "files") == 1 and keys.sum(NEW, "files") == 2
 
 
 # ---- is it needed?

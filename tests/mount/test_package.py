@@ -60,7 +60,7 @@ def test_installed_mounted_through_fstab_and_removed(installed, devkms, tmp_path
     for name in ("byokfs", "byokfsctl", "byokfs-devkms"):
         assert shutil.which(name)
     assert os.path.realpath("/sbin/mount.byokfs") == "/usr/sbin/byokfs"
-    for unit in ("byokfs@.service", "byokfs.target"):
+    for unit in ("byokfs@.service", "byokfs.target", "byokfs-keyage.service", "byokfs-keyage.timer"):
         text = open(f"/lib/systemd/system/{unit}").read()
         assert "/usr/local" not in text
     for page in ("8 byokfs", "8 mount.byokfs", "8 byokfsctl", "5 byokfs.ini", "5 byokfs-format", "5 byokfs-audit", "1 byokfs-devkms"):

@@ -37,6 +37,8 @@ struct file_params {
 	 * file's locks held: it must not call back. May be NULL. */
 	void (*describe)(void *arg, char *out, size_t size);
 	void *arg;
+	/* Hears of a unit that is not acceptable, instead of the log. May be NULL. */
+	void (*damaged)(void *arg, enum unit_type, uint64_t index, const char *reason);
 };
 
 /* Page 0 of a new, empty file: seq 1, clock 1, dclock 0, inline. The caller writes it (dir_create) before any name
@@ -108,5 +110,33 @@ bool file_wipe(struct file *);
 /* Re-seal support: replaces a slot in page 0 (inactive slot, full page-0 pwrite, fdatasync); format.md 10. No key
  * needed. */
 MUST_CHECK int file_put_slot(struct file *, const struct header_slot *);
+
+/* ---- check and repair */
+
+enum file_fault_kind {
+	FILE_UNREADABLE, /* these bytes are EIO (file_verify()), */
+	FILE_LOST,       /* were, and are zeros after the repair, */
+	FILE_DOUBTED     /* are zeros; what would tell whether they were a hole is lost */
+};
+struct file_fault {
+	enum file_fault_kind kind;
+	enum unit_type type; /* the unit that is not acceptable */
+	uint64_t index;
+	const char *reason; /* static */
+	uint64_t off, len;  /* bytes of the file, within its size */
+};
+/* Authenticates every unit that holds bytes [from, to): nodes on the way, data pages, what may be absent. Goes on
+ * after damage; report is called in ascending order of the file's bytes, with the file's locks held. *bytes grows by
+ * what was authenticated on the backing. The file is one's own: nothing else runs on it. 0, or -errno when the check
+ * could not be done (damage is no error). */
+MUST_CHECK int file_verify(struct file *, const struct file_key *, uint64_t from, uint64_t to,
+    void (*report)(void *arg, const struct file_fault *), void *arg, uint64_t *bytes);
+/* Makes a damaged file readable again, in place: damaged data pages become zeros, damaged nodes are made anew from
+ * what authenticates below them, what lies beyond the end goes, the hint is set right. For what is made anew the
+ * records that protect against rollback begin anew too. fd as in file_open(), but never taken over; params->readonly:
+ * only reports what would be lost. Durable when it returns 0; after a failure, or a crash, it can be called again. With
+ * a root that is lost the size is STATE's, or the hint's if that is larger. -EIO: beyond repair. */
+MUST_CHECK int file_mend(int fd, const struct file_key *, const struct file_params *,
+    void (*report)(void *arg, const struct file_fault *), void *arg);
 
 #endif

@@ -19,6 +19,10 @@ int file_damaged(const struct file *f, enum unit_type type, uint64_t index, cons
 	const char *kind = type == UNIT_DATA ? "data" : type == UNIT_GROUP ? "group" : type == UNIT_L1 ? "L1" : "L2";
 	char name[800] = "a file";
 
+	if (f->params.damaged) {
+		f->params.damaged(f->params.arg, type, index, reason);
+		return -EIO;
+	}
 	if (f->params.describe)
 		f->params.describe(f->params.arg, name, sizeof(name));
 	if (type == UNIT_ROOT)
@@ -123,8 +127,12 @@ static int load(struct file *f, const struct file_key *key, const uint8_t *page)
 	if (st.seq < f->disk.seq)
 		return file_damaged(f, UNIT_ROOT, 0, "it is older than what was there before");
 	rc = open_root(f, key, page, &st);
-	if (rc != 0)
+	if (rc == -EIO && f->mending && (!st.inlined || f->st_size >= 2 * LAYOUT_PAGE)) {
+		f->root_lost = true;
+		file_forget_root(f, &st);
+	} else if (rc != 0) {
 		return rc;
+	}
 	memcpy(f->page0, page, LAYOUT_PAGE);
 	f->disk = st;
 	f->size = st.size;
@@ -240,13 +248,15 @@ static int check_hint(struct file *f, bool *wrong)
 	return file_hint(f);
 }
 
-int file_open(struct file **out, int fd, const struct file_key *key, const struct file_params *params, bool *hint_wrong)
+static int open_state(struct file **out, int fd, const struct file_key *key, const struct file_params *params,
+    bool mending, bool *hint_wrong)
 {
 	struct file *f;
 	int rc = file_make(&f, fd, params);
 
 	if (rc != 0)
 		return rc;
+	f->mending = mending;
 	rc = file_lock_quiet(f, key);
 	if (rc == 0) {
 		rc = check_hint(f, hint_wrong);
@@ -259,6 +269,18 @@ int file_open(struct file **out, int fd, const struct file_key *key, const struc
 	}
 	*out = f;
 	return 0;
+}
+
+int file_open(struct file **out, int fd, const struct file_key *key, const struct file_params *params, bool *hint_wrong)
+{
+	return open_state(out, fd, key, params, false, hint_wrong);
+}
+
+int file_open_mending(struct file **out, int fd, const struct file_key *key, const struct file_params *params)
+{
+	bool wrong;
+
+	return open_state(out, fd, key, params, true, &wrong);
 }
 
 int file_make_writable(struct file *f, int fd)

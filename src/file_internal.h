@@ -5,7 +5,8 @@
  *   file_tree.c    nodes in memory, their entries                file_write.c   write, inline data, the flip to pages
  *   file_commit.c  page 0, nodes, flush, records, promotion      file_drop.c    truncate, punch, zero, repair
  *   file_record.c  what a completed flush allows to conclude     file_page.c    one unit: judge, open
- *   file_io.c      the backing's system calls, buffers
+ *   file_io.c      the backing's system calls, buffers           file_scan.c    every unit in turn; check
+ *   file_mend.c    repair
  *
  * A version is "known" when it was issued or accepted in this tenure. Sections are those of
  * byokfs-format(5). */
@@ -105,6 +106,8 @@ struct file {
 	uint64_t drop_clock, drop_flush;
 	bool checked; /* section 5.6 was done */
 	bool repair;  /* the backing is longer than it should be: 5.6 is wanted soon */
+	bool mending; /* a root that does not open is made anew; */
+	bool root_lost; /* it was */
 
 	uint64_t st_size; /* of the backing */
 	bool want_hint;   /* exact, as soon as drops allow */
@@ -128,6 +131,8 @@ MUST_CHECK int file_lock(struct file *, const struct file_key *);
 /* The same for work users have not asked for: mtime will be as before. */
 MUST_CHECK int file_lock_quiet(struct file *, const struct file_key *);
 void file_unlock(struct file *);
+/* As file_open(), for file_mend(). */
+MUST_CHECK int file_open_mending(struct file **, int fd, const struct file_key *, const struct file_params *);
 /* -EIO, with a log line naming file, unit and reason. */
 int file_damaged(const struct file *, enum unit_type, uint64_t index, const char *reason);
 
@@ -166,6 +171,11 @@ MUST_CHECK int file_parent(
     struct file *, const struct file_key *, enum unit_type, uint64_t index, struct file_node **, uint32_t *e);
 MUST_CHECK int file_node_get(
     struct file *, const struct file_key *, enum unit_type, uint64_t index, struct file_node **);
+/* A node that cannot be read is made anew in memory, dirty: everything below it may be absent. */
+MUST_CHECK int file_node_anew(
+    struct file *, const struct file_key *, enum unit_type, uint64_t index, struct file_node **);
+/* The root as if nothing were known below it: of a file whose root is lost. */
+void file_forget_root(struct file *, struct header_state *);
 /* Looks only in memory. */
 struct file_node *file_node_find(const struct file *, enum unit_type, uint64_t index);
 /* Flags changed: puts the node on the list it belongs to. */
@@ -213,6 +223,25 @@ static inline bool file_surely_present(rec_t rec, uint64_t ent)
 /* Where the backing has nothing, neither pages nor spills exist: the next page from k on that is
  * worth a look, or UINT64_MAX. */
 uint64_t file_skip_unbacked(struct file *, uint64_t k);
+
+/* ---- file_scan.c ---- */
+/* One walk over the units below data pages [from, to). What fails is counted and passed on; what was found under a node
+ * that was made anew is, too. */
+struct file_scan {
+	struct file *f;
+	const struct file_key *key;
+	uint64_t from, to;
+	bool mend;  /* nodes that fail are made anew, in memory at least */
+	bool write; /* and written, and pages that fail become zeros */
+	void (*report)(void *arg, const struct file_fault *);
+	void *arg;
+	uint64_t bytes;
+	/* private */
+	const char *reason;          /* of the failure just met */
+	uint64_t hole, backed;       /* physical pages [hole, backed) are none */
+	struct file_fault pending;   /* grows while the next one continues it */
+};
+MUST_CHECK int file_scan(struct file_scan *);
 
 /* ---- file_commit.c ---- */
 /* Makes room for n more versions (section 5.1); may write page 0 and flush. */

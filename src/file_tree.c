@@ -283,8 +283,8 @@ static int node_load(struct file *f, const struct file_key *key, struct file_nod
 	return 0;
 }
 
-static int node_add(
-    struct file *f, const struct file_key *key, struct file_node *up, uint32_t slot, struct file_node **out)
+static int node_add(struct file *f, const struct file_key *key, struct file_node *up, uint32_t slot, bool anew,
+    struct file_node **out)
 {
 	struct file_node *n;
 	enum unit_type type;
@@ -299,10 +299,14 @@ static int node_add(
 		return -ENOMEM;
 	n->up = up;
 	n->slot = slot;
-	rc = node_load(f, key, n);
+	rc = anew ? 0 : node_load(f, key, n);
 	if (rc != 0) {
 		file_node_free(n);
 		return rc;
+	}
+	if (anew) {
+		fill_absent(n, REC_H);
+		n->loaded = n->dirty = true;
 	}
 	up->kids++;
 	n->chain = f->table[bucket(type, index)];
@@ -331,7 +335,7 @@ int file_node_get(
 	if (!n || !n->loaded) {
 		rc = file_parent(f, key, type, index, &up, &slot); /* three levels at most */
 		if (rc == 0)
-			rc = n ? node_load(f, key, n) : node_add(f, key, up, slot, &n);
+			rc = n ? node_load(f, key, n) : node_add(f, key, up, slot, false, &n);
 		if (rc != 0)
 			return rc;
 		file_requeue(f, n);
@@ -342,6 +346,27 @@ int file_node_get(
 	}
 	*out = n;
 	return 0;
+}
+
+int file_node_anew(
+    struct file *f, const struct file_key *key, enum unit_type type, uint64_t index, struct file_node **out)
+{
+	struct file_node *up;
+	uint32_t slot;
+	int rc = file_parent(f, key, type, index, &up, &slot);
+
+	return rc == 0 ? node_add(f, key, up, slot, true, out) : rc;
+}
+
+void file_forget_root(struct file *f, struct header_state *st)
+{
+	uint64_t hinted;
+
+	fill_absent(f->root, REC_H);
+	f->root->dirty = true;
+	st->inlined = false;
+	if (layout_hint_decode(f->st_size, &hinted) && hinted > st->size)
+		st->size = hinted;
 }
 
 void file_discard(struct file *f, struct file_node *n)

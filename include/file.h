@@ -134,7 +134,8 @@ MUST_CHECK int file_verify(struct file *, const struct file_key *, uint64_t from
 /* Makes a damaged file readable again, in place: damaged data pages become zeros, damaged nodes are made anew from
  * what authenticates below them, what lies beyond the end goes, the hint is set right. For what is made anew the
  * records that protect against rollback begin anew too. fd as in file_open(), but never taken over; params->readonly:
- * only reports what would be lost. Durable when it returns 0; after a failure, or a crash, it can be called again. With
+ * only reports what would be lost. Durable when it returns: 0, there was nothing but perhaps a
+ * wrong end or hint, or 1, units were made anew (would be). After a failure, or a crash, it can be called again. With
  * a root that is lost the size is STATE's, or the hint's if that is larger. -EIO: beyond repair. */
 MUST_CHECK int file_mend(int fd, const struct file_key *, const struct file_params *,
     void (*report)(void *arg, const struct file_fault *), void *arg);

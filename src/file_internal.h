@@ -236,6 +236,7 @@ struct file_scan {
 	void (*report)(void *arg, const struct file_fault *);
 	void *arg;
 	uint64_t bytes;
+	bool met; /* with mend: something was made anew */
 	/* private */
 	const char *reason;          /* of the failure just met */
 	uint64_t hole, backed;       /* physical pages [hole, backed) are none */

@@ -61,6 +61,8 @@ int file_mend(int fd, const struct file_key *key, const struct file_params *para
 		return rc;
 	}
 	rc = mend(s.f, key, &s);
+	if (rc == 0)
+		rc = s.met || s.f->root_lost;
 	file_close(s.f);
 	return rc;
 }

@@ -155,7 +155,7 @@ static void take_page(struct file_scan *s, struct pages *p, uint32_t i)
 
 	file_issued(s->f, p->node, p->e + i, p->ver[i]);
 	file_mark_dirty(s->f, p->node);
-	s->reason = "it was lost; the rest of its pages is not";
+	s->reason = "it was lost, but not the rest of the page";
 	report(s, FILE_LOST, type, type == UNIT_ROOT ? 0 : p->node->index, at + LAYOUT_BODY, at + LAYOUT_PAGE);
 }
 
@@ -174,6 +174,7 @@ static int judge_page(struct file_scan *s, struct pages *p, uint32_t i)
 	uint64_t k = p->k + i, at = k * LAYOUT_PAGE;
 
 	if (p->fault[i]) {
+		s->met = s->mend;
 		s->reason = p->fault[i];
 		report(s, s->mend ? FILE_LOST : FILE_UNREADABLE, UNIT_DATA, k, at, at + LAYOUT_PAGE);
 		return s->write ? zero_page(s, k) : 0;
@@ -233,7 +234,7 @@ static int get_node(struct file_scan *s, enum unit_type type, uint64_t index, st
 		report_below(s, FILE_UNREADABLE, type, index);
 		return -EIO;
 	}
-	*anew = true;
+	*anew = s->met = true;
 	return file_node_anew(s->f, s->key, type, index, n);
 }
 

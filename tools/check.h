@@ -58,7 +58,7 @@ struct check {
 	size_t nfixes;
 	bool more_fixes;
 	dev_t dev;
-	int err;
+	_Atomic int err;
 };
 
 enum check_severity { CHECK_DAMAGE, CHECK_WARNING };

@@ -336,14 +336,14 @@ static bool confirmed(struct data_file *d)
 static void tell_faults(struct data_file *d)
 {
 	tidy(&d->faults);
-	for (size_t i = 0; i < d->faults.n; i++) {
+	for (size_t i = 0; i < d->faults.n; i++)
 		check_say_fault(d->c, d->path, d->name, &d->faults.f[i]);
-		check_fix_in(d->c, d->domain, FIX_MEND, true, d->path, d->name, d->faults.f[i].reason);
-	}
-	if (d->faults.more) {
+	if (d->faults.more)
 		check_say(d->c, CHECK_DAMAGE, d->path, d->name, "and %" PRIu64 " more damaged units", d->faults.more);
-		check_fix_in(d->c, d->domain, FIX_MEND, true, d->path, d->name, "damaged units");
-	}
+	check_fix_in(d->c, d->domain, FIX_MEND, true, d->path, d->name,
+	    d->faults.n ? d->faults.f[0].reason : "damaged units");
+	LOCK_SCOPE(&d->c->lock);
+	d->c->fixable += d->faults.n + (d->faults.more > 0) - 1; /* one fix for all of them */
 }
 
 static void shut_out(struct data_file *d, const char *why)

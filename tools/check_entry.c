@@ -96,6 +96,7 @@ static bool check_long(struct check *c, int dirfd, const char *path, const char 
 {
 	char other[NAME_ENTRY_MAX + 3], text[NAME_LONG_TARGET_MAX + 2];
 	uint8_t hash[LONG_HASH], want[LONG_HASH], siv[NAME_LONG_TARGET_MAX];
+	struct stat st;
 	int n;
 
 	if (decode_entry(c, want, sizeof(want), name + 2) != (int)sizeof(want)) {
@@ -104,6 +105,8 @@ static bool check_long(struct check *c, int dirfd, const char *path, const char 
 	}
 	(void)snprintf(other, sizeof(other), "%s.n", name);
 	n = link_content(dirfd, other, text, sizeof(text));
+	if (n == -ENOENT && c->live && fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return false; /* removed meanwhile, the entry first */
 	if (n < 0) {
 		check_say(c, CHECK_DAMAGE, path, name, "the other half of its long name, '%s', is missing", other);
 		check_fix(c, FIX_MOVE, true, path, name, "the other half of its long name is missing");
@@ -175,7 +178,8 @@ void check_link(struct check *c, int dirfd, const char *path, const char *name)
 	int n = link_content(dirfd, name, text, sizeof(text));
 
 	if (n < 0) {
-		check_say(c, CHECK_DAMAGE, path, name, "cannot be read: %s", strerror(-n));
+		if (n != -ENOENT || !c->live)
+			check_say(c, CHECK_DAMAGE, path, name, "cannot be read: %s", strerror(-n));
 		return;
 	}
 	if (bytes_unb64(B64_URL, raw, sizeof(raw), text, (size_t)n) <= LINK_SALT + SIV_IV) {

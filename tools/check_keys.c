@@ -292,9 +292,17 @@ struct question {
 	struct kms_err err;
 };
 
-/* What keeps one file's key from coming keeps the domain's others too; a throttled call does not. */
-static enum check_key refused(struct domain_keys_at *d, const struct kms_err *err, char *why)
+/* What keeps one file's key from coming keeps the domain's others too. A key that another one sealed is no damage. */
+static enum check_key refused(
+    struct domain_keys_at *d, const struct header_slot *slot, const struct kms_err *err, char *why)
 {
+	uint8_t hash[8];
+
+	kms_key_hash(hash, kms_key(d->kms));
+	if (err->status == KMS_BAD_BLOB && memcmp(hash, slot->key_hash, sizeof(hash)) != 0) {
+		(void)snprintf(why, CHECK_WHY, "its key was sealed under another KMS key than %.300s", kms_key(d->kms));
+		return CHECK_KEY_REFUSED;
+	}
 	if (err->status == KMS_BAD_BLOB) {
 		(void)snprintf(why, CHECK_WHY, "the KMS does not take its sealed key for this file's");
 		return CHECK_KEY_BROKEN;
@@ -319,7 +327,7 @@ static enum check_key ask(struct domain_keys_at *d, const struct header_ident *i
 	if (kms_decrypt(d->kms, &q->context, slot->blob, slot->len, kms_deadline(d->kms), secret, &q->used, &q->err) ==
 	    KMS_OK)
 		return CHECK_KEY_OK;
-	return refused(d, &q->err, why);
+	return refused(d, slot, &q->err, why);
 }
 
 static enum check_key unwrap(struct domain_keys_at *d, const struct header_ident *ident,

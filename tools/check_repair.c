@@ -284,27 +284,15 @@ static void attempt(struct repair *r, const struct check_fix *fix)
 	free(at.plain);
 }
 
-static bool same_file(const struct check_fix *a, const struct check_fix *b)
-{
-	return a && a->kind == FIX_MEND && b->kind == FIX_MEND && strcmp(a->name, b->name) == 0 &&
-	    strcmp(a->path, b->path) == 0;
-}
-
 void repair_run(struct repair *r, struct check *c, json_t *list)
 {
-	const struct check_fix *last = NULL;
-
 	*r = (struct repair){ .c = c, .list = list };
 	quarantine_init(&r->q, c->store->meta_fd);
 	/* what is moved away takes paths with it: last */
-	for (int moves = 0; moves < 2; moves++) {
-		for (const struct check_fix *f = c->fixes; f; f = f->next) {
-			if ((f->kind == FIX_MOVE) != (moves == 1) || same_file(last, f))
-				continue;
-			attempt(r, f);
-			last = f;
-		}
-	}
+	for (int moves = 0; moves < 2; moves++)
+		for (const struct check_fix *f = c->fixes; f; f = f->next)
+			if ((f->kind == FIX_MOVE) == (moves == 1))
+				attempt(r, f);
 }
 
 void repair_end(struct repair *r)

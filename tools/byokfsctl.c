@@ -76,9 +76,17 @@ const struct cmd cmd_table[] = {
 	    "  --descriptors    read no files\n"
 	    "  --instances DIR  the stores that CIPHERDIR= in DIR/*.conf names, one after the other\n"
 	    "  --jobs N         files read at once (default 8)\n" },
-	{ "check", cmd_check, "CIPHERDIR [--json]", "check a store's structure, without keys",
-	    "Reads descriptors, names, directory ids and page 0 of every file; changes nothing.\n"
-	    "Exit code 7 when something is damaged. Litter and sizes in doubt are warnings.\n" },
+	{ "check", cmd_check, "CIPHERDIR [--data] [--repair] [-c FILE] [-o SETTING] [--jobs N] [--json]",
+	    "check a store's structure, or all that it holds, and repair it",
+	    "Without keys: descriptors, names, directory ids, page 0 and size of every file; changes nothing.\n"
+	    "Exit code 7 when something is damaged. Litter and sizes in doubt are warnings.\n"
+	    "\n"
+	    "  --data      opens the keys and authenticates names, links, attributes and every page of every file;\n"
+	    "              of a mounted store, what does not change while it is read\n"
+	    "  --repair    of a store that is not mounted: removes litter, restores copies and lengths, moves what is\n"
+	    "              beyond saving to .byokfs/quarantine; with --data, makes damaged files readable again, and\n"
+	    "              prints each range of bytes that is lost\n"
+	    "  --jobs N    threads that read files\n" },
 	{ "audit", cmd_audit, "verify FILE... [--anchor=HASH] [--json]", "check the chain of an audit log",
 	    "Files from the oldest to the newest; '-' is standard input. Finds lines that were changed, removed,\n"
 	    "inserted or moved. A cut-off end shows only against an anchor: a line's hash that was kept elsewhere\n"

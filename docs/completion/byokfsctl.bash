@@ -29,7 +29,8 @@ _byokfsctl() {
 	policy)
 		words='-c -o --host --rotator --admin --no-root --external-id --account --key --only=key --only=host --only=rotator --only=trust --terraform'
 		;;
-	info | check | status) words=--json ;;
+	info | status) words=--json ;;
+	check) words='--data --repair -c -o --jobs --json' ;;
 	keys) words='--needs --key --alert --max-age --descriptors --instances --jobs -c -o --json' ;;
 	lock | unlock) words=--domain= ;;
 	domain) words='--key --seal=file --seal=domain --json' ;;

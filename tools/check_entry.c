@@ -65,10 +65,12 @@ static bool is_siv(int len)
 	return len >= 2 * SIV_IV && len % SIV_IV == 0;
 }
 
-static void not_ours(struct check *c, const char *path, const char *name)
+/* What another filesystem is mounted on stays where it is. */
+static void not_ours(struct check *c, const char *path, const char *name, const struct stat *st)
 {
 	check_say(c, CHECK_WARNING, path, name, "not a name of this store: not shown by mounts");
-	check_fix(c, FIX_MOVE, false, path, name, "not a name of this store");
+	if (st->st_dev == c->dev)
+		check_fix(c, FIX_MOVE, false, path, name, "not a name of this store");
 }
 
 /* Does the name decrypt in its directory? A store with plain names has nothing to decrypt. */
@@ -92,20 +94,20 @@ static bool authentic(struct check *c, const char *path, const char *name, const
 }
 
 /* `L.<hash>` needs `L.<hash>.n`, whose content hashes to it. */
-static bool check_long(struct check *c, int dirfd, const char *path, const char *name)
+static bool check_long(struct check *c, int dirfd, const char *path, const char *name, const struct stat *st)
 {
 	char other[NAME_ENTRY_MAX + 3], text[NAME_LONG_TARGET_MAX + 2];
 	uint8_t hash[LONG_HASH], want[LONG_HASH], siv[NAME_LONG_TARGET_MAX];
-	struct stat st;
+	struct stat now;
 	int n;
 
 	if (decode_entry(c, want, sizeof(want), name + 2) != (int)sizeof(want)) {
-		not_ours(c, path, name);
+		not_ours(c, path, name, st);
 		return false;
 	}
 	(void)snprintf(other, sizeof(other), "%s.n", name);
 	n = link_content(dirfd, other, text, sizeof(text));
-	if (n == -ENOENT && c->live && fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+	if (n == -ENOENT && c->live && fstatat(dirfd, name, &now, AT_SYMLINK_NOFOLLOW) < 0)
 		return false; /* removed meanwhile, the entry first */
 	if (n < 0) {
 		check_say(c, CHECK_DAMAGE, path, name, "the other half of its long name, '%s', is missing", other);
@@ -141,7 +143,6 @@ bool check_name(struct check *c, int dirfd, const char *path, const char *name, 
 	uint8_t siv[NAME_ENTRY_MAX];
 	size_t len = strlen(name);
 
-	(void)st;
 	if (c->store->desc.names == NAME_PLAIN)
 		return true;
 	if (strncmp(name, "L.", 2) == 0 && len > 4 && strcmp(name + len - 2, ".n") == 0) {
@@ -149,10 +150,10 @@ bool check_name(struct check *c, int dirfd, const char *path, const char *name, 
 		return false;
 	}
 	if (strncmp(name, "L.", 2) == 0)
-		return check_long(c, dirfd, path, name);
+		return check_long(c, dirfd, path, name, st);
 	if (is_siv(decode_entry(c, siv, sizeof(siv), name)))
 		return authentic(c, path, name, NULL);
-	not_ours(c, path, name);
+	not_ours(c, path, name, st);
 	return false;
 }
 

@@ -231,6 +231,16 @@ def test_keys_that_do_not_open(make_mount, devkms):
     assert check(m, "-o", "kms.provider=none")[0] == CONFIG
 
 
+def test_a_domain_without_a_directory(make_mount, devkms):
+    m = make_mount("m", devkms).mount()
+    add(m, "inner", new_key(devkms))
+    os.rmdir(m.path("inner"))
+    m.umount()
+    for options in ((), ("--data", "-c", m.ini)):
+        r = m.ctl("check", *options, m.cipher)
+        assert r.returncode == 0 and "key domain 1 has no directory" in r.stdout, r
+
+
 def test_files_whose_keys_are_denied_meanwhile(make_mount, devkms):
     """The domain opened, then the KMS said no: files are not checked, which is no damage."""
     m = make_mount("m", devkms).mount()

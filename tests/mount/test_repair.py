@@ -179,16 +179,17 @@ def test_what_is_beyond_saving_moves(make_mount, shared_devkms):
     m = make_mount("m", shared_devkms).mount()
     os.mkdir(m.path("d"))
     os.mkdir(m.path("gone"))
-    for name in ("a", "b", "c", "e", "fine", "unborn", "d/x", "gone/inside"):
+    for name in ("a", "b", "c", "e", "h", "fine", "unborn", "d/x", "gone/inside"):
         put(m.path(*name.split("/")), name.encode() * 10)
     os.symlink("target", m.path("link"))
     os.setxattr(m.path("fine"), "user.good", b"1")
-    at = {name: backing_of(m, *name.split("/")) for name in ("a", "b", "c", "e", "fine", "unborn", "d/x", "link", "gone")}
+    at = {name: backing_of(m, *name.split("/")) for name in ("a", "b", "c", "e", "h", "fine", "unborn", "d/x", "link", "gone")}
     m.umount()
     write(at["a"], 0, os.urandom(PAGE))           # no byokfs file
     os.truncate(at["b"], 100)                     # cut within its header
     zero(at["c"], SLOT_A, 1024)                   # no key
     flip(at["e"], 60)                             # file_id: another identity
+    flip(at["h"], ROOT + 20)                      # inline data: all there is
     os.truncate(at["unborn"], 0)
     os.rename(at["d/x"], os.path.join(m.cipher, os.path.basename(at["d/x"])))  # does not decrypt there
     replace(at["link"], lambda p: os.symlink("A" * 60, p))
@@ -197,9 +198,9 @@ def test_what_is_beyond_saving_moves(make_mount, shared_devkms):
     code, answer = repair(m)
     assert code == DAMAGE
     lines, where = quarantine(m)
-    assert len(lines) == answer["repair"]["moved"] + answer["repair"]["attributes"] == 9, lines
-    assert sorted(x[1] for x in lines) == ["attribute", "directory", "file", "file", "file", "file", "file", "file", "link"]
-    assert {x[3] for x in lines} >= {"a", "b", "c", "e", "unborn", "fine"}
+    assert len(lines) == answer["repair"]["moved"] + answer["repair"]["attributes"] == 10, lines
+    assert sorted(x[1] for x in lines) == ["attribute", "directory", "file", "file", "file", "file", "file", "file", "file", "link"]
+    assert {x[3] for x in lines} >= {"a", "b", "c", "e", "h", "unborn", "fine"}
     assert all(os.path.lexists(os.path.join(where, x[0])) for x in lines)
     kept, = (x[0] for x in lines if x[1] == "directory")
     assert len(os.listdir(os.path.join(where, kept))) == 1  # with what was in it
@@ -207,7 +208,7 @@ def test_what_is_beyond_saving_moves(make_mount, shared_devkms):
     assert sorted(os.listdir(m.plain)) == ["d", "fine"] and os.listdir(m.path("d")) == []
     assert get(m.path("fine")) == b"fine" * 10 and os.listxattr(m.path("fine")) == ["user.good"]
     subprocess.run(["rm", "-rf", m.path("d"), m.path("fine")], check=True)
-    assert os.listdir(m.plain) == [] and len(os.listdir(where)) == 10
+    assert os.listdir(m.plain) == [] and len(os.listdir(where)) == 11
 
 
 def test_litter_goes_and_nothing_is_lost(make_mount, shared_devkms):

@@ -439,6 +439,73 @@ static void copies_of_descriptors(void **state)
 	expect(f, 0, 1, "missing; the other copy is intact");
 }
 
+/* What nobody owns in the store's own directory. */
+static void strays_of_the_store(void **state)
+{
+	struct fixture *f = *state;
+	int fd = openat(f->root.fd, ".byokfs/domains/00112233445566778899aabbccddeeff", O_CREAT | O_WRONLY, 0600);
+
+	assert_true(fd >= 0);
+	(void)close(fd);
+	expect(f, 0, 1, "that the store descriptor does not know");
+	(void)close(openat(f->root.fd, ".byokfs/.byokfs.tmp.0011223344556677", O_CREAT | O_WRONLY, 0600));
+	(void)close(openat(f->root.fd, ".byokfs/domains/.byokfs.tmp.0011223344556677", O_CREAT | O_WRONLY, 0600));
+	expect(f, 0, 3, "never finished");
+	assert_int_equal(mkdirat(f->root.fd, ".byokfs/quarantine", 0700), 0);
+	(void)close(openat(f->root.fd, ".byokfs/quarantine/x", O_CREAT | O_WRONLY, 0600));
+	expect(f, 0, 3, NULL); /* nobody looks there */
+}
+
+/* A length may be short of what was promised, or of what was only written. */
+static void what_was_promised(void **state)
+{
+	struct fixture *f = *state;
+	struct header_state st = { .seq = 3, .size = 40000, .csize = 30000, .clock = 9 };
+	uint8_t key[32] = { 1 }, id[16] = { 2 }, page[LAYOUT_PAGE];
+	int fd;
+
+	put_file(f, &f->root, "x");
+	fd = openat(f->root.fd, entry_of(f, "x"), O_RDWR);
+	assert_int_equal(io_pread(fd, page, sizeof(page), 0), sizeof(page));
+	header_put_state(page, &st, key, id);
+	assert_int_equal(io_pwrite(fd, page, sizeof(page), 0), 0);
+	expect(f, 1, 0, "than what was promised");
+	assert_int_equal(ftruncate(fd, (off_t)layout_hint(st.csize, false)), 0);
+	expect(f, 1, 0, "is shorter");
+	assert_null(strstr(json_string_value(json_object_get(json_array_get(f->findings, 0), "what")), "promised"));
+	assert_int_equal(ftruncate(fd, (off_t)layout_hint(st.size, false)), 0);
+	expect(f, 0, 0, NULL);
+	(void)close(fd);
+}
+
+/* What a repair is to do is listed only when one is wanted. */
+static void fixes_are_listed(void **state)
+{
+	struct fixture *f = *state;
+	struct store_options options = { .readonly = true, .torn_ok = true };
+	char why[STORE_WHY];
+	int fd;
+
+	put_file(f, &f->root, "x");
+	fd = openat(f->root.fd, entry_of(f, "x"), O_RDWR);
+	assert_int_equal(ftruncate(fd, 100), 0);
+	(void)close(fd);
+	(void)close(openat(f->root.fd, ".byokfs.tmp.0011223344556677", O_CREAT | O_WRONLY, 0600));
+	assert_int_equal(store_open(&f->store, f->path, &options, why), 0);
+	f->findings = json_array();
+	for (int wanted = 0; wanted < 2; wanted++) {
+		f->check = (struct check){ .store = &f->store, .findings = f->findings, .repair = wanted };
+		assert_int_equal(check_run(&f->check), 0);
+		assert_int_equal(f->check.nfixes, wanted ? 2 : 0);
+		assert_int_equal(f->check.damage, 1);
+		assert_int_equal(f->check.fixable, 1);
+		for (const struct check_fix *fix = f->check.fixes; fix; fix = fix->next)
+			assert_int_equal(fix->kind, fix->lossy ? FIX_MOVE : FIX_REMOVE);
+		check_end(&f->check);
+	}
+	store_close(&f->store, true);
+}
+
 /* Deeper than descriptors or PATH_MAX would allow if each level held one. */
 static void depth_is_no_limit(void **state)
 {
@@ -473,6 +540,9 @@ int main(void)
 		T(halves_of_long_names),
 		T(files_turned_into_other_things),
 		T(copies_of_descriptors),
+		T(strays_of_the_store),
+		T(what_was_promised),
+		T(fixes_are_listed),
 		T(depth_is_no_limit),
 	};
 

@@ -20,6 +20,7 @@ struct domain_keys_at {
 	bool tried;
 	atomic_int code; /* EXIT_OK, or why it is shut */
 	atomic_bool told;
+	atomic_bool throttled; /* a call was, to the end of its time */
 	char why[CHECK_WHY];
 };
 
@@ -292,7 +293,8 @@ struct question {
 	struct kms_err err;
 };
 
-/* What keeps one file's key from coming keeps the domain's others too. A key that another one sealed is no damage. */
+/* What keeps one file's key from coming keeps the domain's others too, but for a call that was throttled. A key that
+ * another one sealed is no damage. */
 static enum check_key refused(
     struct domain_keys_at *d, const struct header_slot *slot, const struct kms_err *err, char *why)
 {
@@ -308,7 +310,10 @@ static enum check_key refused(
 		return CHECK_KEY_BROKEN;
 	}
 	kms_err_text(why, CHECK_WHY, err);
-	atomic_store(&d->code, cmd_exit_kms(err->status));
+	if (err->status == KMS_BUSY)
+		atomic_store(&d->throttled, true);
+	else
+		atomic_store(&d->code, cmd_exit_kms(err->status));
 	return CHECK_KEY_REFUSED;
 }
 
@@ -408,6 +413,8 @@ int check_keys_code(const struct check_keys *k)
 	for (size_t i = 0; k && i < k->n; i++) {
 		int code = atomic_load(&k->d[i].code);
 
+		if (code == EXIT_OK && atomic_load(&k->d[i].throttled))
+			code = EXIT_UNREACHABLE;
 		if (code != EXIT_OK && (worst == EXIT_OK || code < worst))
 			worst = code;
 	}

@@ -352,6 +352,55 @@ static void interrupted_anywhere(void **state)
 	image_clear(&cut);
 }
 
+/* A file with holes, overwritten in places over some tenures; every page of it may be hit. */
+static void with_holes(void)
+{
+	struct file *f;
+
+	memset(now, 0, SIZE);
+	sim_reset();
+	f = sim_new(false);
+	for (unsigned i = 0; i < 12; i++) {
+		uint64_t off = rnd(SIZE - 9000), n = 1 + rnd(9000);
+
+		rnd_fill(now + off, n);
+		assert_int_equal(file_write(f, &test_key, now + off, n, off), 0);
+		if (i == 5) {
+			assert_int_equal(file_write(f, &test_key, now + SIZE, TAIL, FAR_PAGE * (uint64_t)PAGE), 0);
+			assert_int_equal(file_fsync(f, &test_key), 0);
+			assert_true(promote(f) >= 0);
+			file_close(f);
+			assert_int_equal(sim_open(&f, false), 0);
+		}
+	}
+	assert_int_equal(file_flush(f, &test_key, true), 0);
+	assert_int_equal(file_fsync(f, &test_key), 0);
+	assert_true(promote(f) >= 0);
+	assert_int_equal(file_flush(f, &test_key, true), 0);
+	file_close(f);
+	image_copy(&clean, &sim.live);
+}
+
+static void many_at_once(void **state)
+{
+	(void)state;
+	for (unsigned round = 0; round < 300; round++) {
+		if (round % 30 == 0)
+			with_holes();
+		sim_boot(&clean);
+		for (uint64_t i = 0, n = 1 + rnd(5); i < n; i++) {
+			uint64_t at = rnd(8) == 0 ? units[rnd(UNITS)] : 1 + rnd(122);
+
+			damage((unsigned)rnd(4), at);
+		}
+		if (rnd(6) == 0)
+			image_make(&sim.live, 0)[2560 + rnd(1500)] ^= 4;
+		if (rnd(6) == 0)
+			image_resize(&sim.live, sim.live.size - rnd(6000 * PAGE));
+		mend_and_look();
+	}
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -365,6 +414,7 @@ int main(void)
 		T(a_torn_tail),
 		T(an_old_page_put_back),
 		T(interrupted_anywhere),
+		T(many_at_once),
 	};
 
 	file_io = &sim_io;

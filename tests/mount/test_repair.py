@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import time
 
@@ -209,6 +210,24 @@ def test_what_is_beyond_saving_moves(make_mount, shared_devkms):
     assert get(m.path("fine")) == b"fine" * 10 and os.listxattr(m.path("fine")) == ["user.good"]
     subprocess.run(["rm", "-rf", m.path("d"), m.path("fine")], check=True)
     assert os.listdir(m.plain) == [] and len(os.listdir(where)) == 11
+
+
+def test_a_directory_copied_inside_the_store(make_mount, shared_devkms):
+    """Two with one id: a mount shows the one it meets first only; the repair decides."""
+    m = make_mount("m", shared_devkms).mount()
+    for name in ("one", "two"):
+        os.mkdir(m.path(name))
+    put(m.path("one", "f"), b"content")
+    one, two = backing_of(m, "one"), backing_of(m, "two")
+    m.umount()
+    shutil.rmtree(two)
+    shutil.copytree(one, two, symlinks=True)
+    assert check(m)[0] == DAMAGE
+    code, answer = repair(m)
+    assert code == DAMAGE and answer["repair"]["moved"] == 1
+    m.mount()
+    left, = os.listdir(m.plain)
+    assert get(m.path(left, "f")) == b"content"
 
 
 def test_litter_goes_and_nothing_is_lost(make_mount, shared_devkms):

@@ -12,7 +12,7 @@ from conftest import CTL, environment
 from damage import GROUP_0, PAGE, ROOT, SLOT_A, backing_of, data_page, flip, punch, read, replace, states, swap, write, zero
 from faults import get, pattern, put
 from programs import ALREADY, DAMAGE
-from test_domains import add, new_key
+from test_domains import add, new_key, read_all
 
 SIZE = 40000
 BIG = 30_000_000
@@ -133,6 +133,29 @@ def repaired_as_promised(m, which, want, hurt, expected):
         assert lines[0][1] == "copy" and lines[0][3] in (which, "d/" + which)
         assert [(int(x[3]), int(x[2])) for x in lines[1:]] == lost
         assert read(os.path.join(where_to, "1"), 0, len(hurt) + 1) == hurt
+
+
+def test_the_second_reader_agrees(make_mount, shared_devkms):
+    """Several things at once, in two files; and another implementation reads what is left as this one says."""
+    m = make_mount("m", shared_devkms).mount()
+    content = {"paged": pattern(1, SIZE), "big": pattern(2, BIG)}
+    for name, data in content.items():
+        put(m.path(name), data)
+    paged, big = backing_of(m, "paged"), backing_of(m, "big")
+    m.umount()
+    flip(paged, ROOT + 100)
+    flip(paged, page(6))
+    flip(big, L1_0 * PAGE)
+    zero(big, (L1_0 + 1) * PAGE)
+    zero(big, GROUP_0 * PAGE)
+    flip(big, page(900))
+    _, answer = repair(m)
+    got = read_all(m)
+    for name, data in content.items():
+        want = bytearray(data)
+        for at, n in ranges(answer, name):
+            want[at:at + n] = bytes(n)
+        assert got[name][1] == want
 
 
 def test_what_people_read(two):

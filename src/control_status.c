@@ -126,12 +126,30 @@ static json_t *domain_part(const struct service *service, struct domain *d)
 	    lease ? kms_part(d->kms) : NULL, "counters", counters(&s), "key_age", control_age_domain(service, d));
 }
 
+/* The exit code of a refusal by this domain now. */
+static int refusal_code(struct domain *d)
+{
+	struct lease_status ls;
+
+	domain_status(d, &ls);
+	if (ls.state == LEASE_OPEN)
+		return EXIT_OK;
+	if (ls.by_admin)
+		return EXIT_FAILED;
+	if (ls.answer == KMS_DENIED)
+		return EXIT_DENIED;
+	return ls.answer == KMS_BUSY || ls.answer == KMS_DOWN ? EXIT_UNREACHABLE : EXIT_FAILED;
+}
+
 static bool list_domain(void *arg, struct domain *d)
 {
 	struct listing *l = arg;
+	json_t *part = d->index >= l->from ? domain_part(l->service, d) : NULL;
 
-	if (d->index >= l->from)
-		(void)json_array_append_new(l->list, domain_part(l->service, d));
+	if (part) {
+		(void)json_object_set_new(part, "refusal", json_integer(refusal_code(d)));
+		(void)json_array_append_new(l->list, part);
+	}
 	return json_array_size(l->list) < DOMAINS_SHOWN;
 }
 

@@ -91,6 +91,22 @@ const struct cmd cmd_table[] = {
 	    "Files from the oldest to the newest; '-' is standard input. Finds lines that were changed, removed,\n"
 	    "inserted or moved. A cut-off end shows only against an anchor: a line's hash that was kept elsewhere\n"
 	    "('byokfsctl status' and the daemon's log tell the newest). Exit code 7 when something was found.\n" },
+	{ "import", cmd_import,
+	    "SRC CIPHERDIR [-c FILE] [-o KEY=VALUE] [--into=PATH] [--jobs=N] [--verify=copied|full|none] [--overwrite] "
+	    "[--json]",
+	    "copy a tree into a store, verified; run again, it goes on",
+	    "Through the mount of the store when there is one, else through one of its own. What is there already\n"
+	    "with the same size, mode, owner and time is done; what is there and differs is a conflict.\n"
+	    "\n"
+	    "  --into=PATH       below this directory of the store; made when it is missing\n"
+	    "  --jobs=N          copies so many files at once (default 8, at most 64)\n"
+	    "  --verify=copied   reads back what was copied, past the kernel's cache (default)\n"
+	    "  --verify=full     and what was there already: both sides are read\n"
+	    "  --verify=none     reads nothing back\n"
+	    "  --overwrite       replaces files that are there and differ\n"
+	    "\n"
+	    "Exit code 1: something was not copied, and was named; 5 or 6: the store locked meanwhile; 7: what was\n"
+	    "read back is not what was copied.\n" },
 	{ "help", cmd_help, "[VERB | byokfs.ini]", "explain a verb, or print every configuration key", "" },
 	{ "version", cmd_version, "", "print the version", "" },
 	{ NULL, NULL, NULL, NULL, NULL },

@@ -36,6 +36,7 @@ int cmd_check(int argc, char **argv);
 int cmd_audit(int argc, char **argv);
 int cmd_domain(int argc, char **argv);
 int cmd_keys(int argc, char **argv);
+int cmd_import(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
@@ -83,6 +84,8 @@ int cmd_call_failed(const char *mount, int err);
 int cmd_answer_code(const json_t *answer);
 /* Prints what was wanted, and the daemon's reason. */
 void cmd_answer_error(const json_t *answer, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Appends the status of every mount of this user; a socket that nobody serves is passed over. 0 or -errno. */
+MUST_CHECK int cmd_mounts(json_t *list);
 /* The mount point above an absolute path, out holds PATH_MAX. 0 or -errno. */
 MUST_CHECK int cmd_mount_of(const char *path, char *out);
 /* `domain list` of a live mount or of a store. */

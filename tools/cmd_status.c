@@ -222,8 +222,7 @@ static bool is_socket_name(const char *name)
 	return len > 5 && strcmp(name + len - 5, ".sock") == 0;
 }
 
-/* The answers of every daemon of this user. A socket that nobody serves is passed over. */
-static int status_collect(json_t *list)
+int cmd_mounts(json_t *list)
 {
 	char dir[CTL_PATH], path[CTL_PATH + 260];
 	json_t *request = json_pack("{s:s}", "verb", "status");
@@ -249,7 +248,7 @@ static int status_collect(json_t *list)
 static int status_all(bool json)
 {
 	json_t *list = json_array(), *answer;
-	int ret = list ? status_collect(list) : -ENOMEM;
+	int ret = list ? cmd_mounts(list) : -ENOMEM;
 	size_t i, n = json_array_size(list);
 
 	if (ret < 0)

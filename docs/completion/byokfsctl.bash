@@ -8,7 +8,7 @@ _byokfsctl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]} words=
 	COMPREPLY=()
 	if ((COMP_CWORD == 1)); then
-		mapfile -t COMPREPLY < <(compgen -W 'init info test policy status lock unlock domain check keys audit help version' -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W 'init info test policy status lock unlock domain check keys audit import help version' -- "$cur")
 		return
 	fi
 	case $prev in
@@ -35,7 +35,8 @@ _byokfsctl() {
 	lock | unlock) words=--domain= ;;
 	domain) words='--key --seal=file --seal=domain --json' ;;
 	audit) words='--anchor= --json' ;;
-	help) words='init info test policy status lock unlock domain check keys audit version byokfs.ini' ;;
+	import) words='-c -o --into= --jobs= --verify=copied --verify=full --verify=none --overwrite --json' ;;
+	help) words='init info test policy status lock unlock domain check keys audit import version byokfs.ini' ;;
 	esac
 	if [[ $verb == audit && $COMP_CWORD -eq 2 ]]; then
 		mapfile -t COMPREPLY < <(compgen -W verify -- "$cur")

@@ -47,7 +47,7 @@ struct import {
 	uint64_t started;
 	_Atomic uint64_t files, directories, links, others, bytes, skipped, failed, damaged, warnings, unsynced;
 	_Atomic uint64_t seen; /* by the counting thread */
-	_Atomic uint32_t temps;
+	_Atomic uint32_t temps, doubts;
 	bool ran; /* there is something to sum up */
 	uint32_t run; /* in the names of temporaries */
 	_Atomic bool stop;

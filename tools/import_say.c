@@ -3,8 +3,12 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "import.h"
+
+#define LOOKS  20u
+#define DOUBTS 100u
 
 bool import_stopped(const struct import *im)
 {
@@ -94,6 +98,21 @@ void import_stop(struct import *im, int code, const char *fmt, ...)
 	keep(im, IMPORT_FAILED, "", text);
 }
 
+/* Is the store locked? It may refuse a file a moment before it says so; a store with many damaged files is not asked so
+ * long each time. */
+static int locked(struct import *im, char *why, size_t size)
+{
+	const struct timespec pause = { .tv_nsec = 100000000 };
+	int code = import_mount_state(im->mount, why, size);
+	unsigned looks = atomic_fetch_add(&im->doubts, 1) < DOUBTS ? LOOKS : 1;
+
+	for (unsigned i = 1; i < looks && code == EXIT_OK && !import_stopped(im); i++) {
+		(void)nanosleep(&pause, NULL);
+		code = import_mount_state(im->mount, why, size);
+	}
+	return code;
+}
+
 /* A failure of the store that the next file would meet as well. */
 static bool ends_all(struct import *im, int err)
 {
@@ -112,10 +131,10 @@ static bool ends_all(struct import *im, int err)
 	case -ENOTCONN:
 	case -ECONNABORTED:
 	case -ESTALE:
-		code = import_mount_state(im->mount, why, sizeof(why));
+		code = locked(im, why, sizeof(why));
 		if (code != EXIT_OK)
 			import_stop(im, code, "%s", why);
-		return code != EXIT_OK;
+		return code != EXIT_OK || import_stopped(im);
 	default:
 		return false;
 	}

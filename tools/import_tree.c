@@ -1,5 +1,6 @@
 /* import_tree.c — the walk: directories are made on the way down, everything else goes to the crew. Hides the stack of
- * levels, and who gives a directory its attributes: whoever lets go of it last, when nothing below it will change. */
+ * levels, and who gives a directory its attributes: whoever lets go of it last, when nothing below it will change.
+ * walk.h does not fit: here two trees are gone down together, and directories stay open for the crew. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

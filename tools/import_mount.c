@@ -294,12 +294,15 @@ static int wait_ready(struct import_mount *m)
 {
 	uint64_t end = io_boot_ms() + START_MS;
 	json_t *answer = NULL;
+	int ret;
 
-	while (ask(m->point, &answer) < 0) {
+	while ((ret = ask(m->point, &answer)) < 0) {
 		int code = reap(m, 0);
 
 		if (code >= 0)
 			return code ? code : EXIT_FAILED;
+		if (ret == -EACCES || ret == -EPERM || ret == -ENOMEM)
+			return cmd_call_failed(m->point, ret);
 		if (import_signalled())
 			return EXIT_FAILED;
 		if (io_boot_ms() > end) {

@@ -232,6 +232,18 @@ static void sync_all(struct import *im)
 		import_stop(im, EXIT_FAILED, "the store's disk reported errors while it was written");
 }
 
+/* An error of write-back that nobody was told yet is told to the first who asks. It may be about files that an import
+ * which was cut short left behind: then what is there is read back. */
+static void look_back(struct import *im)
+{
+	if (syncfs(im->dst) == 0)
+		return;
+	import_say(im, IMPORT_WARNING, NULL, "", "writes from before were lost (%s)%s", strerror(errno),
+	    im->verify == VERIFY_NONE ? "" : ": what is there already is read back");
+	if (im->verify == VERIFY_COPIED)
+		im->verify = VERIFY_FULL;
+}
+
 static int run(struct import *im, const struct request *r)
 {
 	pthread_t counter;
@@ -248,6 +260,7 @@ static int run(struct import *im, const struct request *r)
 	im->ran = true;
 	counted = im;
 	counting = im->progress.on && pthread_create(&counter, NULL, count, (void *)(uintptr_t)r->src) == 0;
+	look_back(im);
 	import_tree(im);
 	crew_wait(im->crew);
 	if (!import_stopped(im))

@@ -36,11 +36,11 @@ struct domain {
 	struct context_ids ids;
 	uint8_t root[16];   /* directory id of its root */
 	uint8_t commit[32]; /* as the store descriptor has it */
-	/* NULL: its descriptor or key service could not be opened yet; afterwards constant, as are the two that follow
-	 */
+	/* NULL: its descriptor or key service could not be opened yet; afterwards constant */
 	_Atomic(struct lease *) lease;
-	struct kms *kms;
-	struct descriptor_domain *descriptor;
+	/* The key service of what rules now, and the other one in use (rotation) or NULL. They change by domain_rekey()
+	 * only, and stay open until the mount ends, so whoever loaded one may go on using it. */
+	_Atomic(struct kms *) kms, previous;
 	atomic_bool ready;      /* may be entered: there is a lease, and what it opens was authenticated */
 	atomic_bool drained;    /* this lock's drain invalidated every inode */
 	atomic_uint stragglers; /* passes over the open files still to be made while locked, see purge_again() */
@@ -51,6 +51,8 @@ struct domain {
 	char label[24];       /* "domain 7", for the log; "" for domain 0 */
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t wake;
+	struct descriptor_domain *descriptor; /* see domain_descriptor() */
+	struct domain_service *services;      /* opened for it, to be closed with it */
 	bool answered;     /* the first attempt to open it has ended */
 	bool held;         /* locked by the administrator before there was a lease */
 	bool restored;     /* a lost copy of the descriptor was looked for */
@@ -146,6 +148,29 @@ uint16_t domain_claimed(const struct fs *, int fd, uint16_t parent);
 /* inode_dir() with the names of the directory's own domain, between enter and leave of it; and the root of a nested
  * domain must be the one on record. -EIO also without names. */
 MUST_CHECK int domain_dir(struct fs *, struct inode *, struct dir *, struct inode_pin **);
+
+/* ---- rotation (byokfs-format(5), ROTATION) */
+
+/* A deep copy of the descriptor as the domain has it now, to be changed, written by store_put_domain() and handed to
+ * domain_rekey(). malloc'ed; free it with descriptor_domain_free() and free(). 0, -ENOMEM, or -EIO: the domain was
+ * never opened, there is none. */
+MUST_CHECK int domain_descriptor(struct domain *, struct descriptor_domain **out);
+/* The domain's key service for this key: the one that rules, or the other one; NULL when neither is. By name, as
+ * kms_same_key() has it. For a caller that would else open another one by domain_kms(). */
+struct kms *domain_service_of(const struct domain *, const char *key);
+/* Swaps descriptor, key services and the lease's idea of both, together. The domain has a lease, open or locked; its
+ * slots in desc were proved (lease_prove()), and desc is on the disk already (store_put_domain()). For domain 0 the
+ * store's own copy (fs->store->domain) follows.
+ *   desc  malloc'ed; the domain's from now on
+ *   now   serves desc's ruling slot. One just opened (then it becomes the domain's, closed when the mount ends), or one
+ *         the domain has: d->kms, d->previous, what domain_service_of() gave
+ *   keep_before  true: the other key of now goes on serving what is sealed under it (d->kms so far; d->previous when
+ *         `now` rules already). false: nothing is asked of it any more
+ * Running operations notice nothing; keys at hand stay; new files are sealed under `now`. Callers take turns (control
+ * and signal threads: domain_rekey() itself may be called by both). 0, or -ENOMEM: then nothing has changed and both
+ * are still the caller's. */
+MUST_CHECK int domain_rekey(
+    struct domain *, struct descriptor_domain *desc, struct kms *now, bool keep_before);
 
 /* ---- state */
 

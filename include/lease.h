@@ -37,6 +37,7 @@ struct lease_params {
 	bool pool_late;    /* the pool is filled once a new key was asked for, not when the domain opens */
 	uint32_t threads; /* KMS threads for file keys, at most; started when there is work for them */
 	const char *label; /* before its threads' log messages (log_label); borrowed, may be NULL */
+	struct kms *previous; /* the second key of a rotation, or NULL; borrowed as the first one is */
 };
 
 enum lease_state { LEASE_OPEN, LEASE_LOCKING, LEASE_LOCKED, LEASE_OPENING };
@@ -73,7 +74,8 @@ struct lease_waiter {
 
 /* Unwraps the domain secret now, on the caller's thread (mount time, byokfsctl): verifies the commitment and the
  * descriptor's MAC. On KMS_OK the lease is OPEN. start_locked: an error of class D, T or C gives a LOCKED lease and
- * KMS_OK instead of a failure (locked_start); err still tells why. desc and kms are borrowed for the life of the lease.
+ * KMS_OK instead of a failure (locked_start); err still tells why. desc is copied, kms borrowed for the life of the
+ * lease; which of two keys rules, the descriptor says.
  * KMS_BAD_BLOB also stands for a commitment or MAC mismatch (err says which). */
 enum kms_status lease_open(struct lease **out, const struct lease_params *, struct kms *,
     const struct descriptor_domain *desc, const struct context_ids *, enum name_mode, bool start_locked,
@@ -123,22 +125,43 @@ void lease_waiter_cancel(struct lease_waiter *);
 const struct file_keys *lease_key_file(const struct lease_key *);
 const struct block_file *lease_key_block(const struct lease_key *);
 
-/* ---- rotation: two keys at once (byokfs-format(5), ROTATION) */
+/* ---- rotation: two keys at once (byokfs-format(5), ROTATION)
+ *
+ * While a rotation is under way, both slots of the descriptor are filled and a lease may have both keys. The key of the
+ * slot that rules (of the one that opened the domain) is the one of NOW: it is asked for the domain secret, for the
+ * canary and for new keys; the other one, the key BEFORE, is asked for the files whose slot names it. The owner of
+ * either key may withdraw it:
+ *   now     denied: the domain locks at once, whatever the other key says. Silent: it locks when the lease ends.
+ *   before  denied: the domain stays open. What this key opened is given up as by a lock (written back, purged from the
+ *           kernel, keys dropped), and files that are under it only give EIO. Silent for as long as a lease: the same.
+ *           It has a canary of its own, after the first one and never in its way.
+ * With one of the keys only, its own slot is the one of now, and files of the other key give EIO. Without a slot that
+ * names a key of ours, the first key is asked with what there is: a denial is a denial, and a blob that is not the
+ * key's opens nothing. The other slot is tried after KMS_BAD_BLOB only, never after a denial. */
 
-/* Does this slot, under this key service, open to the very secret this domain's commitment stands for? Asks the KMS, on
- * the caller's thread. Nothing changes. */
+/* Does this slot, under this key service, open to the very secret this domain's commitment stands for? And its probe
+ * blob, and may the host make new keys there (seal=file)? Asks the KMS, on the caller's thread, until all three are
+ * answered or one fails. Nothing changes. */
 enum kms_status lease_prove(struct lease *, struct kms *, const struct descriptor_slot *, const struct context_extra *,
     struct kms_err *err);
-/* From now on `now` serves what desc's ruling slot names: canary, domain secret, new keys (those made ahead under
- * another key are thrown away); `before`, or NULL, serves what names its key. desc is copied. Slots must have been
- * proved. The key services stay borrowed until lease_close(), those of earlier calls too. Nobody who holds a key
- * notices. 0 or -ENOMEM. */
+/* From now on `now` serves canary, domain secret and new keys by the slot that names its key, which is desc's ruling
+ * one but for a lease that has only the other key (new keys made ahead by another slot are thrown away); `before`, or
+ * NULL, serves what names its key. desc is copied. The slot must have been proved. The key services stay borrowed until
+ * lease_close(), those of earlier calls too. Nobody who holds a key notices. 0 or -ENOMEM. */
 MUST_CHECK int lease_rekey(
     struct lease *, const struct descriptor_domain *desc, struct kms *now, struct kms *before);
 /* A file's slot was exchanged: the keys at hand are unwrapped with this one from now on. */
 void lease_resealed(struct lease *, const struct header_ident *, const struct header_slot *);
-/* Can a file's slot be asked for, by the name of its key? Slots of the domain key always. */
+/* Can a file's slot be asked for, by the name of its key? Slots of the domain key always; false only when the
+ * descriptor names the key and it is not at hand. */
 bool lease_knows(const struct lease *, const struct header_slot *);
+/* Is a rotation under way, as far as the descriptor tells? */
+bool lease_rotating(const struct lease *);
+/* The key service of now, or the one before (NULL: there is none). Open as long as the lease. */
+struct kms *lease_kms(const struct lease *, bool before);
+/* For an administrator who is watching: what a mount with only one of two keys cannot open, and what to set. False:
+ * nothing. */
+bool lease_advice(const struct lease *, char *out, size_t size);
 
 /* Administrator: lock now and stay locked until lease_unlock(); asynchronous, returns at once. 0 or -EALREADY. */
 MUST_CHECK int lease_lock(struct lease *, const char *reason);
@@ -156,6 +179,7 @@ struct lease_status {
 	uint64_t file_keys, pool_ready, parked;
 	uint64_t probes, probe_failures, unwraps, generates, locks, hits;
 	uint64_t ahead, ahead_used; /* asked for by lease_key_ahead(), and those somebody wanted afterwards */
+	char before[320];           /* what is wrong with the key before; "" when nothing, or there is none */
 };
 void lease_status(struct lease *, struct lease_status *out);
 const char *lease_state_name(enum lease_state);

@@ -149,19 +149,22 @@ static int lease_make(struct lease **out, const struct lease_params *params, str
 	if (!l)
 		return -ENOMEM;
 	l->params = *params;
-	l->kms = kms;
-	l->desc = desc;
 	l->ids = *ids;
 	l->mode = mode;
 	l->call_ms = call_end > now ? call_end - now : 1;
 	l->context = malloc(sizeof(*l->context));
-	if (!l->context)
+	l->ring = lease_ring_make(desc, kms, params->previous);
+	if (!l->context || !l->ring) {
+		lease_ring_free(l->ring);
+		free(l->context);
 		return -ENOMEM;
+	}
 	(void)pthread_mutex_init(&l->lock, NULL);
 	r = lease_cond_init(&l->changed);
 	if (!r)
 		r = lease_keys_init(&l->keys, l);
 	if (r) {
+		lease_ring_free(l->ring);
 		free(l->context);
 		return r;
 	}
@@ -176,6 +179,7 @@ static void lease_free(struct lease *l)
 	lease_domain_wipe(&l->domain);
 	(void)pthread_cond_destroy(&l->changed);
 	(void)pthread_mutex_destroy(&l->lock);
+	lease_ring_free(l->ring);
 	free(l->context);
 	free(l);
 }
@@ -213,6 +217,7 @@ enum kms_status lease_open(struct lease **out, const struct lease_params *params
 		return status;
 	}
 	l->next_probe = lease_clock() + params->probe_ms;
+	l->before_until = lease_clock() + params->lease_ms;
 	*out = l;
 	return KMS_OK;
 }
@@ -309,7 +314,7 @@ const struct context_ids *lease_ids(const struct lease *l)
 
 enum descriptor_seal lease_seal(const struct lease *l)
 {
-	return l->desc->seal;
+	return lease_ring(l)->desc->seal;
 }
 
 int lease_lock(struct lease *l, const char *reason)
@@ -367,6 +372,7 @@ static void status_of_lease(struct lease *l, struct lease_status *out)
 	out->probes = l->probes;
 	out->probe_failures = l->probe_failures;
 	out->locks = l->locks;
+	memcpy(out->before, l->before_trouble, sizeof(out->before));
 }
 
 void lease_status(struct lease *l, struct lease_status *out)

@@ -33,6 +33,12 @@ static bool key_serves(const struct lease_keys *k, const struct lease_key *key)
 	    lease_clock() - key->unwrapped < k->lease->params.max_age_ms;
 }
 
+/* locked. Is there somebody to ask for it again? */
+static bool askable(const struct lease_keys *k, const struct lease_blob *blob)
+{
+	return blob->wrap == HEADER_WRAP_KMS && lease_ring_kms(lease_ring(k->lease), blob->key_hash);
+}
+
 /* locked. Queues one call. */
 static void ask_for(struct lease_keys *k, struct lease_key *key, struct lease_queue *queue)
 {
@@ -82,7 +88,7 @@ static int take(struct lease_keys *k, struct lease_key *key, struct lease_key **
 	key->refs++;
 	key->used = now;
 	k->hits++;
-	if (k->accepting && !key->busy && key->blob->wrap == HEADER_WRAP_KMS && now >= key->refresh) {
+	if (k->accepting && !key->busy && now >= key->refresh && askable(k, key->blob)) {
 		/* A renewal that fails is not tried again with every use. */
 		key->refresh = now + k->lease->params.max_age_ms / 10;
 		ask_for(k, key, &k->refreshes);
@@ -159,6 +165,15 @@ static int look_up(struct lease_keys *k, const struct header_ident *ident, const
 	return request(k, key, ident, slot, w);
 }
 
+/* Under a key that is not at hand: nobody is asked. */
+static int refuse_key(struct lease_keys *k, const struct header_ident *ident, const struct header_slot *slot)
+{
+	char why[500];
+
+	lease_ring_explain(lease_ring(k->lease), slot->key_hash, why, sizeof(why));
+	return refuse(k, ident->file, why);
+}
+
 /* Sealed by the domain key: derived here and now. */
 static int unwrap_local(
     struct lease *l, const struct header_ident *ident, const struct header_slot *slot, struct lease_key **out)
@@ -207,6 +222,7 @@ int lease_file_key(struct lease *l, const struct header_ident *ident, const stru
     struct lease_waiter *w, struct lease_key **out)
 {
 	struct lease_key *held = w ? steal_ptr(&w->key) : NULL;
+	bool ask;
 	int r;
 
 	if (!same_ids(&l->ids, ident)) {
@@ -220,12 +236,13 @@ int lease_file_key(struct lease *l, const struct header_ident *ident, const stru
 		return 0;
 	}
 	lease_key_put(held);
-	r = look_up(&l->keys, ident, slot, w, out);
+	ask = slot && lease_knows(l, slot);
+	r = look_up(&l->keys, ident, ask ? slot : NULL, ask ? w : NULL, out);
 	if (r == -EBADMSG)
 		return refuse(&l->keys, ident->file, "commitment mismatch");
-	if (r == -EAGAIN && slot && slot->wrap == HEADER_WRAP_DOMAIN)
+	if (r == -EAGAIN && ask && slot->wrap == HEADER_WRAP_DOMAIN)
 		return unwrap_local(l, ident, slot, out);
-	return r;
+	return r == -EAGAIN && slot && !ask ? refuse_key(&l->keys, ident, slot) : r;
 }
 
 int lease_key_ahead(struct lease *l, const struct header_ident *ident, const struct header_slot *slot)
@@ -238,6 +255,8 @@ int lease_key_ahead(struct lease *l, const struct header_ident *ident, const str
 		return -EIO;
 	if (slot->wrap == HEADER_WRAP_DOMAIN)
 		return 0;
+	if (!lease_knows(l, slot))
+		return -EIO;
 	LOCK_SCOPE(&k->lock);
 	key = lease_table_find(k, ident->file, ident->commit);
 	if (key && !bytes_equal(key->commit, ident->commit, sizeof(key->commit)))

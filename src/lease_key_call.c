@@ -20,12 +20,14 @@ struct outcome {
 	uint64_t sent;
 	const char *text; /* why not, or NULL: */
 	const struct kms_err *err;
-	uint8_t file[CONTEXT_ID];
+	uint8_t file[CONTEXT_ID], key_hash[8]; /* whose, and under what */
 	bool loud; /* somebody is to read why */
 };
 
 /* Many keys in one request. */
 struct batch {
+	const struct lease_ring *ring;
+	struct kms *kms; /* all of them are asked of it */
 	struct lease_key *key[BATCH_MOST];
 	const struct context_extra *extra[BATCH_MOST];
 	struct context_cause cause[BATCH_MOST];
@@ -134,6 +136,11 @@ static bool once_more(const struct lease_keys *k, struct lease_key *key, enum km
 {
 	if (key->epoch != k->epoch || !key->waiters)
 		return false;
+	if (status != KMS_OK && key->fresh) {
+		free(key->blob);
+		key->blob = steal_ptr(&key->fresh);
+		return true;
+	}
 	if (status == KMS_BAD_BLOB && key->other) {
 		free(key->blob);
 		key->blob = steal_ptr(&key->other);
@@ -154,21 +161,28 @@ static void again(struct lease_keys *k, struct lease_key *key)
 /* locked. The call for this key is over, unless it is to be made again; the job's ref goes. */
 static void settle(struct lease_keys *k, struct lease_key *key, struct outcome *o, bool waited, struct news *n)
 {
-	bool current = key->epoch == k->epoch, refused = current && o->status != KMS_OK;
+	/* Of a slot that was exchanged meanwhile, a failure says nothing any more. */
+	bool current = key->epoch == k->epoch, moot = key->fresh && o->status != KMS_OK;
+	bool refused = current && o->status != KMS_OK && !moot;
 
 	if (once_more(k, key, o->status, waited)) {
 		again(k, key);
 		return;
 	}
 	memcpy(o->file, key->file, sizeof(o->file));
+	memcpy(o->key_hash, key->blob->key_hash, sizeof(o->key_hash));
 	o->loud = refused && !key->ahead;
 	n->denied |= refused && o->status == KMS_DENIED;
 	key->busy = key->alone = false;
 	free(steal_ptr(&key->other));
 	if (refused)
 		not_unwrapped(k, key, o->status, &n->dead);
-	else if (current)
+	else if (current && !moot)
 		unwrapped(k, key, o);
+	if (key->fresh) {
+		free(key->blob);
+		key->blob = steal_ptr(&key->fresh);
+	}
 	if (current)
 		release(k, key, refused ? -EIO : 0, &n->told);
 	if (lease_key_unref(key)) {
@@ -177,13 +191,24 @@ static void settle(struct lease_keys *k, struct lease_key *key, struct outcome *
 	}
 }
 
+/* Says which key it was, unless it is the one that everything is under. */
 static void complain(struct lease_keys *k, const struct outcome *o)
 {
-	char text[400];
+	const struct lease_ring *ring = lease_ring(k->lease);
+	struct kms *kms = lease_ring_kms(ring, o->key_hash);
+	char text[400], why[400] = "", line[2600];
 
 	if (!o->text)
 		kms_err_text(text, sizeof(text), o->err);
-	lease_complain(k, o->file, o->text ? o->text : text);
+	if (o->status == KMS_BAD_BLOB && (!kms || !lease_ring_lists(ring, o->key_hash)) &&
+	    !bytes_zero(o->key_hash, sizeof(o->key_hash)))
+		lease_ring_explain(ring, o->key_hash, why, sizeof(why));
+	if (kms && kms == lease_ring_before(ring))
+		(void)snprintf(line, sizeof(line), "under key '%s', which a rotation is leaving: %s", kms_key(kms),
+		    o->text ? o->text : text);
+	else
+		(void)snprintf(line, sizeof(line), "%s%s%s", o->text ? o->text : text, *why ? ": " : "", why);
+	lease_complain(k, o->file, line);
 }
 
 /* locked; given up when there is something to say. All of a call's keys are settled. */
@@ -212,21 +237,24 @@ static void publish(struct lease_keys *k, struct outcome *o, size_t count, const
 
 static void call_decrypt(struct lease *l, const struct lease_key *key, struct lease_call *c, struct outcome *o)
 {
+	const struct lease_ring *ring = lease_ring(l);
 	const struct lease_blob *blob = key->blob;
-	const struct context_extra *extra = descriptor_generation(l->desc, blob->generation);
+	const struct context_extra *extra = descriptor_generation(ring->desc, blob->generation);
+	struct kms *kms = lease_ring_kms(ring, blob->key_hash);
 	uint8_t *secret = secret_alloc(KDF_SECRET);
 
 	o->err = &c->err;
-	if (!secret || !extra) {
-		o->text = extra ? "out of memory" : "its context generation is not recorded";
-		o->status = extra ? KMS_BUSY : KMS_BAD_BLOB;
+	if (!secret || !extra || !kms) {
+		o->text = !kms ? "its key is not at hand"
+		    : extra    ? "out of memory"
+		               : "its context generation is not recorded";
+		o->status = extra && kms ? KMS_BUSY : KMS_BAD_BLOB;
 		secret_free(secret);
 		return;
 	}
 	context_build(&c->context, CONTEXT_FILE, &l->ids, key->file, extra);
 	c->context.cause = c->cause;
-	o->status =
-	    kms_decrypt(l->kms, &c->context, blob->bytes, blob->len, kms_deadline(l->kms), secret, &c->used, &c->err);
+	o->status = kms_decrypt(kms, &c->context, blob->bytes, blob->len, kms_deadline(kms), secret, &c->used, &c->err);
 	if (o->status == KMS_OK)
 		derive(l, key, secret, o);
 	secret_free(secret);
@@ -250,15 +278,16 @@ static void unwrap_one(struct lease_keys *k, struct lease_key *key, struct lease
 
 /* ---- many keys ---- */
 
-/* locked. Takes keys from the queue into the batch; those that need a call of their own stay. */
+/* locked. Takes keys from the queue into the batch; those that need a call of their own, or of another key's service,
+ * stay. */
 static size_t gather(struct lease_keys *k, struct lease_queue *queue, struct batch *b, size_t n, size_t most)
 {
 	struct lease_key *key = TAILQ_FIRST(queue), *next;
 
 	for (; key && n < most; key = next) {
 		next = TAILQ_NEXT(key, queued);
-		b->extra[n] = descriptor_generation(k->lease->desc, key->blob->generation);
-		if (key->alone || !b->extra[n])
+		b->extra[n] = descriptor_generation(b->ring->desc, key->blob->generation);
+		if (key->alone || !b->extra[n] || lease_ring_kms(b->ring, key->blob->key_hash) != b->kms)
 			continue;
 		lease_unqueue(k, key);
 		b->cause[n] = key->waiters ? key->waiters->cause : (struct context_cause){ 0 };
@@ -286,7 +315,7 @@ static void unwrap_batch(struct lease_keys *k, struct lease_call *c, size_t n)
 		b->item[i].len = blob->len;
 		b->item[i].secret = c->secrets + i * KDF_SECRET;
 	}
-	kms_decrypt_batch(k->lease->kms, b->item, n, kms_deadline(k->lease->kms));
+	kms_decrypt_batch(b->kms, b->item, n, kms_deadline(b->kms));
 	for (size_t i = 0; i < n; i++) {
 		struct outcome *o = &b->outcome[i];
 
@@ -302,10 +331,10 @@ static void unwrap_batch(struct lease_keys *k, struct lease_call *c, size_t n)
 	publish(k, b->outcome, n, &news);
 }
 
-/* How many keys one request may carry; 1 also when there is no memory for more. */
-static size_t batch_size(struct lease *l, struct lease_call *c)
+/* How many keys one request of this service may carry; 1 also when there is no memory for more. */
+static size_t batch_size(struct kms *kms, struct lease_call *c)
 {
-	size_t most = kms_batch_max(l->kms);
+	size_t most = kms ? kms_batch_max(kms) : 1;
 
 	if (most < 2)
 		return 1;
@@ -320,10 +349,14 @@ static size_t batch_size(struct lease *l, struct lease_call *c)
 
 void lease_unwrap_next(struct lease_keys *k, struct lease_queue *queue, struct lease_call *c)
 {
-	size_t most = batch_size(k->lease, c), n = 0;
 	struct lease_key *key = TAILQ_FIRST(queue);
+	const struct lease_ring *ring = lease_ring(k->lease);
+	struct kms *kms = lease_ring_kms(ring, key->blob->key_hash);
+	size_t most = batch_size(kms, c), n = 0;
 
 	if (most > 1 && !key->alone) {
+		c->batch->ring = ring;
+		c->batch->kms = kms;
 		n = gather(k, queue, c->batch, 0, most);
 		if (queue != &k->aheads)
 			n = gather(k, &k->aheads, c->batch, n, most);
@@ -342,7 +375,7 @@ void lease_unwrap_next(struct lease_keys *k, struct lease_queue *queue, struct l
 /* ---- new keys ---- */
 
 static struct header_slot *slot_new(
-    const struct lease *l, const struct descriptor_slot *rules, const struct lease_call *c)
+    const struct kms *kms, const struct descriptor_slot *rules, const struct lease_call *c)
 {
 	struct header_slot *slot = calloc(1, sizeof(*slot));
 
@@ -351,8 +384,8 @@ static struct header_slot *slot_new(
 	slot->seq = 1;
 	slot->wrap = HEADER_WRAP_KMS;
 	slot->generation = rules->context;
-	slot->provider = kms_provider_number(l->kms);
-	kms_key_hash(slot->key_hash, kms_key(l->kms));
+	slot->provider = kms_provider_number(kms);
+	kms_key_hash(slot->key_hash, kms_key(kms));
 	slot->sealed_at = io_unix_time();
 	memcpy(slot->material, c->used.material, sizeof(slot->material));
 	slot->len = (uint16_t)c->blob.len;
@@ -377,8 +410,10 @@ int lease_key_make(struct lease *l, struct lease_key *key, const uint8_t secret[
 
 static enum kms_status generate(struct lease *l, struct lease_key *key, struct lease_call *c, uint8_t *secret)
 {
-	const struct descriptor_slot *rules = lease_slot(l);
-	const struct context_extra *extra = rules ? descriptor_generation(l->desc, rules->context) : NULL;
+	const struct lease_ring *ring = lease_ring(l);
+	const struct descriptor_slot *rules = lease_ring_slot(ring);
+	const struct context_extra *extra = rules ? descriptor_generation(ring->desc, rules->context) : NULL;
+	struct kms *kms = lease_ring_now(ring);
 	uint64_t sent = lease_clock();
 	CLEANUP_FREE struct header_slot *slot = NULL;
 	enum kms_status status;
@@ -393,7 +428,7 @@ static enum kms_status generate(struct lease *l, struct lease_key *key, struct l
 	}
 	context_build(&c->context, CONTEXT_FILE, &l->ids, key->file, extra);
 	c->context.cause = c->cause;
-	status = kms_generate(l->kms, &c->context, kms_deadline(l->kms), secret, &c->blob, &c->used, &c->err);
+	status = kms_generate(kms, &c->context, kms_deadline(kms), secret, &c->blob, &c->used, &c->err);
 	if (status != KMS_OK) {
 		kms_err_text(c->text, sizeof(c->text), &c->err);
 		return status;
@@ -404,7 +439,7 @@ static enum kms_status generate(struct lease *l, struct lease_key *key, struct l
 		    HEADER_BLOB_MAX);
 		return KMS_CONFIG;
 	}
-	slot = slot_new(l, rules, c);
+	slot = slot_new(kms, rules, c);
 	return lease_key_make(l, key, secret, &slot, sent) ? KMS_BUSY : KMS_OK;
 }
 

@@ -13,7 +13,7 @@
 
 /* How a file secret is sealed: what another unwrap needs. */
 struct lease_blob {
-	uint8_t wrap;
+	uint8_t wrap, key_hash[8]; /* of the name of the KMS key, wrap 1 */
 	uint16_t generation, len;
 	uint8_t bytes[];
 };
@@ -37,11 +37,13 @@ struct lease_key {
 	struct file_keys *keys; /* secret memory */
 	struct block_file block;
 	struct lease_blob *blob, *other; /* other: of somebody who joined a call for another one */
+	struct lease_blob *fresh;        /* of a slot exchanged during a call: the blob once the call is over */
 	struct header_slot *made; /* a new key's slot, until it is handed out */
 };
 
 TAILQ_HEAD(lease_queue, lease_key);
 
+struct lease_ring;
 struct lease_call; /* lease_key_call.c: one thread's questions and answers; large, on the heap */
 
 struct lease_thread {
@@ -127,6 +129,8 @@ MUST_CHECK bool lease_key_unref(struct lease_key *);
 MUST_CHECK int lease_key_set_blob(struct lease_key *, const struct header_slot *);
 /* The blob to ask with should this one be bad. */
 MUST_CHECK int lease_key_set_other(struct lease_key *, const struct header_slot *);
+/* The blob from the end of the call under way on. */
+MUST_CHECK int lease_key_set_fresh(struct lease_key *, const struct header_slot *);
 /* locked. The key with this commitment; else one with another that was proved; else NULL. Keys that were not proved yet
  * are as many as headers claim there are. */
 struct lease_key *lease_table_find(
@@ -151,7 +155,14 @@ struct lease_waiter *lease_pop_wanting(struct lease_keys *);
 /* locked: waiters for new keys that are past their deadline, or all of them, onto the list *late. */
 void lease_pool_expire(struct lease_keys *, uint64_t now, bool all, struct lease_waiter **late);
 
+/* lease_rekey.c: the keys that only the key before could unwrap again: are there any; take them out of the table, and
+ * tell how many. No lock held but, for the first, lease.lock. */
+bool lease_keys_under(struct lease_keys *, const struct lease_ring *);
+unsigned lease_keys_withdraw(struct lease_keys *, const struct lease_ring *);
+
 /* lease_pool.c: the KMS threads and the pool. */
+/* locked: keys that another slot than today's made, onto the list *dead. */
+void lease_pool_rekey(struct lease_keys *, struct lease_key **dead);
 /* locked: there is something to do for one more thread, perhaps. */
 void lease_wake(struct lease_keys *);
 /* locked: the domain opened: the pool may be filled. */

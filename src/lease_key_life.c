@@ -33,6 +33,7 @@ void lease_key_free(struct lease_key *key)
 	secret_free(key->keys);
 	free(key->blob);
 	free(key->other);
+	free(key->fresh);
 	free(key->made);
 	free(key);
 }
@@ -84,6 +85,7 @@ bool lease_key_unref(struct lease_key *key)
 static bool same_blob(const struct lease_blob *blob, const struct header_slot *slot)
 {
 	return blob && blob->wrap == slot->wrap && blob->generation == slot->generation && blob->len == slot->len &&
+	    bytes_equal(blob->key_hash, slot->key_hash, sizeof(blob->key_hash)) &&
 	    memcmp(blob->bytes, slot->blob, slot->len) == 0;
 }
 
@@ -99,6 +101,7 @@ static int set_blob(struct lease_blob **at, const struct header_slot *slot)
 	if (!blob)
 		return -ENOMEM;
 	blob->wrap = slot->wrap;
+	memcpy(blob->key_hash, slot->key_hash, sizeof(blob->key_hash));
 	blob->generation = slot->generation;
 	blob->len = slot->len;
 	memcpy(blob->bytes, slot->blob, slot->len);
@@ -115,6 +118,11 @@ int lease_key_set_blob(struct lease_key *key, const struct header_slot *slot)
 int lease_key_set_other(struct lease_key *key, const struct header_slot *slot)
 {
 	return same_blob(key->blob, slot) ? 0 : set_blob(&key->other, slot);
+}
+
+int lease_key_set_fresh(struct lease_key *key, const struct header_slot *slot)
+{
+	return set_blob(&key->fresh, slot);
 }
 
 static struct lease_key **bucket_of(struct lease_keys *k, const uint8_t *file)

@@ -8,6 +8,24 @@
 #include "lease_internal.h"
 #include "log.h"
 
+/* lock held; given up. The key before is withdrawn, the domain stays open: what that key opened is written back while
+ * its keys are at hand, then they go, then the kernel's pages. A lock that begins meanwhile does all that again. */
+static void give_up(struct lease *l)
+{
+	char text[sizeof(l->before_trouble)];
+	unsigned dropped;
+
+	l->withdraw = false;
+	memcpy(text, l->before_trouble, sizeof(text));
+	(void)pthread_mutex_unlock(&l->lock);
+	l->hooks.drain(l->hooks.arg);
+	dropped = lease_keys_withdraw(&l->keys, lease_ring(l));
+	l->hooks.purge(l->hooks.arg);
+	log_warn(
+	    "files that are only under the key a rotation is leaving give EIO (%u keys dropped): %s", dropped, text);
+	(void)pthread_mutex_lock(&l->lock);
+}
+
 void *lease_drain_main(void *arg)
 {
 	struct lease *l = arg;
@@ -15,10 +33,14 @@ void *lease_drain_main(void *arg)
 	log_label(l->params.label);
 	LOCK_SCOPE(&l->lock);
 	for (;;) {
-		while (l->drain != DRAIN_WANTED && !l->stop)
+		while (l->drain != DRAIN_WANTED && !l->withdraw && !l->stop)
 			(void)pthread_cond_wait(&l->changed, &l->lock);
-		if (l->drain != DRAIN_WANTED)
+		if (l->drain != DRAIN_WANTED && l->stop)
 			return NULL;
+		if (l->drain != DRAIN_WANTED) {
+			give_up(l);
+			continue;
+		}
 		l->drain = DRAIN_RUNNING;
 		(void)pthread_mutex_unlock(&l->lock);
 		l->hooks.drain(l->hooks.arg);
@@ -82,7 +104,7 @@ static void lock_domain(struct lease *l)
 	char reason[sizeof(l->reason)];
 
 	l->busy = true;
-	l->lock_wanted = false;
+	l->lock_wanted = l->withdraw = false;
 	atomic_store(&l->work_until, 0);
 	atomic_store(&l->writeback_until, deadline);
 	lease_set_state(l, LEASE_LOCKING);

@@ -56,10 +56,24 @@ static struct lease_waiter *not_made(struct lease_keys *k, enum kms_status statu
 	return told;
 }
 
+/* locked. Would a new key be sealed so today? */
+static bool fits(const struct lease_keys *k, const struct lease_key *key)
+{
+	const struct lease_ring *ring = lease_ring(k->lease);
+	const struct descriptor_slot *slot = lease_ring_slot(ring);
+	uint8_t hash[8];
+
+	kms_key_hash(hash, kms_key(lease_ring_now(ring)));
+	return slot && key->made->generation == slot->context && bytes_equal(key->made->key_hash, hash, sizeof(hash)) &&
+	    (bytes_zero(slot->material, sizeof(slot->material)) ||
+	        bytes_equal(key->made->material, slot->material, sizeof(slot->material)));
+}
+
 /* locked; given up during the call. */
 static void run_make(struct lease_keys *k, struct lease_call *c)
 {
 	struct context_cause cause = k->wanting ? k->wanting->cause : (struct context_cause){ 0 };
+	const struct lease_ring *ring = lease_ring(k->lease);
 	uint64_t epoch = k->epoch, asked = k->arrivals;
 	struct lease_waiter *told = NULL;
 	struct lease_key *key = NULL;
@@ -74,6 +88,12 @@ static void run_make(struct lease_keys *k, struct lease_call *c)
 	(void)pthread_mutex_lock(&k->lock);
 	k->making--;
 	current = epoch == k->epoch;
+	/* Of the time before a rekey, and too late: whoever waits is served by another call. */
+	if (current && key && ring != lease_ring(k->lease) && !fits(k, key)) {
+		current = false;
+		if (k->wanted > k->making)
+			lease_wake(k);
+	}
 	if (current)
 		told = status == KMS_OK ? made(k, steal_ptr(&key)) : not_made(k, status, asked);
 	if (!told && !key && status == KMS_OK)
@@ -117,6 +137,27 @@ void lease_pool_drain(struct lease_keys *k, uint64_t now, bool all, struct lease
 		key->next = *dead;
 		*dead = key;
 	}
+}
+
+void lease_pool_rekey(struct lease_keys *k, struct lease_key **dead)
+{
+	struct lease_key *key = k->pool, *next;
+
+	k->pool = NULL;
+	k->pool_tail = &k->pool;
+	k->ready = 0;
+	for (; key; key = next) {
+		bool keep = fits(k, key);
+		struct lease_key **list = keep ? k->pool_tail : dead;
+
+		next = key->next;
+		key->next = keep ? NULL : *list;
+		*list = key;
+		if (keep)
+			k->pool_tail = &key->next;
+		k->ready += keep;
+	}
+	lease_pool_tick(k);
 }
 
 static void hand_out(const struct lease *l, struct lease_key *key, struct header_ident *ident, struct header_slot *slot)
@@ -218,7 +259,7 @@ int lease_new_key(struct lease *l, struct lease_waiter *w, struct lease_key **ou
 		key = NULL;
 	}
 	if (!key)
-		r = l->desc->seal == SEAL_DOMAIN ? make_local(l, &key) : take_pooled(&l->keys, w, &key);
+		r = lease_seal(l) == SEAL_DOMAIN ? make_local(l, &key) : take_pooled(&l->keys, w, &key);
 	if (r)
 		return r;
 	hand_out(l, key, ident, slot);
@@ -323,7 +364,7 @@ void lease_pool_open(struct lease_keys *k)
 	uint32_t full = k->lease->params.pool;
 
 	k->burst = 0;
-	if (k->lease->desc->seal != SEAL_FILE || k->lease->params.pool_late)
+	if (lease_seal(k->lease) != SEAL_FILE || k->lease->params.pool_late)
 		k->target = 0;
 	else
 		k->target = full < POOL_FIRST ? full : POOL_FIRST;

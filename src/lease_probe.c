@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "bytes.h"
+#include "io.h"
 #include "lease_internal.h"
 #include "log.h"
 #include "secret.h"
@@ -31,25 +32,25 @@ void lease_domain_wipe(struct lease_domain *d)
 }
 
 /* From the domain secret to working keys. Nothing but the commitment is used before the commitment was compared. */
-static enum kms_status derive(struct lease *l, const uint8_t *secret, struct lease_domain *out, struct kms_err *err)
+static enum kms_status derive(const struct lease *l, const struct descriptor_domain *desc, const uint8_t *secret,
+    struct lease_domain *out, struct kms_err *err)
 {
 	out->keys = secret_alloc(sizeof(*out->keys));
 	if (!out->keys || kdf_domain(out->keys, secret, &l->ids))
 		return fail(err, "OutOfMemory", "cannot derive the domain's keys");
-	if (!bytes_equal(out->keys->commit, l->desc->commit, sizeof(l->desc->commit)))
+	if (!bytes_equal(out->keys->commit, desc->commit, sizeof(desc->commit)))
 		return fail(err, "CommitmentMismatch", "the key unsealed is not the one this store commits to");
-	if (descriptor_domain_verify(l->desc, out->keys))
+	if (descriptor_domain_verify(desc, out->keys))
 		return fail(err, "DescriptorMac", "the domain's descriptor does not authenticate");
 	if (name_open(&out->names, l->mode, out->keys, &l->ids))
 		return fail(err, "OutOfMemory", "cannot prepare the domain's name keys");
 	return KMS_OK;
 }
 
-/* One call for one slot. out: NULL asks with the probe blob, whose plaintext nobody wants. */
-static enum kms_status ask_slot(
-    struct lease *l, const struct descriptor_slot *slot, struct lease_domain *out, struct kms_err *err)
+enum kms_status lease_ask_slot(const struct lease *l, const struct lease_ring *ring, struct kms *kms,
+    const struct descriptor_slot *slot, const struct context_extra *extra, uint64_t deadline, struct context *context,
+    struct lease_domain *out, struct kms_err *err)
 {
-	const struct context_extra *extra = descriptor_generation(l->desc, slot->context);
 	uint8_t *secret = secret_alloc(KDF_SECRET);
 	enum kms_status status;
 	struct kms_used used;
@@ -59,11 +60,11 @@ static enum kms_status ask_slot(
 		return fail(
 		    err, "Descriptor", extra ? "out of memory" : "the slot's context generation is not recorded");
 	}
-	context_build(l->context, out ? CONTEXT_DOMAIN : CONTEXT_PROBE, &l->ids, NULL, extra);
-	status = kms_decrypt(l->kms, l->context, out ? slot->blob : slot->probe, out ? slot->blob_len : slot->probe_len,
-	    kms_deadline(l->kms), secret, &used, err);
+	context_build(context, out ? CONTEXT_DOMAIN : CONTEXT_PROBE, &l->ids, NULL, extra);
+	status = kms_decrypt(kms, context, out ? slot->blob : slot->probe, out ? slot->blob_len : slot->probe_len,
+	    deadline, secret, &used, err);
 	if (status == KMS_OK && out) {
-		status = derive(l, secret, out, err);
+		status = derive(l, ring->desc, secret, out, err);
 		if (status != KMS_OK)
 			lease_domain_wipe(out);
 	}
@@ -71,43 +72,57 @@ static enum kms_status ask_slot(
 	return status;
 }
 
-/* Slots are not authenticated: the one that opened the domain counts, before that the one that rules. */
-const struct descriptor_slot *lease_slot(const struct lease *l)
+/* One call for one slot. out: NULL asks with the probe blob, whose plaintext nobody wants. */
+static enum kms_status ask_slot(struct lease *l, struct lease_ring *ring, const struct descriptor_slot *slot,
+    struct lease_domain *out, struct kms_err *err)
 {
-	const struct descriptor_slot *proven = atomic_load(&l->opened_by);
+	struct kms *kms = lease_ring_serves(ring, slot);
 
-	return proven ? proven : descriptor_ruling_slot(l->desc);
+	if (!kms)
+		return fail(err, "Descriptor", "the slot's key is not configured");
+	return lease_ask_slot(l, ring, kms, slot, descriptor_generation(ring->desc, slot->context), kms_deadline(kms),
+	    l->context, out, err);
 }
 
-static void opened_by(struct lease *l, const struct descriptor_slot *slot)
+static void opened_by(struct lease_ring *ring, const struct descriptor_slot *slot)
 {
-	if (slot != descriptor_ruling_slot(l->desc) && slot != atomic_load(&l->opened_by))
+	char text[900];
+
+	if (slot == atomic_load(&ring->opened_by))
+		return;
+	atomic_store(&ring->opened_by, slot);
+	if (lease_ring_missing(ring)) {
+		lease_ring_advise(ring, text, sizeof(text));
+		log_warn("%s", text);
+	} else if (slot != descriptor_ruling_slot(ring->desc)) {
 		log_warn("the domain's ruling slot does not open it, the other one does: a rotation under way, or a "
 		         "forged descriptor");
-	atomic_store(&l->opened_by, slot);
+	}
 }
 
-/* The slot that counts; while a rotation is under way (both filled) the other one may answer as well. */
-static enum kms_status ask(struct lease *l, struct lease_domain *out, uint64_t *sent, struct kms_err *err)
+/* The slot that counts. What is damaged, or not its key's, may be so by a forger's hand: then the other one may answer
+ * as well, while a rotation is under way (both filled). A denial stays a denial. */
+static enum kms_status ask(
+    struct lease *l, struct lease_ring *ring, struct lease_domain *out, uint64_t *sent, struct kms_err *err)
 {
-	const struct descriptor_slot *rules = lease_slot(l);
-	const struct descriptor_slot *other = rules == &l->desc->slot[0] ? &l->desc->slot[1] : &l->desc->slot[0];
+	const struct descriptor_slot *slot = lease_ring_slot(ring), *other;
 	enum kms_status status, second;
 	struct kms_err err2 = { 0 };
 
 	*sent = lease_clock();
-	if (!rules)
+	if (!slot)
 		return fail(err, "Descriptor", "no slot of the domain's descriptor is filled");
-	status = ask_slot(l, rules, out, err);
+	other = lease_ring_other(ring, slot);
+	status = ask_slot(l, ring, slot, out, err);
 	if (status == KMS_OK && out)
-		opened_by(l, rules);
-	if (other->seq == 0 || status == KMS_OK || status == KMS_BUSY || status == KMS_DOWN)
+		opened_by(ring, slot);
+	if (status != KMS_BAD_BLOB || !other || !lease_ring_serves(ring, other))
 		return status;
 	*sent = lease_clock();
-	second = ask_slot(l, other, out, &err2);
+	second = ask_slot(l, ring, other, out, &err2);
 	if (second == KMS_OK && out)
-		opened_by(l, other);
-	if (second != KMS_OK && (status == KMS_DENIED || second != KMS_DENIED))
+		opened_by(ring, other);
+	if (second == KMS_BAD_BLOB)
 		return status;
 	*err = err2;
 	return second;
@@ -115,7 +130,7 @@ static enum kms_status ask(struct lease *l, struct lease_domain *out, uint64_t *
 
 enum kms_status lease_domain_open(struct lease *l, struct lease_domain *out, uint64_t *sent, struct kms_err *err)
 {
-	return ask(l, out, sent, err);
+	return ask(l, atomic_load(&l->ring), out, sent, err);
 }
 
 void lease_suspect(struct lease *l)
@@ -144,7 +159,8 @@ static void reopen(struct lease *l)
 	l->good = 0;
 	if (status == KMS_OK && !l->by_admin && !l->stop && lease_clock() < sent + l->params.lease_ms) {
 		l->domain = domain;
-		l->hurry = false;
+		l->hurry = l->withdrawn = false;
+		l->before_until = lease_clock() + l->params.lease_ms;
 		lease_keys_accept(&l->keys);
 		lease_renew(l, sent);
 		l->next_probe = lease_clock() + l->params.probe_ms;
@@ -207,9 +223,69 @@ static bool probing(const struct lease *l)
 	return lease_state_of(l) == LEASE_OPEN ? !l->lock_wanted : !l->busy && !l->by_admin;
 }
 
+/* ---- the key before ---- */
+
+/* lock held. Has the drain thread give up what this key opened, unless nothing came since it last did. */
+static void withdraw(struct lease *l, const struct lease_ring *ring)
+{
+	if (l->withdrawn && !lease_keys_under(&l->keys, ring))
+		return;
+	l->withdraw = l->withdrawn = true;
+	(void)pthread_cond_broadcast(&l->changed);
+}
+
+/* lock held. */
+static void before_answered(
+    struct lease *l, const struct lease_ring *ring, uint64_t sent, enum kms_status status, const struct kms_err *err)
+{
+	const char *key = kms_key(lease_ring_before(ring));
+	char text[sizeof(l->before_trouble)] = "";
+
+	if (status == KMS_OK) {
+		if (l->before_trouble[0])
+			log_info("key '%s', which a rotation is leaving, answers again", key);
+		l->before_trouble[0] = '\0';
+		l->before_until = sent + l->params.lease_ms;
+		l->withdrawn = false;
+		return;
+	}
+	kms_err_text(text, sizeof(text), err);
+	if (strcmp(l->before_trouble, text) != 0)
+		log_at(status == KMS_BUSY || status == KMS_DOWN ? LOG_LEVEL_WARN : LOG_LEVEL_ERR,
+		    "key '%s', which a rotation is leaving, does not answer: %s", key, text);
+	memcpy(l->before_trouble, text, sizeof(text));
+	if (status == KMS_DENIED || lease_clock() >= l->before_until)
+		withdraw(l, ring);
+}
+
+/* lock held; given up during the call. Files may still be under the other key: it has a canary of its own, whose answer
+ * does not keep the next one of the key of now waiting. */
+static void probe_before(struct lease *l, struct lease_ring *ring)
+{
+	const struct descriptor_slot *slot = lease_ring_slot(ring), *other = slot ? lease_ring_other(ring, slot) : NULL;
+	struct kms *kms = lease_ring_before(ring);
+	struct kms_err err = { 0 };
+	uint64_t sent = lease_clock(), deadline, left;
+	enum kms_status status;
+
+	if (!other || !kms || lease_ring_serves(ring, other) != kms || l->stop)
+		return;
+	left = l->next_probe > sent ? l->next_probe - sent : 0;
+	(void)pthread_mutex_unlock(&l->lock);
+	deadline = kms_deadline(kms);
+	if (deadline > io_boot_ms() + left)
+		deadline = io_boot_ms() + left;
+	status = lease_ask_slot(
+	    l, ring, kms, other, descriptor_generation(ring->desc, other->context), deadline, l->context, NULL, &err);
+	(void)pthread_mutex_lock(&l->lock);
+	if (atomic_load(&l->ring) == ring && lease_state_of(l) == LEASE_OPEN && !l->lock_wanted)
+		before_answered(l, ring, sent, status, &err);
+}
+
 /* lock held; given up during the call. */
 static void probe(struct lease *l)
 {
+	struct lease_ring *ring = atomic_load(&l->ring);
 	uint64_t sent, locks = l->locks;
 	struct kms_err err = { 0 };
 	enum kms_status status;
@@ -218,16 +294,18 @@ static void probe(struct lease *l)
 	l->next_probe = l->last_probe + l->params.probe_ms;
 	l->probes++;
 	(void)pthread_mutex_unlock(&l->lock);
-	status = ask(l, NULL, &sent, &err);
+	status = ask(l, ring, NULL, &sent, &err);
 	(void)pthread_mutex_lock(&l->lock);
-	/* An answer to a question from before a lock says nothing about now. */
-	if (!probing(l) || l->locks != locks)
+	/* An answer to a question from before a lock, or about another key, says nothing about now. */
+	if (!probing(l) || l->locks != locks || atomic_load(&l->ring) != ring)
 		return;
 	l->answer = status;
 	if (status == KMS_OK)
 		answered_well(l, sent);
 	else
 		answered_badly(l, status, &err);
+	if (lease_state_of(l) == LEASE_OPEN && !l->lock_wanted && atomic_load(&l->ring) == ring)
+		probe_before(l, ring);
 }
 
 void *lease_probe_main(void *arg)

@@ -20,6 +20,7 @@
 #include "secret.h"
 
 #define ARN        "arn:aws:kms:eu-central-1:111122223333:key/1234"
+#define ARN2       "arn:aws:kms:eu-central-1:111122223333:key/5678"
 #define SEALED_MAX 4096u
 #define PARKED     24
 
@@ -28,6 +29,7 @@
 enum call { CALL_FILE, CALL_DOMAIN, CALL_PROBE, CALL_GENERATE, CALLS };
 
 struct sealed {
+	bool second; /* under the second key */
 	uint8_t secret[32];
 	uint8_t hash_of_context[32];
 };
@@ -39,6 +41,9 @@ static struct {
 	bool once[CALLS]; /* to the next call only, then OK */
 	bool hang[CALLS];
 	unsigned calls[CALLS], hanging[CALLS];
+	enum kms_status answer2[CALLS]; /* the second key's, and the calls for it (not in calls) */
+	unsigned calls2[CALLS];
+	bool seal_second; /* what is sealed now is sealed under it */
 	size_t blob_len;
 	unsigned norder; /* file keys asked for, by the number in their blob, in order */
 	uint32_t order[256];
@@ -73,19 +78,22 @@ static inline size_t seal(const uint8_t *secret, const struct context *c, uint8_
 	if (kms.n == SEALED_MAX)
 		kms.n = SEALED_MAX / 2;
 	memcpy(kms.sealed[kms.n].secret, secret, 32);
+	kms.sealed[kms.n].second = kms.seal_second;
 	context_mark(kms.sealed[kms.n].hash_of_context, c);
 	memset(blob, 0x5a, kms.blob_len);
 	le32_put(blob, (uint32_t)kms.n++);
 	return kms.blob_len;
 }
 
-/* kms.lock held. The configured answer, after hanging as long as configured. */
-static inline enum kms_status serve(enum call call, struct kms_used *used, struct kms_err *err)
+/* kms.lock held. The second key never hangs. */
+static inline enum kms_status status_of(enum call call, bool second)
 {
-	static const char *const code[] = { "", "DisabledException", "InvalidCiphertextException",
-		"ThrottlingException", "Timeout", "ExpiredTokenException" };
 	enum kms_status status;
 
+	if (second) {
+		kms.calls2[call]++;
+		return kms.answer2[call];
+	}
 	kms.calls[call]++;
 	kms.hanging[call]++;
 	while (kms.hang[call])
@@ -95,10 +103,20 @@ static inline enum kms_status serve(enum call call, struct kms_used *used, struc
 	if (kms.once[call])
 		kms.answer[call] = KMS_OK;
 	kms.once[call] = false;
+	return status;
+}
+
+/* kms.lock held. The configured answer, after hanging as long as configured. */
+static inline enum kms_status serve(enum call call, bool second, struct kms_used *used, struct kms_err *err)
+{
+	static const char *const code[] = { "", "DisabledException", "InvalidCiphertextException",
+		"ThrottlingException", "Timeout", "ExpiredTokenException" };
+	enum kms_status status = status_of(call, second);
+
 	memset(used, 0, sizeof(*used));
 	memset(err, 0, sizeof(*err));
 	err->status = status;
-	(void)snprintf(used->key, sizeof(used->key), "%s", ARN);
+	(void)snprintf(used->key, sizeof(used->key), "%s", second ? ARN2 : ARN);
 	(void)snprintf(err->code, sizeof(err->code), "%s", code[status]);
 	return status;
 }
@@ -108,14 +126,15 @@ static inline enum kms_status fake_generate(void *priv, const struct context *c,
 {
 	enum kms_status status;
 
-	(void)priv;
 	(void)deadline;
 	LOCK_SCOPE(&kms.lock);
-	status = serve(CALL_GENERATE, used, err);
+	status = serve(CALL_GENERATE, priv, used, err);
 	if (status != KMS_OK)
 		return status;
 	secret_random(secret, 32);
+	kms.seal_second = priv;
 	blob->len = seal(secret, c, blob->bytes);
+	kms.seal_second = false;
 	return KMS_OK;
 }
 
@@ -126,18 +145,18 @@ static inline enum kms_status fake_decrypt(void *priv, const char *key, const st
 	uint8_t mark[32];
 	uint32_t at;
 
-	(void)priv;
 	(void)key;
 	(void)deadline;
 	LOCK_SCOPE(&kms.lock);
 	if (call_of(c) == CALL_FILE && len >= 4 && kms.norder < 256)
 		kms.order[kms.norder++] = le32_get(blob);
-	status = serve(call_of(c), used, err);
+	status = serve(call_of(c), priv, used, err);
 	if (status != KMS_OK)
 		return status;
 	context_mark(mark, c);
 	at = len >= 4 ? le32_get(blob) : UINT32_MAX;
-	if (at >= kms.n || memcmp(mark, kms.sealed[at].hash_of_context, 32) != 0) {
+	if (at >= kms.n || kms.sealed[at].second != (priv != NULL) ||
+	    memcmp(mark, kms.sealed[at].hash_of_context, 32) != 0) {
 		err->status = KMS_BAD_BLOB;
 		(void)snprintf(err->code, sizeof(err->code), "InvalidCiphertextException");
 		return KMS_BAD_BLOB;
@@ -384,6 +403,9 @@ static inline int setup(void **state)
 	memset(kms.once, 0, sizeof(kms.once));
 	memset(kms.hang, 0, sizeof(kms.hang));
 	memset(kms.calls, 0, sizeof(kms.calls));
+	memset(kms.answer2, 0, sizeof(kms.answer2));
+	memset(kms.calls2, 0, sizeof(kms.calls2));
+	kms.seal_second = false;
 	kms.blob_len = 184;
 	kms.n = kms.norder = 0;
 	atomic_store(&clock_ms, 1000000);

@@ -20,7 +20,7 @@
 struct config {
 	char *source; /* file it came from, or NULL */
 	struct {
-		char *provider, *key, *region, *endpoint, *profile, *ca_bundle;
+		char *provider, *key, *previous, *region, *endpoint, *profile, *ca_bundle;
 		char *proxy;   /* NULL: the environment's; "" none ("none" in the ini) */
 		char *context; /* as written; extra holds it parsed */
 		char *role_arn, *external_id, *session_name;
@@ -29,11 +29,11 @@ struct config {
 		uint32_t failover_after_ms, connect_timeout_ms, request_timeout_ms, max_connections;
 	} kms;
 	struct {
-		char *address, *mount, *key, *namespace, *token_file, *role_id, *secret_id_file, *auth_mount;
+		char *address, *mount, *key, *previous, *namespace, *token_file, *role_id, *secret_id_file, *auth_mount;
 		char *ca_bundle;
 	} vault;
 	struct {
-		char *module, *token, *key, *pin_file;
+		char *module, *token, *key, *previous, *pin_file;
 	} pkcs11;
 	struct {
 		char *path;

@@ -68,7 +68,7 @@ struct domain {
 
 struct domains_params {
 	struct kms_params kms; /* as domain 0's, observer too; strings are borrowed for the life of the mount */
-	struct lease_params lease;
+	struct lease_params lease;         /* previous is left empty: see domains_keys() */
 	const struct context_extra *extra; /* for what is made; borrowed */
 	uint32_t grace_ms; /* how long a mount waits for the first answers of nested domains' key services */
 };
@@ -91,6 +91,15 @@ MUST_CHECK int domains_load(struct fs *);
 /* The key service of a nested domain: provider by name (NULL: the configured one) and key as given, all else as
  * configured. A key without an ARN is resolved. As kms_open(). */
 MUST_CHECK int domain_kms(struct fs *, const char *provider, const char *key, struct kms **out, struct kms_err *err);
+/* The keys that the configuration names, opened by the caller, which closes them after domains_free(); previous may be
+ * NULL. Besides its own, a domain uses no others. Before any lease is opened. */
+void domains_keys(struct fs *, struct kms *key, struct kms *previous);
+/* The second key a domain may use beside its own one, by the configuration and its descriptor; or NULL. */
+struct kms *domain_second(struct fs *, const struct descriptor_domain *, const struct kms *own);
+/* SIGHUP: the configuration names another previous key, or none. Both are key services that domain 0 has, or previous
+ * is one just opened: then it is domain 0's from now on, unless out of memory. 0, -ENOMEM, or -EBUSY: at least one
+ * domain still needs the one it had, which stays in use there until the next mount. */
+MUST_CHECK int domains_previous(struct fs *, struct kms *key, struct kms *previous);
 /* The administrator's context pairs for what is made. */
 const struct context_extra *domain_extra(const struct fs *);
 /* A new nested domain that is not on the disk yet: its lease is opened, which proves descriptor and key, and held back.
@@ -110,7 +119,7 @@ void domains_open_nested(struct fs *);
 /* From a nested domain's hook, when it opened: writes a lost copy of its descriptor again, once. */
 void domain_restore(struct domain *);
 /* Ends what domains_start() began and closes every lease; the table stays for states_close(), then domains_free().
- * Domain 0's key service is the caller's and outlives both. */
+ * The configured key services are the caller's and outlive both. */
 void domains_stop(struct fs *);
 void domains_free(struct fs *);
 
@@ -137,6 +146,10 @@ static inline struct lease *domain_lease(const struct domain *d)
 /* The same; NULL for a domain that is not open, whoever asks. */
 const struct name_keys *domain_names(const struct domain *);
 
+/* Page 0 of a file of the domain without a key, as file_peek(), with the slot to ask with: the one that rules, unless
+ * a rotation is under way and only the other one is under a key at hand. */
+MUST_CHECK int domain_peek(const struct domain *, int fd, struct header_ident *, struct header_slot *);
+
 /* ---- where objects belong */
 
 /* The domains of an object about to be looked up: an entry of this directory, whose lstat is known. -EIO: a directory
@@ -158,17 +171,15 @@ MUST_CHECK int domain_descriptor(struct domain *, struct descriptor_domain **out
 /* The domain's key service for this key: the one that rules, or the other one; NULL when neither is. By name, as
  * kms_same_key() has it. For a caller that would else open another one by domain_kms(). */
 struct kms *domain_service_of(const struct domain *, const char *key);
-/* Swaps descriptor, key services and the lease's idea of both, together. The domain has a lease, open or locked; its
- * slots in desc were proved (lease_prove()), and desc is on the disk already (store_put_domain()). For domain 0 the
- * store's own copy (fs->store->domain) follows.
- *   desc  malloc'ed; the domain's from now on
- *   now   serves desc's ruling slot. One just opened (then it becomes the domain's, closed when the mount ends), or one
- *         the domain has: d->kms, d->previous, what domain_service_of() gave
- *   keep_before  true: the other key of now goes on serving what is sealed under it (d->kms so far; d->previous when
- *         `now` rules already). false: nothing is asked of it any more
- * Running operations notice nothing; keys at hand stay; new files are sealed under `now`. Callers take turns (control
- * and signal threads: domain_rekey() itself may be called by both). 0, or -ENOMEM: then nothing has changed and both
- * are still the caller's. */
+/* Swaps descriptor, key services and the lease's idea of both, together. The domain is ready, open or locked; the
+ * ruling slot of desc was proved (lease_prove()), and desc is on the disk already (store_put_domain()). For domain 0
+ * the store's own copy (fs->store->domain) follows. desc  malloc'ed; the domain's from now on now   serves desc's
+ * ruling slot. One just opened (then it becomes the domain's, closed when the mount ends), or one the domain has:
+ * d->kms, d->previous, what domain_service_of() gave keep_before  true: the other key of now goes on serving what is
+ * sealed under it (d->kms so far; d->previous when `now` rules already). false: nothing is asked of it any more Running
+ * operations notice nothing; keys at hand stay; new files are sealed under `now`. Callers take turns (control and
+ * signal threads: domain_rekey() itself may be called by both). 0, or -ENOMEM: then nothing has changed and both are
+ * still the caller's. */
 MUST_CHECK int domain_rekey(
     struct domain *, struct descriptor_domain *desc, struct kms *now, bool keep_before);
 

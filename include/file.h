@@ -51,6 +51,8 @@ MUST_CHECK int file_new(struct file **out, int fd, const uint8_t page[static LAY
 /* Page 0 without a key: IDENT and the ruling slot, so that the key can be had. -ENODATA: unborn; -EIO: not a byokfs
  * file, or damaged. */
 MUST_CHECK int file_peek(int fd, struct header_ident *, struct header_slot *);
+/* The other slot of page 0, if it is filled and valid and page 0 is still this file's: 0 or -ENODATA. */
+MUST_CHECK int file_peek_other(int fd, const struct header_ident *, struct header_slot *);
 /* Reads and authenticates page 0. fd (O_RDWR, or O_RDONLY when params say so) is taken over on success. *hint_wrong:
  * the backing's st_size did not imply STATE's size; it has been set right unless readonly. */
 MUST_CHECK int file_open(

@@ -7,5 +7,7 @@
 
 /* Strings are borrowed from the configuration; user_agent too. */
 void params_kms(struct kms_params *, const struct config *, const char *user_agent);
+/* The same for the key that a rotation is leaving, an open one of the first being share. False: none is configured. */
+bool params_previous(struct kms_params *, const struct config *, const char *user_agent, struct kms *share);
 
 #endif

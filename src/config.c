@@ -191,6 +191,23 @@ int config_read(struct config *c, const char *path, char *why)
 	return read_path(c, path, MAY_WAIT, why);
 }
 
+/* A second key of the same provider. */
+static int check_previous(const struct config *c, char *why)
+{
+	const char *provider = c->kms.provider;
+	bool aws = strcmp(provider, "aws") == 0, vault = strcmp(provider, "vault") == 0;
+
+	if (c->kms.previous && vault)
+		return config_fail(why, -EINVAL, "'previous' in [kms] names a key of AWS: set it in [vault]");
+	if (c->kms.previous && strcmp(provider, "pkcs11") == 0)
+		return config_fail(why, -EINVAL, "'previous' in [kms] names a key of AWS: set it in [pkcs11]");
+	if (c->kms.previous && !aws)
+		return config_fail(why, -EINVAL, "'previous' in [kms]: a key file has no other key");
+	if (c->kms.previous && strncmp(c->kms.previous, "arn:", 4) != 0)
+		return config_fail(why, -EINVAL, "'previous' in [kms] must be an ARN: '%.120s'", c->kms.previous);
+	return 0;
+}
+
 static int check_vault(const struct config *c, char *why)
 {
 	if (!c->vault.address || !c->vault.key)
@@ -208,6 +225,8 @@ static int check_provider(struct config *c, char *why)
 
 	if (missing)
 		return config_fail(why, -EINVAL, "'%s' is empty", missing);
+	if (check_previous(c, why))
+		return -EINVAL;
 	if (strcmp(c->kms.provider, "keyfile") == 0)
 		return c->keyfile.path ? 0 : config_fail(why, -EINVAL, "no key: set 'path' in [keyfile]");
 	if (strcmp(c->kms.provider, "vault") == 0)

@@ -14,6 +14,7 @@ struct domains {
 	_Atomic uint32_t end;         /* one more than the highest index */
 	_Atomic size_t count;
 	pthread_mutex_t lock; /* guards adding, and what follows */
+	struct kms *key, *previous; /* see domains_keys() */
 	bool stopping;
 	pthread_cond_t wake; /* the openers */
 	TAILQ_HEAD(, domain) queue;
@@ -25,6 +26,11 @@ struct domains {
 	} openers[DOMAIN_OPENERS];
 	unsigned running;
 };
+
+/* domain_rekey.c. Keeps a key service to be closed with the domain: 0 or -ENOMEM; takes it back; closes them. */
+MUST_CHECK int domain_own(struct domain *, struct kms *);
+void domain_disown(struct domain *, const struct kms *);
+void domain_close_services(struct domain *);
 
 /* domain_open.c. One attempt to open it. true: there is a lease now, which goes on by itself. */
 bool domain_try(struct domain *);

@@ -20,7 +20,7 @@
 /* What an attempt makes; on success the domain's. */
 struct attempt {
 	struct descriptor_domain *descriptor;
-	struct kms *kms;
+	struct kms *kms, *second; /* second: borrowed, or NULL */
 	struct lease *lease;
 };
 
@@ -78,8 +78,11 @@ int domain_kms(struct fs *fs, const char *provider, const char *key, struct kms 
 		p.region = region;
 	p.replicas = NULL;
 	p.failover = false;
-	if (fs->first->kms && p.provider && strcmp(kms_provider_name(fs->first->kms), p.provider) == 0)
-		p.share = fs->first->kms;
+	{
+		LOCK_SCOPE(&fs->domains->lock);
+		if (fs->domains->key && p.provider && strcmp(kms_provider_name(fs->domains->key), p.provider) == 0)
+			p.share = fs->domains->key;
+	}
 	return kms_open(out, &p, true, err);
 }
 
@@ -118,6 +121,8 @@ static int attempt_copy(struct domain *d, int rank, struct attempt *a, struct km
 
 	if (!r)
 		r = open_kms(d, a, err);
+	if (!r)
+		lp.previous = a->second = domain_second(d->fs, a->descriptor, a->kms);
 	if (!r &&
 	    lease_open(&a->lease, &lp, a->kms, a->descriptor, &d->ids, d->fs->store->desc.names, true, err) != KMS_OK) {
 		a->lease = NULL;
@@ -131,6 +136,7 @@ static int attempt_copy(struct domain *d, int rank, struct attempt *a, struct km
 /* A lost copy of a descriptor that was proved right is written again, once. */
 void domain_restore(struct domain *d)
 {
+	struct descriptor_domain *desc = NULL;
 	int r;
 
 	pthread_mutex_lock(&d->lock);
@@ -138,7 +144,12 @@ void domain_restore(struct domain *d)
 
 	d->restored = true;
 	pthread_mutex_unlock(&d->lock);
-	r = done ? 0 : store_restore_domain(d->fs->store, d->descriptor);
+	r = done ? 0 : domain_descriptor(d, &desc);
+	if (desc) {
+		r = store_restore_domain(d->fs->store, desc);
+		descriptor_domain_free(desc);
+		free(desc);
+	}
 	if (r)
 		log_warn("cannot restore a copy of the domain's descriptor: %s", strerror(-r));
 }
@@ -162,21 +173,42 @@ static void not_started(struct domain *d, int r)
 	audit_state(d->fs->audit, &d->ids, lease_state_name(LEASE_LOCKED), "its threads cannot be started");
 }
 
+/* What an attempt made is the domain's. */
+static int take(struct domain *d, const struct attempt *a)
+{
+	LOCK_SCOPE(&d->lock);
+	int r = domain_own(d, a->kms);
+
+	if (r)
+		return r;
+	d->descriptor = a->descriptor;
+	atomic_store(&d->kms, lease_kms(a->lease, false));
+	atomic_store(&d->previous, lease_kms(a->lease, true));
+	return 0;
+}
+
+static void untake(struct domain *d, const struct attempt *a)
+{
+	LOCK_SCOPE(&d->lock);
+	domain_disown(d, a->kms);
+	d->descriptor = NULL;
+	atomic_store(&d->kms, NULL);
+	atomic_store(&d->previous, NULL);
+}
+
 /* The lease becomes the domain's, once its threads run. */
 static int publish(struct domain *d, struct attempt *a)
 {
 	struct lease_hooks hooks;
-	int r;
+	int r = take(d, a);
 
 	purge_hooks(d, &hooks);
-	d->descriptor = a->descriptor;
-	d->kms = a->kms;
 	audit_first(d, a->lease, "mounted");
-	r = lease_start(a->lease, &hooks);
+	if (!r)
+		r = lease_start(a->lease, &hooks);
 	if (r) {
 		not_started(d, r);
-		d->descriptor = NULL;
-		d->kms = NULL;
+		untake(d, a);
 		attempt_end(a);
 		return r;
 	}
@@ -206,8 +238,11 @@ int domain_prepare(struct fs *fs, const struct descriptor_domain_line *line, str
 		domain_discard(d);
 		return -EIO;
 	}
-	d->descriptor = descriptor;
-	d->kms = kms;
+	if (take(d, &(struct attempt){ .descriptor = descriptor, .kms = kms, .lease = lease })) {
+		lease_close(lease);
+		domain_discard(d);
+		return -ENOMEM;
+	}
 	d->restored = true;
 	atomic_store(&d->lease, lease);
 	*out = d;
@@ -219,8 +254,7 @@ static void unstart(struct domain *d, int r)
 {
 	struct attempt a = { .descriptor = d->descriptor, .kms = d->kms, .lease = atomic_exchange(&d->lease, NULL) };
 
-	d->descriptor = NULL;
-	d->kms = NULL;
+	untake(d, &a);
 	attempt_end(&a);
 	not_started(d, r);
 }
@@ -363,10 +397,9 @@ void domains_stop(struct fs *fs)
 
 static void release(struct domain *d)
 {
-	if (d->index) {
-		kms_close(d->kms);
-		if (d->descriptor)
-			descriptor_domain_free(d->descriptor);
+	domain_close_services(d);
+	if (d->index && d->descriptor) {
+		descriptor_domain_free(d->descriptor);
 		free(d->descriptor);
 	}
 	(void)pthread_cond_destroy(&d->wake);

@@ -78,6 +78,19 @@ static bool same_ident(const struct header_ident *a, const struct header_ident *
 	    bytes_equal(a->commit, b->commit, sizeof(a->commit));
 }
 
+int file_peek_other(int fd, const struct header_ident *ident, struct header_slot *slot)
+{
+	struct header_ident now;
+	struct header_slot ruling;
+	uint8_t page[LAYOUT_PAGE];
+	int which;
+
+	if (read_page0(fd, page) || header_ident(page, &now) || !same_ident(&now, ident))
+		return -ENODATA;
+	which = header_ruling_slot(page, &ruling);
+	return which < 0 || header_slot(page, !which, slot) ? -ENODATA : 0;
+}
+
 /* IDENT is this file's, and the key is its key. */
 static int check_ident(struct file *f, const struct file_key *key, const uint8_t *page)
 {

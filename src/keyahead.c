@@ -96,19 +96,20 @@ void keyahead_wipe(struct fs *fs)
 /* ---- the thread ---- */
 
 /* The sealed key of an entry that is still the file it was. */
-static int peek(int dirfd, const struct order_item *item, struct header_ident *ident, struct header_slot *slot)
+static int peek(
+    const struct place *dir, const struct order_item *item, struct header_ident *ident, struct header_slot *slot)
 {
 	CLEANUP_FD int fd = -1;
 	struct stat st;
 
-	if (fstatat(dirfd, item->name, &st, AT_SYMLINK_NOFOLLOW))
+	if (fstatat(dir->fd, item->name, &st, AT_SYMLINK_NOFOLLOW))
 		return -errno;
 	if (!S_ISREG(st.st_mode) || st.st_ino != item->ino)
 		return -ESTALE;
-	fd = openat(dirfd, item->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOATIME | O_CLOEXEC);
+	fd = openat(dir->fd, item->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOATIME | O_CLOEXEC);
 	if (fd < 0 && errno == EPERM)
-		fd = openat(dirfd, item->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	return fd < 0 ? -errno : file_peek(fd, ident, slot);
+		fd = openat(dir->fd, item->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	return fd < 0 ? -errno : domain_peek(dir->domain, fd, ident, slot);
 }
 
 /* ---- directories ---- */
@@ -219,7 +220,7 @@ static void fetch(struct fs *fs, const struct place *dir, const struct order_ite
 	struct keyahead *ka = fs->keyahead;
 	struct header_ident ident;
 	struct header_slot slot;
-	int r = peek(dir->fd, item, &ident, &slot);
+	int r = peek(dir, item, &ident, &slot);
 
 	/* A file that came from another domain would not be opened either. */
 	if (r || !bytes_equal(ident.domain, dir->domain->ids.domain, CONTEXT_ID))

@@ -72,7 +72,7 @@ int keywait_enter_file(struct domain *d, const struct file *f, struct lease_key 
 
 	if (r != -EAGAIN)
 		return r;
-	if (file_peek(file_fd(f), &ident, &slot))
+	if (domain_peek(d, file_fd(f), &ident, &slot))
 		return -EIO;
 	return keywait_enter(d, &ident, &slot, key);
 }

@@ -17,7 +17,7 @@
 #include "io.h"
 #include "keyahead.h"
 #include "log.h"
-#include "options.h"
+#include "main_internal.h"
 #include "params.h"
 #include "pathcheck.h"
 #include "secret.h"
@@ -25,24 +25,10 @@
 #include "state.h"
 #include "sweep.h"
 
-/* A mount waits that long for the first answers of nested domains' key services; then they open behind its back. */
-#define NESTED_GRACE_MS 1000u
-/* And that long for the lock of a store that is mounted no more. */
-#define PREDECESSOR_MS  10000u
+/* How long a mount waits for the lock of a store that is mounted no more. */
+#define PREDECESSOR_MS 10000u
 
-struct daemon {
-	struct config config;
-	struct options options;
-	struct store store;
-	bool store_open;
-	struct kms *kms;
-	struct audit *audit;
-	struct fs fs;
-	struct service service;
-	unsigned connection; /* 0: unknown */
-};
-
-static int fail(int code, const char *what, const char *hint)
+int main_fail(int code, const char *what, const char *hint)
 {
 	fprintf(stderr, "byokfs: error: %s\n", what);
 	if (hint)
@@ -50,12 +36,12 @@ static int fail(int code, const char *what, const char *hint)
 	return code;
 }
 
-static int fail_errno(const char *what, int err)
+int main_fail_errno(const char *what, int err)
 {
 	char text[200];
 
 	(void)snprintf(text, sizeof(text), "%s: %s", what, strerror(err < 0 ? -err : err));
-	return fail(EXIT_FAILED, text, NULL);
+	return main_fail(EXIT_FAILED, text, NULL);
 }
 
 static enum log_level level_of(const struct daemon *d)
@@ -107,71 +93,29 @@ static int open_store(struct daemon *d)
 	case 0:
 		break;
 	case -EBUSY:
-		return fail(EXIT_ALREADY, why, NULL);
+		return main_fail(EXIT_ALREADY, why, NULL);
 	case -ENOENT:
 	case -EINVAL:
 	case -ENOTDIR:
 	case -EPROTONOSUPPORT:
 	case -EBADMSG:
-		return fail(EXIT_NOT_A_STORE, why, r == -ENOENT ? "make one with 'byokfsctl init'" : NULL);
+		return main_fail(EXIT_NOT_A_STORE, why, r == -ENOENT ? "make one with 'byokfsctl init'" : NULL);
 	default:
-		return fail(EXIT_FAILED, why, NULL);
+		return main_fail(EXIT_FAILED, why, NULL);
 	}
 	d->store_open = true;
 	bytes_hex(id, d->store.desc.store, 16);
 	if (d->config.store.id && strcmp(d->config.store.id, id) != 0) {
 		(void)snprintf(why, sizeof(why), "this is store '%s', not the one pinned by [store] id", id);
-		return fail(EXIT_CONFIG, why, NULL);
+		return main_fail(EXIT_CONFIG, why, NULL);
 	}
 	if (d->config.store.suite && d->config.store.suite != d->store.desc.suite)
-		return fail(EXIT_CONFIG, "the store's suite is not the one pinned by [store] suite", NULL);
+		return main_fail(EXIT_CONFIG, "the store's suite is not the one pinned by [store] suite", NULL);
 	static const char *const names[] = { "siv64", "siv32", "plain" };
 
 	if (d->config.store.names && strcmp(d->config.store.names, names[d->store.desc.names]) != 0)
-		return fail(EXIT_CONFIG, "the store's names mode is not the one pinned by [store] names", NULL);
+		return main_fail(EXIT_CONFIG, "the store's names mode is not the one pinned by [store] names", NULL);
 	return 0;
-}
-
-static int fail_kms(const struct daemon *d, const struct kms_err *err, enum kms_status status)
-{
-	char text[512], what[1200];
-	const struct descriptor_slot *slot = descriptor_ruling_slot(&d->store.domain);
-
-	kms_err_text(text, sizeof(text), err);
-	(void)snprintf(what, sizeof(what), "cannot open the store's key: %s", text);
-	switch (status) {
-	case KMS_DENIED:
-		return fail(
-		    EXIT_DENIED, what, "ask the key's owner, or mount with '-o locked_start' to wait for the key");
-	case KMS_BUSY:
-	case KMS_DOWN:
-		return fail(EXIT_UNREACHABLE, what,
-		    "check endpoint and network, or mount with '-o locked_start' to wait for the KMS");
-	case KMS_BAD_BLOB:
-		if (!slot || !d->kms || kms_same_key(d->kms, slot->key, kms_key(d->kms))) {
-			/* What came of it was refused here; or the KMS itself knows nothing of this blob. */
-			if (!err->http && !*err->request_id)
-				(void)snprintf(
-				    what, sizeof(what), "cannot open store '%.250s': %s", d->store.path, err->message);
-			return fail(EXIT_NOT_A_STORE, what, NULL);
-		}
-		(void)snprintf(what, sizeof(what), "the store is under key '%.250s', not under '%.250s': %s", slot->key,
-		    kms_key(d->kms), text);
-		return fail(EXIT_CONFIG, what, "is [kms] key the key that the store was made under?");
-	default:
-		return fail(EXIT_CONFIG, what, "run 'byokfsctl test' to see which step fails");
-	}
-}
-
-static enum kms_status open_lease(struct daemon *d, const struct lease_params *lp, struct kms_err *err)
-{
-	struct lease *lease = NULL;
-	enum kms_status st = lease_open(&lease, lp, d->kms, &d->store.domain, &d->store.ids, d->store.desc.names,
-	    d->config.mount.locked_start, err);
-
-	if (st == KMS_OK)
-		atomic_store(&d->fs.first->lease, lease);
-	return st;
 }
 
 /* Before the first request to the KMS. An audit that was asked for must be there. */
@@ -195,56 +139,9 @@ static int open_audit(struct daemon *d)
 	r = audit_open(&d->audit, &params, why);
 	if (!r)
 		return 0;
-	return fail(EXIT_CONFIG, why,
+	return main_fail(EXIT_CONFIG, why,
 	    r == -EBUSY ? "every mount needs an [audit] file of its own"
 	                : "[audit] file must be a regular file of the daemon's user in a directory that exists");
-}
-
-static int open_kms(struct daemon *d)
-{
-	const struct descriptor_slot *slot = descriptor_ruling_slot(&d->store.domain);
-	const struct config *c = &d->config;
-	struct kms_err err = { 0 };
-	struct domains_params dp = { .grace_ms = NESTED_GRACE_MS };
-	struct lease_params *lp = &dp.lease;
-
-	dp.lease = (struct lease_params){
-		.probe_ms = c->cache.probe_ms,
-		.lease_ms = c->cache.lease_ms,
-		.max_age_ms = c->cache.max_age_ms,
-		.idle_ms = c->cache.idle_ms,
-		.drain_ms = 2000,
-		.pool = d->options.readonly ? 0 : c->cache.pool,
-		/* One connection is the canary's: it must not wait behind file keys. */
-		.threads = c->kms.max_connections > 1 ? c->kms.max_connections - 1 : 1,
-	};
-	dp.extra = &c->extra;
-	params_kms(&dp.kms, c, "byokfs/" BYOKFS_VERSION);
-	dp.kms.observe = d->audit ? audit_kms : NULL;
-	dp.kms.observer = d->audit;
-	/* A key file that is missing does not tell its name; the name decides nothing but what is waited for. */
-	if (slot && c->mount.locked_start && !dp.kms.key)
-		dp.kms.key = slot->key;
-	d->fs.store = &d->store;
-	if (domains_init(&d->fs, &dp))
-		return fail_errno("cannot set up the key domains", ENOMEM);
-	if (kms_open(&d->kms, &dp.kms, true, &err))
-		return fail_kms(d, &err, err.status == KMS_OK ? KMS_CONFIG : err.status);
-	d->fs.first->kms = d->kms;
-	enum kms_status st = open_lease(d, lp, &err);
-
-	if (st == KMS_BAD_BLOB && store_other_domain(&d->store) == 0)
-		st = open_lease(d, lp, &err);
-
-	if (st != KMS_OK)
-		return fail_kms(d, &err, st);
-	if (err.status != KMS_OK) {
-		char text[512];
-
-		kms_err_text(text, sizeof(text), &err);
-		log_warn("mounting locked: %s", text);
-	}
-	return 0;
 }
 
 /* With the keys at hand, everything the descriptors say is proved before anybody can use it. */
@@ -258,16 +155,19 @@ static int authenticate(struct daemon *d)
 	if (lease_enter(lease, LEASE_WORK)) {
 		if (d->config.mount.locked_start)
 			return 0; /* purge.c does it when the domain opens */
-		return fail(EXIT_UNREACHABLE, "the lease ended before the mount began", NULL);
+		return main_fail(EXIT_UNREACHABLE, "the lease ended before the mount began", NULL);
 	}
 	r = store_authenticate(&d->store, lease_domain_keys(lease), lease_names(lease), why);
 	if (!r)
 		r = store_mark(&d->store, why);
 	lease_leave(lease, LEASE_WORK);
 	if (r)
-		return fail(r == -EBADMSG ? EXIT_NOT_A_STORE : r == -EBUSY ? EXIT_ALREADY : EXIT_FAILED, why, NULL);
+		return main_fail(r == -EBADMSG ? EXIT_NOT_A_STORE
+		        : r == -EBUSY          ? EXIT_ALREADY
+		                               : EXIT_FAILED,
+		    why, NULL);
 	if (domains_load(&d->fs))
-		return fail_errno("cannot set up the key domains", ENOMEM);
+		return main_fail_errno("cannot set up the key domains", ENOMEM);
 	atomic_store(&d->fs.first->ready, true);
 	return 0;
 }
@@ -281,7 +181,7 @@ static int open_fs(struct daemon *d)
 	if (!r)
 		r = states_open(fs);
 	if (r)
-		return fail_errno("cannot set up the file table", r);
+		return main_fail_errno("cannot set up the file table", r);
 	fs->audit = d->audit;
 	fs_describe_in(fs);
 	pthread_mutex_init(&fs->dirs_lock, NULL);
@@ -315,17 +215,17 @@ static int mount_fs(struct daemon *d)
 
 	fs->se = fuse_session_new(&d->options.args, &fs_ops, sizeof(fs_ops), fs);
 	if (!fs->se)
-		return fail(EXIT_USAGE, "libfuse refuses the mount options", NULL);
+		return main_fail(EXIT_USAGE, "libfuse refuses the mount options", NULL);
 	if (fuse_session_mount(fs->se, d->options.mountpoint))
-		return fail(EXIT_FAILED, "cannot mount", "is /dev/fuse there, and may you use it?");
+		return main_fail(EXIT_FAILED, "cannot mount", "is /dev/fuse there, and may you use it?");
 	r = fuseio_attach(fs->se, answered, d);
 	if (r)
-		return fail_errno("cannot attach to the FUSE device", r);
+		return main_fail_errno("cannot attach to the FUSE device", r);
 	if (fuseio_connection(d->options.mountpoint, &d->connection))
 		d->connection = 0;
 	fs->connection = d->connection;
 	r = watchdog_arm(d->service.watchdog, fuse_session_fd(fs->se), d->connection);
-	return r ? fail_errno("cannot arm the watchdog", r) : 0;
+	return r ? main_fail_errno("cannot arm the watchdog", r) : 0;
 }
 
 /* What the audit's lines about changes of state start from. */
@@ -344,7 +244,7 @@ static int serve(struct daemon *d)
 	int r;
 
 	if (!loop)
-		return fail_errno("cannot start", ENOMEM);
+		return main_fail_errno("cannot start", ENOMEM);
 	fuse_loop_cfg_set_max_threads(loop, d->config.mount.threads);
 	fuse_loop_cfg_set_idle_threads(loop, d->config.mount.threads);
 	fuse_loop_cfg_set_clone_fd(loop, 0);
@@ -357,7 +257,7 @@ static int serve(struct daemon *d)
 	if (!r)
 		r = keyahead_start(fs, d->config.cache.read_ahead);
 	d->service.fs = fs;
-	d->service.kms = d->kms;
+	d->service.key = d->kms;
 	d->service.mountpoint = d->options.mountpoint;
 	d->service.options = &d->options;
 	d->service.config = &d->config;
@@ -365,7 +265,7 @@ static int serve(struct daemon *d)
 		r = service_start(&d->service);
 	if (r) {
 		fuse_loop_cfg_destroy(loop);
-		return fail_errno("cannot start threads", r);
+		return main_fail_errno("cannot start threads", r);
 	}
 	d->service.keep_stderr = !d->config.log.syslog;
 	if (!d->options.foreground && d->config.log.syslog)
@@ -405,6 +305,7 @@ static void end(struct daemon *d, bool mounted)
 	if (d->fs.se)
 		fuse_session_destroy(d->fs.se);
 	domains_free(&d->fs);
+	kms_close(d->previous);
 	kms_close(d->kms);
 	audit_close(d->audit, mounted ? "unmounted" : "not mounted");
 	if (d->store_open)
@@ -423,7 +324,7 @@ static int check_paths(const struct daemon *d)
 	if (asprintf(&what, "'%s' lies below the mount point '%s', and the daemon itself needs it", path,
 	        d->options.mountpoint) < 0)
 		what = NULL;
-	return fail(EXIT_CONFIG, what ? what : "out of memory",
+	return main_fail(EXIT_CONFIG, what ? what : "out of memory",
 	    "move the file elsewhere: to read it, the daemon would wait for itself");
 }
 
@@ -437,11 +338,11 @@ static int run(struct daemon *d)
 	if (code)
 		return code;
 	if (watchdog_start(&d->service.watchdog))
-		return fail(EXIT_FAILED, "cannot start the watchdog", NULL);
+		return main_fail(EXIT_FAILED, "cannot start the watchdog", NULL);
 	secret_lock_process();
 	code = open_audit(d);
 	if (!code)
-		code = open_kms(d);
+		code = main_open_keys(d);
 	if (!code)
 		code = authenticate(d);
 	if (!code)
@@ -467,9 +368,9 @@ int main(int argc, char **argv)
 	log_setup("byokfs", level_of(&d), false);
 	code = service_background(d.options.foreground, d.options.mountpoint, &d.service.ready_fd);
 	if (code)
-		return fail_errno("cannot go to the background", code);
+		return main_fail_errno("cannot go to the background", code);
 	if (secret_init(d.config.cache.allow_unlocked))
-		return fail(EXIT_FAILED, "cannot protect the memory of keys",
+		return main_fail(EXIT_FAILED, "cannot protect the memory of keys",
 		    "raise 'ulimit -l', or set cache.allow_unlocked = yes to accept swapping");
 	(void)umask(0);
 	service_block_signals();

@@ -226,7 +226,7 @@ int task_key(struct task *t, const struct file *f, struct file_key *fk)
 
 	if (r != -EAGAIN)
 		return r;
-	r = file_peek(file_fd(f), &ident, &slot);
+	r = domain_peek(t->domain, file_fd(f), &ident, &slot);
 	if (r || memcmp(ident.file, file_ident(f)->file, sizeof(ident.file)) != 0)
 		return -EIO;
 	return task_key_for(t, &ident, &slot, fk);

@@ -10,6 +10,26 @@ static const char *key_of(const struct config *c)
 	return strcmp(c->kms.provider, "pkcs11") == 0 ? c->pkcs11.key : c->kms.key;
 }
 
+static const char *previous_of(const struct config *c)
+{
+	if (strcmp(c->kms.provider, "vault") == 0)
+		return c->vault.previous;
+	return strcmp(c->kms.provider, "pkcs11") == 0 ? c->pkcs11.previous : c->kms.previous;
+}
+
+bool params_previous(struct kms_params *p, const struct config *c, const char *user_agent, struct kms *share)
+{
+	params_kms(p, c, user_agent);
+	p->key = previous_of(c);
+	/* Where it is, its ARN says; replicas are those of the other one. */
+	if (p->key && strncmp(p->key, "arn:", 4) == 0)
+		p->region = NULL;
+	p->replicas = NULL;
+	p->failover = false;
+	p->share = share;
+	return p->key;
+}
+
 void params_kms(struct kms_params *p, const struct config *c, const char *user_agent)
 {
 	bool vault = strcmp(c->kms.provider, "vault") == 0;

@@ -187,8 +187,12 @@ static bool wait_locked(void *arg, struct domain *d)
 static bool refresh_one(void *arg, struct domain *d)
 {
 	(void)arg;
-	if (atomic_load(&d->lease))
-		kms_refresh(d->kms);
+	struct kms *kms = atomic_load(&d->kms), *previous = atomic_load(&d->previous);
+
+	if (kms)
+		kms_refresh(kms);
+	if (previous)
+		kms_refresh(previous);
 	return true;
 }
 

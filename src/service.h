@@ -13,7 +13,7 @@
 
 struct service {
 	struct fs *fs;
-	struct kms *kms;
+	struct kms *key; /* of the configuration as mounted: whose credentials all others use */
 	struct watchdog *watchdog;
 	const char *mountpoint;
 	const struct options *options;

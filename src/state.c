@@ -288,7 +288,7 @@ static int load(struct task *t, struct inode *inode, bool write, struct file **o
 	fd = open_backing(fs, inode, write, &readonly);
 	if (fd < 0)
 		return fd;
-	r = file_peek(fd, &ident, &slot);
+	r = domain_peek(t->domain, fd, &ident, &slot);
 	if (r) {
 		fs_damaged(inode,
 		    r == -ENODATA ? "page 0: it was never written, or wiped"

@@ -49,7 +49,7 @@ static int ask_ahead(struct domain *d, const struct file *f)
 		keywait_leave(d, key);
 	if (r != -EAGAIN)
 		return r;
-	if (file_peek(file_fd(f), &ident, &slot))
+	if (domain_peek(d, file_fd(f), &ident, &slot))
 		return -EIO;
 	if (slot.wrap == HEADER_WRAP_DOMAIN)
 		return 0;
@@ -68,7 +68,7 @@ static int enter_nested(struct domain *d, const struct file *f, struct lease_key
 	struct header_slot slot;
 	int r = keywait_enter(d, file_ident(f), NULL, key);
 
-	if (r != -EAGAIN || file_peek(file_fd(f), &ident, &slot))
+	if (r != -EAGAIN || domain_peek(d, file_fd(f), &ident, &slot))
 		return r;
 	return slot.wrap == HEADER_WRAP_DOMAIN ? keywait_enter(d, &ident, &slot, key) : r;
 }

@@ -139,6 +139,30 @@ static int exit_unseal(const struct store *s, const struct kms *kms, enum kms_st
 	return slot && !kms_same_key(kms, slot->key, kms_key(kms)) ? EXIT_CONFIG : EXIT_NOT_A_STORE;
 }
 
+/* The key that a rotation is leaving; *out NULL: none is configured, or it is gone. */
+static int open_previous(struct kms **out, struct kms *kms, const struct config *c, struct kms_err *err)
+{
+	struct kms_params params;
+
+	if (!params_previous(&params, c, "byokfsctl/" BYOKFS_VERSION, kms))
+		return EXIT_OK;
+	if (open_audit(c, &params, err) == 0 && kms_open(out, &params, true, err) == 0)
+		return EXIT_OK;
+	if (err->status == KMS_OK)
+		err->status = KMS_CONFIG;
+	return err->status == KMS_CONFIG ? EXIT_CONFIG : EXIT_OK;
+}
+
+/* Opened with one of two keys, as its descriptor says which. */
+static int open_store_lease(
+    struct lease **out, struct store *s, struct kms *kms, const struct lease_params *params, struct kms_err *err)
+{
+	err->status = lease_open(out, params, kms, &s->domain, &s->ids, s->desc.names, false, err);
+	if (err->status == KMS_BAD_BLOB && store_other_domain(s) == 0)
+		err->status = lease_open(out, params, kms, &s->domain, &s->ids, s->desc.names, false, err);
+	return err->status == KMS_OK ? EXIT_OK : exit_unseal(s, kms, err->status);
+}
+
 int cmd_unseal(struct store *s, struct kms *kms, const struct config *c, struct kms_err *err, char *why)
 {
 	struct lease_params params = {
@@ -150,15 +174,17 @@ int cmd_unseal(struct store *s, struct kms *kms, const struct config *c, struct 
 		.threads = 1,
 	};
 	struct lease *lease = NULL;
-	int ret;
+	int ret, code;
 
 	why[0] = '\0';
 	memset(err, 0, sizeof(*err));
-	err->status = lease_open(&lease, &params, kms, &s->domain, &s->ids, s->desc.names, false, err);
-	if (err->status == KMS_BAD_BLOB && store_other_domain(s) == 0)
-		err->status = lease_open(&lease, &params, kms, &s->domain, &s->ids, s->desc.names, false, err);
-	if (err->status != KMS_OK)
-		return exit_unseal(s, kms, err->status);
+	code = open_previous(&params.previous, kms, c, err);
+	if (code == EXIT_OK)
+		code = open_store_lease(&lease, s, kms, &params, err);
+	if (code != EXIT_OK) {
+		kms_close(params.previous);
+		return code;
+	}
 	ret = lease_enter(lease, LEASE_WORK);
 	if (ret == 0) {
 		ret = store_authenticate(s, lease_domain_keys(lease), lease_names(lease), why);
@@ -168,6 +194,7 @@ int cmd_unseal(struct store *s, struct kms *kms, const struct config *c, struct 
 		    why, STORE_WHY, "the lease ended before the store was read: is 'lease' in [cache] too short?");
 	}
 	lease_close(lease);
+	kms_close(params.previous);
 	return cmd_exit_store(ret);
 }
 

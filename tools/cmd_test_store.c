@@ -93,7 +93,8 @@ static void open_domain(struct trial *t, const char *step, const struct descript
 		.max_age_ms = t->config.cache.max_age_ms,
 		.idle_ms = t->config.cache.idle_ms,
 		.drain_ms = 1,
-		.threads = 1 };
+		.threads = 1,
+		.previous = kms == t->kms ? NULL : t->kms };
 	struct context_ids ids = { .suite = t->store->ids.suite };
 	struct lease *lease = NULL;
 	enum kms_status status;

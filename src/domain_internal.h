@@ -13,8 +13,8 @@ struct domains {
 	_Atomic(struct domain *) *at; /* DOMAIN_MAX; touched only as far as used */
 	_Atomic uint32_t end;         /* one more than the highest index */
 	_Atomic size_t count;
-	pthread_mutex_t lock; /* guards adding, and what follows */
-	struct kms *key, *previous; /* see domains_keys() */
+	_Atomic(struct kms *) key, previous; /* see domains_keys() */
+	pthread_mutex_t lock;                /* guards adding, and what follows */
 	bool stopping;
 	pthread_cond_t wake; /* the openers */
 	TAILQ_HEAD(, domain) queue;

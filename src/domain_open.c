@@ -66,6 +66,7 @@ static bool region_of(const struct kms *first, char out[static 64])
 int domain_kms(struct fs *fs, const char *provider, const char *key, struct kms **out, struct kms_err *err)
 {
 	const struct domains_params *dp = &fs->domains->params;
+	struct kms *first = atomic_load(&fs->domains->key);
 	struct kms_params p = dp->kms;
 	char region[64];
 
@@ -74,15 +75,12 @@ int domain_kms(struct fs *fs, const char *provider, const char *key, struct kms 
 	p.key = key;
 	if (strncmp(key, "arn:", 4) == 0)
 		p.region = NULL;
-	else if (!p.region && region_of(fs->first->kms, region))
+	else if (!p.region && region_of(first, region))
 		p.region = region;
 	p.replicas = NULL;
 	p.failover = false;
-	{
-		LOCK_SCOPE(&fs->domains->lock);
-		if (fs->domains->key && p.provider && strcmp(kms_provider_name(fs->domains->key), p.provider) == 0)
-			p.share = fs->domains->key;
-	}
+	if (first && p.provider && strcmp(kms_provider_name(first), p.provider) == 0)
+		p.share = first;
 	return kms_open(out, &p, true, err);
 }
 

@@ -83,17 +83,17 @@ struct kms *domain_second(struct fs *fs, const struct descriptor_domain *desc, c
 {
 	struct domains *t = fs->domains;
 	const struct descriptor_slot *rules = descriptor_ruling_slot(desc);
+	struct kms *previous = atomic_load(&t->previous), *of[] = { previous, atomic_load(&t->key) };
 	bool rotating = descriptor_other_slot(desc);
 
-	LOCK_SCOPE(&t->lock);
 	for (size_t i = 0; i < 2; i++) {
-		struct kms *kms = i ? t->key : t->previous;
+		struct kms *kms = of[i];
 
 		if (!kms || same_service(kms, own))
 			continue;
 		if (rotating && (is_named(kms, &desc->slot[0]) || is_named(kms, &desc->slot[1])))
 			return kms;
-		if (!rotating && rules && (kms == t->previous || desc->index == 0))
+		if (!rotating && rules && (kms == previous || desc->index == 0))
 			return kms;
 	}
 	return NULL;
@@ -103,9 +103,8 @@ void domains_keys(struct fs *fs, struct kms *key, struct kms *previous)
 {
 	struct domains *t = fs->domains;
 
-	LOCK_SCOPE(&t->lock);
-	t->key = key;
-	t->previous = previous;
+	atomic_store(&t->key, key);
+	atomic_store(&t->previous, previous);
 }
 
 /* ---- for those who rotate */
@@ -187,6 +186,13 @@ static bool in_use(const struct domain *d, const struct kms *kms)
 	    (is_named(kms, &d->descriptor->slot[0]) || is_named(kms, &d->descriptor->slot[1]));
 }
 
+static bool configured(struct domains *t, const struct kms *kms)
+{
+	const struct kms *previous = atomic_load(&t->previous);
+
+	return same_service(atomic_load(&t->key), kms) || (previous && same_service(previous, kms));
+}
+
 static bool reconsider(void *arg, struct domain *d)
 {
 	int *result = arg;
@@ -200,6 +206,10 @@ static bool reconsider(void *arg, struct domain *d)
 	struct kms *wanted = domain_second(d->fs, d->descriptor, now);
 	struct descriptor_domain *desc;
 
+	if (d->index == 0 && !configured(d->fs->domains, now)) {
+		*result = -EBUSY;
+		return true;
+	}
 	if (wanted == before || (wanted && before && same_service(wanted, before)))
 		return true;
 	if (in_use(d, before)) {

@@ -5,7 +5,7 @@
 #define STRESS_FILES 6
 static struct {
 	struct header_ident ident[STRESS_FILES];
-	struct header_slot slot[STRESS_FILES];
+	struct header_slot slot[STRESS_FILES], twin[STRESS_FILES];
 	_Atomic bool stop;
 	_Atomic unsigned wrong, served, parked;
 } stress;
@@ -98,6 +98,30 @@ static void *stress_main(void *arg)
 	return NULL;
 }
 
+/* The same secret under another blob. */
+static void make_twin(const struct header_ident *ident, const struct header_slot *slot, struct header_slot *twin)
+{
+	struct context *c = malloc(sizeof(*c));
+
+	assert_non_null(c);
+	*twin = *slot;
+	context_build(c, CONTEXT_FILE, &w.ids, ident->file, NULL);
+	LOCK_SCOPE(&kms.lock);
+	twin->len = (uint16_t)seal(kms.sealed[le32_get(slot->blob)].secret, c, twin->blob);
+	free(c);
+}
+
+/* Slots are exchanged, and the key by itself, while everything goes on. */
+static void disturb(void)
+{
+	static unsigned turn;
+	unsigned at = ++turn % STRESS_FILES;
+
+	lease_resealed(w.lease, &stress.ident[at], turn / STRESS_FILES % 2 ? &stress.twin[at] : &stress.slot[at]);
+	if (turn % 16 == 0)
+		assert_int_equal(lease_rekey(w.lease, &w.desc, w.kms, NULL), 0);
+}
+
 static void stress_all(void)
 {
 	static const unsigned seeds[3] = { 1, 2, 3 };
@@ -113,13 +137,15 @@ static void stress_all(void)
 		.threads = 3 };
 	for (int i = 0; i < STRESS_FILES; i++)
 		make_file(&stress.ident[i], &stress.slot[i]);
+	for (int i = 0; i < STRESS_FILES; i++)
+		make_twin(&stress.ident[i], &stress.slot[i], &stress.twin[i]);
 	open_now();
 	for (int i = 0; i < 3; i++)
 		assert_int_equal(pthread_create(&thread[i], NULL, stress_main, (void *)(uintptr_t)&seeds[i]), 0);
 	for (int round = 0; round < 8; round++) {
 		unsigned before = atomic_load(&stress.served);
 
-		UNTIL((advance(1), atomic_load(&stress.served) > before + 200));
+		UNTIL((advance(1), disturb(), atomic_load(&stress.served) > before + 200));
 		assert_int_equal(lease_lock(w.lease, "closed"), 0);
 		UNTIL((advance(1), settled(LEASE_LOCKED)));
 		assert_null(lease_names(w.lease));

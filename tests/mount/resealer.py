@@ -106,7 +106,7 @@ class Resealer:
             which, ruling = ruling_slot(page)
             blob = self.reencrypt(ruling.blob, self.desc.context("file", page[48:64].hex()))
             assert ruling.key_hash == key_hash(self.old) and ruling.wrap == 1
-            put_slot(f, 1 - which, ruling.seq + 1, ruling.generation, key_hash(self.to), blob)
+            put_slot(f, 1 - which, ruling.seq + 1, ruling.generation, key_hash(self.to), blob, ruling.provider)
             if empty:
                 f.seek(SLOTS[which])
                 f.write(bytes(512))
@@ -120,8 +120,9 @@ class Resealer:
         return self
 
 
-def put_slot(f, which, seq, generation, name, blob):
-    slot = struct.pack("<IBBHHB5x8sq32x", seq, 1, 1, generation, len(blob), 1, name, int(time.time())) + blob.ljust(440, b"\0") + bytes(4)
+def put_slot(f, which, seq, generation, name, blob, provider=1):
+    slot = struct.pack("<IBBHHB5x8sq32x", seq, 1, 1, generation, len(blob), provider, name, int(time.time()))
+    slot += blob.ljust(440, b"\0") + bytes(4)
     assert len(slot) == 508
     f.seek(SLOTS[which])
     f.write(slot + struct.pack("<I", reader.crc32c(slot)))

@@ -68,9 +68,9 @@ class Token:
         for name in os.listdir(source):
             os.rename(os.path.join(source, name), os.path.join(target, name))
 
-    def ini(self, probe="500ms", lease="2s", key=KEY):
+    def ini(self, probe="500ms", lease="2s", key=KEY, more=""):
         return (f"[kms]\nprovider = pkcs11\nrequest_timeout = 1s\n"
-                f"[pkcs11]\nmodule = {MODULE}\ntoken = {TOKEN}\nkey = {key}\npin_file = {self.pin_file}\n"
+                f"[pkcs11]\nmodule = {MODULE}\ntoken = {TOKEN}\nkey = {key}\npin_file = {self.pin_file}\n{more}"
                 f"[cache]\nprobe = {probe}\nlease = {lease}\n")
 
 

@@ -7,9 +7,11 @@ import subprocess
 import time
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from conftest import BUILD, BYOKFS, environment, wait_until
 from faults import GONE, PROMISE, SLACK, err, get, pattern, put, say, until
+from resealer import Resealer, backing_files, key_hash, reader, sealed_under
 from softhsm import KEY, TOKEN, URI, Token, TokenMount
 
 LEASE = 2.0
@@ -270,3 +272,58 @@ def test_killed_daemon(opened, token):
     mount.clear_dead()
     mount.mount()
     assert get(mount.path("a")) == DATA
+
+
+class OnToken(Resealer):
+    """Both keys are known here, so nobody has to be asked."""
+
+    def __init__(self, cipher, to, old, new):
+        super().__init__(cipher, None, to)
+        self.keys = AESGCM(old), AESGCM(new)
+
+    def reencrypt(self, blob, context):
+        aad = reader.encode_pairs(context)
+        iv = os.urandom(12)
+        return b"\1" + iv + self.keys[1].encrypt(iv, self.keys[0].decrypt(blob[1:13], blob[13:], aad), aad)
+
+
+def test_two_keys(store, token):
+    """A rotation on the token is under way: both keys serve, either one alone serves what it can."""
+    second = "the next key"
+    material = os.path.join(token.base, "second")
+    with open(material, "wb") as f:
+        f.write(os.urandom(32))
+    token.tool("--write-object", material, "--type", "secrkey", "--key-type", "AES:32", "--label", second, "--sensitive")
+    store.mount()
+    put(store.path("old"), DATA)
+    put(store.path("new"), DATA)
+    new = os.stat(store.path("new")).st_ino
+    store.umount()
+    with open(token.material, "rb") as a, open(material, "rb") as b:
+        to = URI.replace("byokfs%20key", "the%20next%20key")
+        rotation = OnToken(store.cipher, to, a.read(), b.read()).begin()
+    rotation.file(backing_files(store.cipher)[new], empty=True)
+    for key, more, readable in ((second, f"previous = {KEY}\n", ("old", "new")), (KEY, f"previous = {to}\n", ("old", "new")),
+                                (second, "", ("new",)), (KEY, "", ("old",))):
+        with open(store.ini, "w") as f:
+            f.write(token.ini(key=key, more=more))
+        store.mount()
+        assert [name for name in ("old", "new") if err(get, store.path(name)) == 0] == list(readable)
+        put(store.path("fresh"), DATA)
+        fresh = sealed_under(backing_files(store.cipher)[os.stat(store.path("fresh")).st_ino])
+        assert fresh == key_hash(to if "new" in readable else URI)
+        os.unlink(store.path("fresh"))
+        assert ("set pkcs11.previous" in store.read_log()) == (len(readable) == 1), store.read_log()
+        store.umount()
+        open(store.log, "w").close()
+    # The old key is destroyed: only what is under it goes.
+    with open(store.ini, "w") as f:
+        f.write(token.ini(key=second, more=f"previous = {KEY}\n"))
+    store.mount()
+    assert get(store.path("old")) == get(store.path("new")) == DATA
+    token.destroy()
+    until(lambda: err(get, store.path("old")) == errno.EIO, PROMISE + SLACK)
+    assert get(store.path("new")) == DATA and store.state() == "open"
+    store.remount()
+    assert err(get, store.path("old")) == errno.EIO and get(store.path("new")) == DATA
+    store.umount()

@@ -2,6 +2,7 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import threading
 import urllib.request
@@ -318,6 +319,27 @@ def test_rotation_in_vault(vault, mount):
     assert version("f") == 1 and version("last") == 2
     mount.remount()
     assert get(mount.path("f")) == get(mount.path("last")) == get(mount.path(names[0])) == DATA
+
+
+def test_previous_key(vault, make_mount):
+    """Two keys of one engine, by their names; at SIGHUP the two may change places, and a third is refused."""
+    other = vault.key + "-next"
+    vault.call("POST", f"transit/keys/{other}", {})
+    vault.allow(**{f"transit/{what}/{other}": [may] for what, may in (("encrypt", "update"), ("decrypt", "update"), ("keys", "read"))})
+    vault.new_token()
+    m = make_mount("m", vault.kms, ini=vault.ini(previous=other)).mount()
+    put(m.path("f"), DATA)
+    assert m.ctl("test", "-c", m.ini, check=True).returncode == 0
+    for settings, said in (({"key": other, "previous": vault.key}, "changed: vault.key, vault.previous"),
+                           ({}, "changed: vault.key, vault.previous"), ({"key": "third"}, "'third' is another key than")):
+        with open(m.ini, "w") as f:
+            f.write(vault.ini(**settings))
+        before = m.read_log().count(said)
+        m.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: m.read_log().count(said) > before)
+        assert get(m.path("f")) == DATA and m.state() == "open"
+    assert "next mount" not in m.read_log()
+    m.umount()
 
 
 def test_derived_key(vault_kms, vault, make_mount, tmp_path):

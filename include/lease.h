@@ -137,7 +137,8 @@ const struct block_file *lease_key_block(const struct lease_key *);
  *           It has a canary of its own, after the first one and never in its way.
  * With one of the keys only, its own slot is the one of now, and files of the other key give EIO. Without a slot that
  * names a key of ours, the first key is asked with what there is: a denial is a denial, and a blob that is not the
- * key's opens nothing. The other slot is tried after KMS_BAD_BLOB only, never after a denial. */
+ * key's opens nothing. The other slot is tried after KMS_BAD_BLOB only, never after a denial, and another key's canary
+ * never renews the lease. */
 
 /* Does this slot, under this key service, open to the very secret this domain's commitment stands for? And its probe
  * blob, and may the host make new keys there (seal=file)? Asks the KMS, on the caller's thread, until all three are

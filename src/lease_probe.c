@@ -100,6 +100,16 @@ static void opened_by(struct lease_ring *ring, const struct descriptor_slot *slo
 	}
 }
 
+/* May the other slot answer in place of this one, which was found damaged? It opens the domain whatever its key; but no
+ * other key's good answer is one of the key that opened it, and renews its lease. */
+static bool may_stand_in(
+    const struct lease_ring *ring, const struct descriptor_slot *slot, const struct descriptor_slot *other, bool canary)
+{
+	const struct kms *kms = other ? lease_ring_serves(ring, other) : NULL;
+
+	return kms && (!canary || kms == lease_ring_serves(ring, slot));
+}
+
 /* The slot that counts. What is damaged, or not its key's, may be so by a forger's hand: then the other one may answer
  * as well, while a rotation is under way (both filled). A denial stays a denial. */
 static enum kms_status ask(
@@ -116,7 +126,7 @@ static enum kms_status ask(
 	status = ask_slot(l, ring, slot, out, err);
 	if (status == KMS_OK && out)
 		opened_by(ring, slot);
-	if (status != KMS_BAD_BLOB || !other || !lease_ring_serves(ring, other))
+	if (status != KMS_BAD_BLOB || !may_stand_in(ring, slot, other, !out))
 		return status;
 	*sent = lease_clock();
 	second = ask_slot(l, ring, other, out, &err2);

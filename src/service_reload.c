@@ -49,6 +49,11 @@ static void sort(void *arg, const char *name)
 		add(c->later, sizeof(c->later), name);
 }
 
+static bool equal(const char *a, const char *b)
+{
+	return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
 /* ---- the key ---- */
 
 /* The two keys the mounted store is under, as far as the configuration goes. */
@@ -126,17 +131,12 @@ static int take_over(struct service *s, const struct config *fresh, char *why)
 		log_warn("key '%s' keeps its settings: %s", kms_key(k.before), err.message);
 	if (!r && s->key != k.now && s->key != k.before && reconfigure(s->key, &params, &err))
 		log_warn("the credentials keep their settings: %s", err.message);
-	if (!r && params.key && strcmp(old.key, params.key) == 0 && !named(s, &k, params.key))
+	if (!r && k.now != s->key && params.key && equal(old.key, params.key) && !named(s, &k, params.key))
 		log_warn("the store was rotated to key '%s': set 'key' to it before the next mount", kms_key(k.now));
 	return r;
 }
 
 /* ---- the key a rotation is leaving ---- */
-
-static bool equal(const char *a, const char *b)
-{
-	return a && b ? strcmp(a, b) == 0 : a == b;
-}
 
 static enum previous take_previous(struct service *s, const struct config *fresh)
 {

@@ -428,6 +428,22 @@ static void test_now_denied(void **state)
 	assert_int_equal(calls(CALL_DOMAIN), 0);
 }
 
+/* Whoever owns the storage spoiled the canary of the key of now: the other key's does not stand in for it. */
+static void test_spoiled_canary(void **state)
+{
+	(void)state;
+	begin_rotation();
+	le32_put(w.desc.slot[1].probe, 999999);
+	w.params.previous = second;
+	open_now();
+	assert_ptr_equal(lease_kms(w.lease, false), second);
+	advance(10000);
+	UNTIL(status_now().probe_failures == 1);
+	assert_int_equal(status_now().lease_left_ms, 20000);
+	advance(20000);
+	UNTIL(settled(LEASE_LOCKED));
+}
+
 static void test_before_denied(void **state)
 {
 	struct lease_key *held;
@@ -577,8 +593,9 @@ int main(void)
 	const struct CMUnitTest tests[] = { T2(test_either_order), T2(test_old_key_only), T2(test_new_key_only),
 		T2(test_too_late), T2(test_ruling_slot), T2(test_rekey_in_use), T2(test_rekey_during_generate),
 		T2(test_prove), T2(test_renewal_after_reseal), T2(test_reseal_during_call), T2(test_turned_round),
-		T2(test_unknown_name), T2(test_now_denied), T2(test_before_denied), T2(test_before_denies_a_file),
-		T2(test_before_silent), T2(test_before_hangs), T2(test_batches_of_one_key) };
+		T2(test_unknown_name), T2(test_now_denied), T2(test_spoiled_canary), T2(test_before_denied),
+		T2(test_before_denies_a_file), T2(test_before_silent), T2(test_before_hangs),
+		T2(test_batches_of_one_key) };
 
 	if (world_init())
 		return 1;

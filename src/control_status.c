@@ -108,8 +108,16 @@ struct listing {
 	json_int_t from;
 };
 
+/* The second key of a rotation; why: what is wrong with it. */
+static json_t *previous_part(struct kms *kms, const char *why)
+{
+	return json_pack("{s:s, s:o, s:o}", "provider", kms_provider_name(kms), "key", control_text(kms_key(kms)),
+	    "reason", control_text(why));
+}
+
 static json_t *domain_part(const struct service *service, struct domain *d)
 {
+	struct kms *previous = atomic_load(&d->previous);
 	struct lease *lease = atomic_load(&d->lease);
 	struct sums s = { 0 };
 	struct lease_status ls;
@@ -119,11 +127,12 @@ static json_t *domain_part(const struct service *service, struct domain *d)
 	(void)sum_up(&s, d);
 	bytes_hex(id, d->ids.domain, 16);
 	io_utc(since, ls.since);
-	return json_pack("{s:i, s:s, s:s*, s:s, s:o, s:s, s:I, s:I, s:b, s:o*, s:o*, s:o*}", "index", (int)d->index,
+	return json_pack("{s:i, s:s, s:s*, s:s, s:o, s:s, s:I, s:I, s:b, s:o*, s:o*, s:o*, s:o*}", "index", (int)d->index,
 	    "id", id, "seal", lease ? (lease_seal(lease) == SEAL_DOMAIN ? "domain" : "file") : NULL, "state",
 	    lease_state_name(ls.state), "reason", control_text(ls.reason), "since", since, "since_unix",
 	    (json_int_t)ls.since, "lease_left_ms", (json_int_t)ls.lease_left_ms, "by_admin", ls.by_admin, "kms",
-	    lease ? kms_part(d->kms) : NULL, "counters", counters(&s), "key_age", control_age_domain(service, d));
+	    lease ? kms_part(d->kms) : NULL, "previous", lease && previous ? previous_part(previous, ls.before) : NULL,
+	    "counters", counters(&s), "key_age", control_age_domain(service, d));
 }
 
 /* The exit code of a refusal by this domain now. */

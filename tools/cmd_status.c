@@ -127,6 +127,23 @@ static void print_age(const json_t *age)
 		    (int64_t)json_integer_value(json_object_get(age, "days")));
 }
 
+/* The store's second key: a rotation is under way, or may have left files under it. */
+static void print_previous(const json_t *previous)
+{
+	const char *key = jsonio_str(previous, "key"), *reason = jsonio_str(previous, "reason");
+
+	if (!key)
+		return;
+	(void)printf("  previous key ");
+	print_text(key);
+	if (reason && *reason) {
+		(void)printf(": ");
+		print_text(reason);
+		(void)printf("; files that are only under it give EIO");
+	}
+	(void)putchar('\n');
+}
+
 static void print_head(const json_t *answer, const char *mount)
 {
 	const char *at = jsonio_str(answer, "mountpoint"), *state = jsonio_str(answer, "state"),
@@ -149,6 +166,7 @@ static void print_head(const json_t *answer, const char *mount)
 	(void)putchar('\n');
 	print_kms(json_object_get(answer, "kms"));
 	print_age(json_object_get(answer, "key_age"));
+	print_previous(json_object_get(json_array_get(json_object_get(answer, "domains"), 0), "previous"));
 }
 
 /* One line each, when there is more than the store's own. */

@@ -136,6 +136,7 @@ def made_under(m, name):
 # ---- what is configured ----
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("order", ["new first", "old first"])
 def test_both_keys(world, kms, order):
     """The two names are a set; the descriptor says which one rules."""
@@ -145,6 +146,7 @@ def test_both_keys(world, kms, order):
     assert made_under(m, "fresh") == key_hash(kms.to)
     assert "rotation" not in m.read_log() and "EIO" not in m.read_log()
     assert m.status()["kms"]["key"] == kms.to
+    assert f"previous key {kms.from_key}\n" in m.ctl("status", m.plain).stdout
     m.remount()
     assert read(m, "fresh") == b"new" and readable(m) == set(FILES)
     m.umount()
@@ -236,6 +238,7 @@ def test_new_key_disabled(world, kms):
     m.umount()
 
 
+@pytest.mark.sanitizer
 def test_old_key_disabled(world, kms):
     """The key that is being left: what is only under it is gone, cached or not; nothing else notices."""
     m = world.begin().mount(kms.to, kms.from_key)
@@ -250,7 +253,8 @@ def test_old_key_disabled(world, kms):
         assert e.value.errno == errno.EIO
         assert os.pread(fds["both"], 100, 0) == FILES["both"][:100] and os.pread(fds["new"], 100, 0) == FILES["new"][:100]
         assert readable(m) == {"both", "new"}
-        assert m.state() == "open"
+        assert m.state() == "open" and "DisabledException" in m.status()["domains"][0]["previous"]["reason"]
+        assert re.search(f"previous key {kms.from_key}: KMS said Disabled.*; files that are only", m.ctl("status", m.plain).stdout)
         assert f"under key '{kms.from_key}', which a rotation is leaving: KMS said DisabledException" in m.read_log()
         assert made_under(m, "fresh") == key_hash(kms.to)
         kms.enable(kms.from_key)
@@ -294,6 +298,7 @@ def test_mount_while_a_key_is_disabled(world, kms):
 # ---- the configuration is read again ----
 
 
+@pytest.mark.sanitizer
 def test_reload(world, kms):
     m = world.begin().mount(kms.from_key)
     assert readable(m) == {"old", "both"}
@@ -353,6 +358,7 @@ def test_old_slots_put_back(world, kms):
 # ---- key domains ----
 
 
+@pytest.mark.sanitizer
 def test_nested(world, kms):
     """A domain's own key comes from its descriptor; a second one must be configured."""
     m = world.mount(kms.from_key)

@@ -407,9 +407,10 @@ def test_mount_tells_what_is_wrong(vault, mount):
         repair()
     vault.switch(sealed=True)
     mount.mount("locked_start", check=False)
-    wait_until(mount.mounted)
+    wait_until(lambda: mount.mounted() and mount.ctl("status", mount.plain).returncode == 0)
     assert mount.state() == "locked" and page(mount) == errno.EIO
     vault.switch(sealed=False)
+    wait_until(lambda: page(mount) == 0)
     opens_again(mount)
 
 

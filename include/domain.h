@@ -169,19 +169,18 @@ MUST_CHECK int domain_dir(struct fs *, struct inode *, struct dir *, struct inod
  * never opened, there is none. */
 MUST_CHECK int domain_descriptor(struct domain *, struct descriptor_domain **out);
 /* The domain's key service for this key: the one that rules, or the other one; NULL when neither is. By name, as
- * kms_same_key() has it. For a caller that would else open another one by domain_kms(). */
+ * kms_same_key() has it (as kms_key() spells it). For a caller that would else open another one by domain_kms(). */
 struct kms *domain_service_of(const struct domain *, const char *key);
 /* Swaps descriptor, key services and the lease's idea of both, together. The domain is ready, open or locked; the
  * ruling slot of desc was proved (lease_prove()), and desc is on the disk already (store_put_domain()). For domain 0
- * the store's own copy (fs->store->domain) follows. desc  malloc'ed; the domain's from now on now   serves desc's
- * ruling slot. One just opened (then it becomes the domain's, closed when the mount ends), or one the domain has:
- * d->kms, d->previous, what domain_service_of() gave keep_before  true: the other key of now goes on serving what is
- * sealed under it (d->kms so far; d->previous when `now` rules already). false: nothing is asked of it any more Running
- * operations notice nothing; keys at hand stay; new files are sealed under `now`. Callers take turns (control and
- * signal threads: domain_rekey() itself may be called by both). 0, or -ENOMEM: then nothing has changed and both are
- * still the caller's. */
-MUST_CHECK int domain_rekey(
-    struct domain *, struct descriptor_domain *desc, struct kms *now, bool keep_before);
+ * the store's own copy (fs->store->domain) follows. desc is malloc'ed and the domain's from now on. `now` serves desc's
+ * ruling slot: one just opened (then it is the domain's, closed when the mount ends), or one that the domain has
+ * (d->kms, d->previous, what domain_service_of() gave). With keep_before the other key goes on serving what is sealed
+ * under it: d->kms so far, or d->previous when `now` rules already; without, nothing is asked of it any more.
+ *
+ * Running operations notice nothing; keys at hand stay; new files are sealed under `now`. Callers take turns (SIGHUP
+ * may change d->previous in between). 0, or -ENOMEM: then nothing has changed and both are still the caller's. */
+MUST_CHECK int domain_rekey(struct domain *, struct descriptor_domain *desc, struct kms *now, bool keep_before);
 
 /* ---- state */
 

@@ -130,11 +130,15 @@ const struct block_file *lease_key_block(const struct lease_key *);
  * While a rotation is under way, both slots of the descriptor are filled and a lease may have both keys. The key of the
  * slot that rules (of the one that opened the domain) is the one of NOW: it is asked for the domain secret, for the
  * canary and for new keys; the other one, the key BEFORE, is asked for the files whose slot names it. The owner of
- * either key may withdraw it:
- *   now     denied: the domain locks at once, whatever the other key says. Silent: it locks when the lease ends.
- *   before  denied: the domain stays open. What this key opened is given up as by a lock (written back, purged from the
- *           kernel, keys dropped), and files that are under it only give EIO. Silent for as long as a lease: the same.
- *           It has a canary of its own, after the first one and never in its way.
+ * either key may withdraw it.
+ *
+ * The key of now is denied: the domain locks at once, whatever the other key says. It is silent: the domain locks when
+ * the lease ends.
+ *
+ * The key before is denied, or silent for as long as a lease: the domain stays open. What this key opened is given up
+ * as by a lock (written back, purged from the kernel, keys dropped), and files that are under it only give EIO. It has
+ * a canary of its own, after the first one and never in its way.
+ *
  * With one of the keys only, its own slot is the one of now, and files of the other key give EIO. Without a slot that
  * names a key of ours, the first key is asked with what there is: a denial is a denial, and a blob that is not the
  * key's opens nothing. The other slot is tried after KMS_BAD_BLOB only, never after a denial, and another key's canary

@@ -127,9 +127,9 @@ static json_t *domain_part(const struct service *service, struct domain *d)
 	(void)sum_up(&s, d);
 	bytes_hex(id, d->ids.domain, 16);
 	io_utc(since, ls.since);
-	return json_pack("{s:i, s:s, s:s*, s:s, s:o, s:s, s:I, s:I, s:b, s:o*, s:o*, s:o*, s:o*}", "index", (int)d->index,
-	    "id", id, "seal", lease ? (lease_seal(lease) == SEAL_DOMAIN ? "domain" : "file") : NULL, "state",
-	    lease_state_name(ls.state), "reason", control_text(ls.reason), "since", since, "since_unix",
+	return json_pack("{s:i, s:s, s:s*, s:s, s:o, s:s, s:I, s:I, s:b, s:o*, s:o*, s:o*, s:o*}", "index",
+	    (int)d->index, "id", id, "seal", lease ? (lease_seal(lease) == SEAL_DOMAIN ? "domain" : "file") : NULL,
+	    "state", lease_state_name(ls.state), "reason", control_text(ls.reason), "since", since, "since_unix",
 	    (json_int_t)ls.since, "lease_left_ms", (json_int_t)ls.lease_left_ms, "by_admin", ls.by_admin, "kms",
 	    lease ? kms_part(d->kms) : NULL, "previous", lease && previous ? previous_part(previous, ls.before) : NULL,
 	    "counters", counters(&s), "key_age", control_age_domain(service, d));
@@ -186,6 +186,6 @@ json_t *control_status(struct service *s, const json_t *request)
 	    control_text(ls.reason), "since", since, "since_unix", (json_int_t)ls.since, "lease_left_ms",
 	    (json_int_t)ls.lease_left_ms, "by_admin", ls.by_admin, "watchdog", !s->watchdog_dead, "started", started,
 	    "pid", (int)getpid(), "kms", kms_part(s->fs->first->kms), "counters", all_counters(s->fs), "domain_count",
-	    (json_int_t)domains_count(s->fs), "domains", domains_part(s, request), "audit",
-	    audit_part(s->fs->audit), "key_age", control_age(s));
+	    (json_int_t)domains_count(s->fs), "domains", domains_part(s, request), "audit", audit_part(s->fs->audit),
+	    "key_age", control_age(s));
 }

@@ -140,33 +140,14 @@ int store_drop_domain(
 	return 0;
 }
 
-/* With a twin, the store's own copy becomes what was written. */
-static int put(struct store *s, struct descriptor_domain *d, struct descriptor_domain *twin)
+int store_put_domain(const struct store *s, struct descriptor_domain *d, char *why)
 {
-	int r = twin ? descriptor_domain_copy(twin, d) : 0;
+	int r = s->readonly ? -EROFS : 0;
 
-	if (r)
-		return r;
-	d->seq = (twin && s->domain.seq > d->seq ? s->domain.seq : d->seq) + 1;
-	r = write_domain(s, d, NULL);
-	if (!twin)
-		return r;
-	s->domain.seq = twin->seq = d->seq;
-	if (r) {
-		descriptor_domain_free(twin);
-		return r;
+	if (!r) {
+		d->seq++;
+		r = write_domain(s, d, NULL);
 	}
-	descriptor_domain_free(&s->domain);
-	s->domain = *twin;
-	return 0;
-}
-
-int store_put_domain(struct store *s, struct descriptor_domain *d, char *why)
-{
-	bool first = d != &s->domain && bytes_equal(d->domain, s->ids.domain, sizeof(d->domain));
-	CLEANUP_FREE struct descriptor_domain *twin = first ? malloc(sizeof(*twin)) : NULL;
-	int r = s->readonly ? -EROFS : first && !twin ? -ENOMEM : put(s, d, twin);
-
 	if (!r)
 		return 0;
 	return store_fail(why, r, "cannot write the descriptor of domain %u of store '%.200s': %s", (unsigned)d->index,

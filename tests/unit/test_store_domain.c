@@ -232,11 +232,11 @@ static void rewritten(void **state)
 	free(again);
 }
 
-/* Domain 0 through a copy: the store's own is kept equal, unless nothing was written. */
+/* Domain 0: the store's own, or a copy of it, which leaves the store's own alone. */
 static void first_rewritten(void **state)
 {
-	struct descriptor_domain *d = calloc(1, sizeof(*d));
 	struct store *s = mounted(&rw);
+	struct descriptor_domain *d = calloc(1, sizeof(*d));
 	const struct context_extra extra = { .n = 1, .pair = { { "team", "a" } } };
 	int meta = s->meta_fd;
 	uint16_t g;
@@ -248,16 +248,14 @@ static void first_rewritten(void **state)
 	s->meta_fd = bk.fd; /* no domains/ there */
 	assert_int_equal(store_put_domain(s, d, why), -ENOENT);
 	s->meta_fd = meta;
-	assert_int_equal(s->domain.ngen, 1);
-	assert_int_equal(s->domain.slot[1].seq, 0);
-	assert_int_equal(s->domain.seq, 2); /* skipped */
-	d->seq = 1;
+	assert_int_equal(d->seq, 2); /* skipped */
 	assert_int_equal(store_put_domain(s, d, why), 0);
 	assert_int_equal(d->seq, 3);
-	assert_int_equal(s->domain.seq, 3);
-	assert_int_equal(s->domain.ngen, 2);
-	assert_int_equal(s->domain.slot[1].seq, 2);
+	assert_int_equal(s->domain.seq, 1);
+	assert_int_equal(s->domain.ngen, 1);
+	assert_int_equal(s->domain.slot[1].seq, 0);
 	descriptor_domain_free(d);
+	free(d);
 	unmounted(s, true);
 	s = mounted(&rw);
 	assert_int_equal(s->domain.seq, 3);
@@ -269,7 +267,6 @@ static void first_rewritten(void **state)
 	assert_int_equal(s->domain.rotated, 1767225605);
 	assert_int_equal(s->domain.slot[0].seq, 0);
 	unmounted(s, true);
-	free(d);
 }
 
 int main(void)

@@ -7,7 +7,7 @@
  * Principle: permissive before, restrictive after (format.md 5). Locks, inside only: a content rwlock (readers share;
  * writers, truncation and commit are exclusive), then a node-cache mutex. fsync and promotion flush with neither held;
  * only what cannot go on without a flush (dclock + W reached, an inline file becoming paged, repair of the end, growth
- * over a pending drop, more than 2048 nodes with work left, a new slot) flushes inside.
+ * over a pending drop, more than 2048 nodes with work left) flushes inside.
  *
  * Sizes and offsets are plaintext bytes. Errors are -errno: -EIO for anything that does not authenticate (logged once,
  * with the unit), -EFBIG beyond LAYOUT_SIZE_MAX, else the backing's own (ENOSPC, EDQUOT, EROFS). */
@@ -109,9 +109,14 @@ MUST_CHECK int file_promote_end(struct file *, const struct file_key *, uint64_t
  * by itself. Nothing else may be running on the file. */
 bool file_wipe(struct file *);
 
-/* Re-seal support: replaces a slot in page 0 (inactive slot, full page-0 pwrite, fdatasync); format.md 10. No key
- * needed. */
-MUST_CHECK int file_put_slot(struct file *, const struct header_slot *);
+/* Re-sealing (format.md 10): fresh goes into the inactive slot of page 0 with the ruling one's seq + 1 (its own is
+ * ignored), or the inactive slot is emptied; on disk and in memory. No key is needed, also after file_wipe(); mtime is
+ * put back. Only the slot's 512-byte sector is written and nothing is flushed: the other slot stays valid until it is
+ * emptied, and whoever empties slots makes the new ones durable before, by one syncfs(2) for all files. seq is the
+ * ruling slot's as it was looked at: -ESTALE when it is another one now. -EINVAL: readers would not accept fresh;
+ * -EROFS: the state cannot write. */
+MUST_CHECK int file_put_slot(struct file *, uint32_t seq, const struct header_slot *fresh);
+MUST_CHECK int file_clear_slot(struct file *, uint32_t seq);
 
 /* ---- check and repair */
 

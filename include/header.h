@@ -74,6 +74,10 @@ MUST_CHECK int header_slot(const uint8_t page[static LAYOUT_PAGE], int which, st
 MUST_CHECK int header_ruling_slot(const uint8_t page[static LAYOUT_PAGE], struct header_slot *out);
 void header_put_slot(uint8_t page[static LAYOUT_PAGE], int which, const struct header_slot *);
 void header_clear_slot(uint8_t page[static LAYOUT_PAGE], int which);
+/* Re-sealing: fresh goes into the inactive slot with the ruling one's seq + 1 (its own is ignored); NULL empties it.
+ * The slot that changed (0/1), or -EBADMSG (none is valid), -ESTALE (the ruling one's seq is not `seq`), -EINVAL (fresh
+ * is none that readers would accept), -EOVERFLOW (no higher seq is left); then the page is as before. */
+MUST_CHECK int header_reslot(uint8_t page[static LAYOUT_PAGE], uint32_t seq, const struct header_slot *fresh);
 
 /* The ruling STATE: highest seq with a valid MAC. 0 or -EBADMSG. */
 MUST_CHECK int header_state(const uint8_t page[static LAYOUT_PAGE], const uint8_t hdr[static 32],

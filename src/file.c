@@ -463,26 +463,3 @@ bool file_wipe(struct file *f)
 	(void)pthread_rwlock_unlock(&f->content);
 	return lost;
 }
-
-int file_put_slot(struct file *f, const struct header_slot *slot)
-{
-	uint8_t page[LAYOUT_PAGE];
-	struct header_slot ruling, fresh = *slot;
-	int which, rc;
-
-	(void)pthread_rwlock_wrlock(&f->content);
-	f->keep_times = true;
-	memcpy(page, f->page0, LAYOUT_PAGE);
-	which = header_ruling_slot(page, &ruling);
-	fresh.seq = which < 0 ? slot->seq : ruling.seq + 1;
-	header_put_slot(page, which == 0 ? 1 : 0, &fresh);
-	rc = f->params.readonly ? -EROFS : file_pwrite(f, page, 1, 0);
-	if (rc == 0) {
-		memcpy(f->page0, page, LAYOUT_PAGE);
-		rc = file_io->sync(f->fd);
-		if (rc != 0)
-			f->failed = rc;
-	}
-	file_unlock(f);
-	return rc;
-}

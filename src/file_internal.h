@@ -1,12 +1,12 @@
 /* file_internal.h — what the parts of the file module share: the state of a tenure, its nodes, and
  * the backing's system calls.
  *
- *   file.c         life: new, open, lock and wipe, slots         file_read.c    read, seek
+ *   file.c         life: new, open, lock and wipe                file_read.c    read, seek
  *   file_tree.c    nodes in memory, their entries                file_write.c   write, inline data, the flip to pages
  *   file_commit.c  page 0, nodes, flush, records, promotion      file_drop.c    truncate, punch, zero, repair
  *   file_record.c  what a completed flush allows to conclude     file_page.c    one unit: judge, open
  *   file_io.c      the backing's system calls, buffers           file_scan.c    every unit in turn; check
- *   file_mend.c    repair
+ *   file_mend.c    repair                                       file_slot.c    slots of page 0
  *
  * A version is "known" when it was issued or accepted in this tenure. Sections are those of
  * byokfs-format(5). */
@@ -142,6 +142,8 @@ int file_damaged(const struct file *, enum unit_type, uint64_t index, const char
 uint8_t *file_buffer(void);
 MUST_CHECK ssize_t file_pread(struct file *, void *buf, size_t n, uint64_t page);
 MUST_CHECK int file_pwrite(struct file *, const void *buf, size_t pages, uint64_t page);
+/* One slot of an encoded page 0 (0/1): its sector only. */
+MUST_CHECK int file_pwrite_slot(struct file *, const uint8_t page[static LAYOUT_PAGE], int which);
 MUST_CHECK int file_set_length(struct file *, uint64_t size);
 MUST_CHECK int file_punch_backing(struct file *, uint64_t page, uint64_t pages);
 /* First page at or after `page` that may not be a hole of the backing; UINT64_MAX: none. */

@@ -144,6 +144,14 @@ int file_pwrite(struct file *f, const void *buf, size_t pages, uint64_t page)
 	return rc;
 }
 
+int file_pwrite_slot(struct file *f, const uint8_t page[static LAYOUT_PAGE], int which)
+{
+	size_t at = HEADER_SLOT_AT(which);
+	int rc = keep_mtime(f);
+
+	return rc == 0 ? file_io->write(f->fd, page + at, HEADER_SLOT_BYTES, at) : rc;
+}
+
 int file_set_length(struct file *f, uint64_t size)
 {
 	int rc = keep_mtime(f);

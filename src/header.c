@@ -163,6 +163,32 @@ void header_clear_slot(uint8_t page[static LAYOUT_PAGE], int which)
 	memset(page + HEADER_SLOT_AT(which), 0, SECTION);
 }
 
+int header_reslot(uint8_t page[static LAYOUT_PAGE], uint32_t seq, const struct header_slot *fresh)
+{
+	uint8_t scratch[LAYOUT_PAGE];
+	struct header_slot slot;
+	int which = header_ruling_slot(page, &slot);
+
+	if (which < 0)
+		return which;
+	if (slot.seq != seq)
+		return -ESTALE;
+	which = !which;
+	if (!fresh) {
+		header_clear_slot(page, which);
+		return which;
+	}
+	if (seq == UINT32_MAX)
+		return -EOVERFLOW;
+	slot = *fresh;
+	slot.seq = seq + 1;
+	header_put_slot(scratch, which, &slot);
+	if (fresh->len > HEADER_BLOB_MAX || header_slot(scratch, which, &slot) != 0)
+		return -EINVAL;
+	memcpy(page + HEADER_SLOT_AT(which), scratch + HEADER_SLOT_AT(which), SECTION);
+	return which;
+}
+
 /* Odd seqs live in A, even ones in B: a state elsewhere was moved there by someone else and is none. */
 static bool state_in_place(const uint8_t *p, int which)
 {

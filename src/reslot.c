@@ -38,29 +38,12 @@ int reslot_read(int fd, struct reslot_view *out)
 	return r ? r : view_page(page, out);
 }
 
-/* Encodes what is to stand in the inactive slot of the page; what readers would not take is refused here. */
-static int encode(uint8_t page[static LAYOUT_PAGE], const struct reslot_view *v, const struct header_slot *fresh)
-{
-	struct header_slot slot;
-
-	if (!fresh) {
-		header_clear_slot(page, !v->which);
-		return 0;
-	}
-	if (v->ruling.seq == UINT32_MAX)
-		return -EOVERFLOW;
-	slot = *fresh;
-	slot.seq = v->ruling.seq + 1;
-	header_put_slot(page, !v->which, &slot);
-	return header_slot(page, !v->which, &slot) ? -EINVAL : 0;
-}
-
 int reslot_write(int fd, const uint8_t file[static CONTEXT_ID], uint32_t seq, const struct header_slot *fresh)
 {
 	uint8_t page[LAYOUT_PAGE];
-	struct reslot_view v;
+	struct header_ident ident;
 	struct stat st;
-	int r;
+	int which, r;
 
 	if (fstat(fd, &st))
 		return -errno;
@@ -68,17 +51,15 @@ int reslot_write(int fd, const uint8_t file[static CONTEXT_ID], uint32_t seq, co
 		return -EINVAL;
 	r = read_page(fd, page);
 	if (!r)
-		r = view_page(page, &v);
+		r = header_ident(page, &ident);
 	if (r)
 		return r;
-	if (!bytes_equal(v.ident.file, file, CONTEXT_ID) || v.ruling.seq != seq)
+	if (!bytes_equal(ident.file, file, CONTEXT_ID))
 		return -ESTALE;
-	r = encode(page, &v, fresh);
-	if (r)
-		return r;
-	const size_t at = HEADER_SLOT_AT(!v.which);
-
-	r = io_pwrite(fd, page + at, HEADER_SLOT_BYTES, at);
+	which = header_reslot(page, seq, fresh);
+	if (which < 0)
+		return which;
+	r = io_pwrite(fd, page + HEADER_SLOT_AT(which), HEADER_SLOT_BYTES, HEADER_SLOT_AT(which));
 	if (!r && futimens(fd, (const struct timespec[2]){ st.st_atim, st.st_mtim }))
 		log_warn("cannot put back the times of a backing file: %s", strerror(errno));
 	return r;

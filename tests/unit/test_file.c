@@ -339,27 +339,6 @@ static void test_wipe(void **state)
 	file_close(f);
 }
 
-static void test_put_slot(void **state)
-{
-	struct header_slot slot = test_slot, ruling;
-	struct header_ident ident;
-	struct file *f = sim_begin();
-
-	(void)state;
-	write_ok(f, 100, 0);
-	memcpy(slot.blob, "xyz", 3);
-	assert_int_equal(file_put_slot(f, &slot), 0);
-	write_ok(f, 100, 100);
-	assert_int_equal(file_peek(0, &ident, &ruling), 0);
-	assert_int_equal(ruling.seq, 2);
-	assert_memory_equal(ruling.blob, "xyz", 3);
-	assert_memory_equal(ident.file, test_ident.file, CONTEXT_ID);
-	file_close(f);
-	assert_int_equal(sim_open(&f, false), 0);
-	assert_int_equal(file_size(f), 200);
-	file_close(f);
-}
-
 static void test_peek(void **state)
 {
 	struct header_ident ident;
@@ -448,7 +427,6 @@ int main(void)
 		cmocka_unit_test(test_failed_flush_stays),
 		cmocka_unit_test(test_strict),
 		cmocka_unit_test(test_wipe),
-		cmocka_unit_test(test_put_slot),
 		cmocka_unit_test(test_peek),
 		cmocka_unit_test(test_threads),
 	};

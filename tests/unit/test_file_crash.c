@@ -27,11 +27,47 @@ static void op_any(struct file *f)
 	}
 }
 
+/* A rotation passes by: a new slot, or the end of the old one, which waits for a flush as a rotator does. The lowest
+ * seq that may rule after a cut. */
+static uint32_t low_seq;
+static unsigned put_at;
+
+static void op_slot(struct file *f)
+{
+	struct header_ident ident;
+	struct header_slot slot;
+
+	ok(file_peek(0, &ident, &slot));
+	if (slot.seq > 1 && sim.syncs > put_at && rnd(2)) {
+		ok(file_clear_slot(f, slot.seq));
+		low_seq = slot.seq;
+		return;
+	}
+	le32_put(slot.blob, slot.seq + 1);
+	slot.len = 4;
+	ok(file_put_slot(f, slot.seq, &slot));
+	put_at = sim.syncs;
+}
+
+static void judge_slot(void)
+{
+	struct header_ident ident;
+	struct header_slot slot;
+
+	ok(file_peek(0, &ident, &slot));
+	if (slot.seq < low_seq || (slot.seq > 1 && le32_get(slot.blob) != slot.seq))
+		fail_msg("seed %llu: slot %u rules, at least %u was promised", (unsigned long long)seed_now, slot.seq,
+		    low_seq);
+}
+
 static void op_commit(struct file *f)
 {
 	uint64_t mark;
 
-	switch (rnd(8)) {
+	switch (rnd(9)) {
+	case 8:
+		op_slot(f);
+		break;
 	case 0:
 	case 1:
 		ok(file_flush(f, &test_key, rnd(2)));
@@ -124,6 +160,8 @@ static struct file *reopen(bool strict, bool killed)
 			fail_msg("seed %llu: cannot be opened: %d", (unsigned long long)seed_now, rc);
 		return NULL;
 	}
+	if (ever)
+		judge_slot();
 	/* one never fsynced may be readable by chance and broken elsewhere: nothing follows from it */
 	if (!judge(f, false) || !ever) {
 		file_close(f);
@@ -191,6 +229,8 @@ static void history(uint64_t seed, uint8_t suite)
 	ever = false;
 	f = sim_new(strict);
 	nsnaps = 0;
+	low_seq = 1;
+	put_at = sim.syncs;
 	note();
 	for (unsigned i = 0; f && i < 60; i++) {
 		unsigned what = (unsigned)rnd(20);

@@ -2,7 +2,7 @@
  *
  * Socket: /run/byokfs/<32 hex of SHA-256 of the mount point's real path>.sock for root, $XDG_RUNTIME_DIR/byokfs/...
  * (else /tmp/byokfs-<uid>/...) for users; directory 0700. The peer must be root or the daemon's own uid (SO_PEERCRED).
- * Requests are at most 4096 bytes, answers 1 MiB, both within 5 s; one client at a time is enough. Request:
+ * Requests and answers are at most 1 MiB, both within 5 s; one client at a time is enough. Request:
  * {"verb":"status"}; answer: {"code":<exit code>,"message":"...", ...}. */
 #ifndef BYOKFS_CTL_H
 #define BYOKFS_CTL_H
@@ -19,7 +19,7 @@ struct ctl;
 typedef json_t *(*ctl_handler)(void *arg, const json_t *request);
 
 #define CTL_PATH        160u
-#define CTL_REQUEST_MAX 4096u
+#define CTL_REQUEST_MAX (1u << 20) /* slots of many files; held as it comes, so most take a kilobyte */
 #define CTL_ANSWER_MAX  (1u << 20)
 
 /* The directory of this user's sockets; out holds CTL_PATH. It need not exist. */

@@ -40,6 +40,11 @@ unsigned states_wipe(struct domain *);
 /* Files changed or pending right now. */
 size_t states_queued(struct fs *);
 
+/* Re-sealing: exchanges the inactive slot (fresh NULL: empties it) in the state when there is one, else in the backing
+ * file behind fd (O_RDWR). As file_put_slot() and reslot_write(); -ESTALE also when it is another file. No key. */
+MUST_CHECK int state_put_slot(struct fs *, struct inode *, int fd, const uint8_t file[static CONTEXT_ID], uint32_t seq,
+    const struct header_slot *fresh);
+
 /* The size a hint stands for, if the hint may be believed. */
 bool state_trusted_size(struct fs *, const struct stat *, uint64_t *size);
 /* Just opened: removes what an earlier owner left beyond the end (format.md 5.6), without which a wrong hint cannot be

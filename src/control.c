@@ -29,7 +29,7 @@ json_t *control_text(const char *s)
 	return v;
 }
 
-static json_t *answer(int code, const char *message)
+json_t *control_reply(int code, const char *message)
 {
 	return json_pack("{s:i, s:o}", "code", code, "message", control_text(message));
 }
@@ -73,11 +73,11 @@ static json_t *lock(struct service *s, struct domain *one)
 
 	each_chosen(s->fs, &c, lock_one);
 	if (c.already == c.asked)
-		return answer(EXIT_ALREADY, "already locked");
+		return control_reply(EXIT_ALREADY, "already locked");
 	each_chosen(s->fs, &c, wait_locked);
 	if (c.late)
-		return answer(EXIT_FAILED, "locking goes on: operations are still in flight");
-	return answer(EXIT_OK, "locked");
+		return control_reply(EXIT_FAILED, "locking goes on: operations are still in flight");
+	return control_reply(EXIT_OK, "locked");
 }
 
 /* Why the domain did not open. */
@@ -86,7 +86,7 @@ static json_t *refusal(const struct lease_status *ls)
 	bool down = ls->answer == KMS_BUSY || ls->answer == KMS_DOWN;
 	int code = ls->answer == KMS_DENIED ? EXIT_DENIED : down ? EXIT_UNREACHABLE : EXIT_FAILED;
 
-	return answer(code, ls->reason[0] ? ls->reason : "the KMS has not answered yet");
+	return control_reply(code, ls->reason[0] ? ls->reason : "the KMS has not answered yet");
 }
 
 /* One no is an answer; the domain goes on asking by itself. */
@@ -96,10 +96,10 @@ static json_t *wait_open(struct domain *d, uint64_t failures, uint64_t end)
 
 	do {
 		if (domain_wait(d, LEASE_OPEN, io_boot_ms() + 50) == 0)
-			return answer(EXIT_OK, "open");
+			return control_reply(EXIT_OK, "open");
 		domain_status(d, &ls);
 	} while (ls.state != LEASE_OPEN && ls.probe_failures == failures && io_boot_ms() < end);
-	return ls.state == LEASE_OPEN ? answer(EXIT_OK, "open") : refusal(&ls);
+	return ls.state == LEASE_OPEN ? control_reply(EXIT_OK, "open") : refusal(&ls);
 }
 
 struct unlocking {
@@ -160,8 +160,8 @@ static json_t *unlock(struct service *s, struct domain *one)
 	}
 	free(u.failures);
 	if (u.chosen.already == u.chosen.asked)
-		return answer(EXIT_ALREADY, "already open");
-	return u.refused ? u.refused : answer(EXIT_OK, "open");
+		return control_reply(EXIT_ALREADY, "already open");
+	return u.refused ? u.refused : control_reply(EXIT_OK, "open");
 }
 
 struct search {
@@ -203,19 +203,21 @@ json_t *control_answer(void *arg, const json_t *request)
 	bool known;
 
 	if (!verb)
-		return answer(EXIT_USAGE, "no verb");
+		return control_reply(EXIT_USAGE, "no verb");
 	if (strcmp(verb, "status") == 0)
 		return control_status(arg, request);
 	if (strcmp(verb, "domain-add") == 0)
 		return control_domain_add(arg, request);
 	if (strcmp(verb, "domain-result") == 0)
 		return control_domain_result(arg, request);
+	if (strncmp(verb, "rotate-", 7) == 0)
+		return control_rotate(arg, verb, request);
 	one = named(arg, request, &known);
 	if (!known)
-		return answer(EXIT_NO_MOUNT, "no such key domain in this mount");
+		return control_reply(EXIT_NO_MOUNT, "no such key domain in this mount");
 	if (strcmp(verb, "lock") == 0)
 		return lock(arg, one);
 	if (strcmp(verb, "unlock") == 0)
 		return unlock(arg, one);
-	return answer(EXIT_USAGE, "unknown verb");
+	return control_reply(EXIT_USAGE, "unknown verb");
 }

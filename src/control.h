@@ -1,13 +1,38 @@
-/* The verbs of the control socket (ctl.h): status, lock, unlock, domain-add, domain-result. */
+/* The verbs of the control socket (ctl.h). Every answer has "code" (exitcode.h) and "message"; what follows is there
+ * when the code is 0. A mount's key domains are named by their id in hex.
+ *
+ *   verb           request                             answer
+ *   status         [from]                              see control.c
+ *   lock, unlock   [domain | domain_inode]
+ *   domain-add     parent, dir, name, key, [seal]      job
+ *   domain-result  job                                 running | index, id, key, seal
+ *
+ * Rotation; a rotator that holds no key drives it (byokfs-format(5), 10):
+ *   rotate-state   [from]          readonly, moves, domains: [index, id, seq, state, ruling, other], more
+ *       seq: the descriptor's; ruling, other: null or {key, provider, material (hex), seq, generation}; both null while
+ *       the domain was never opened. moves: reseal_moves(). At most 100 domains, from an index on; more: there are.
+ *   rotate-begin   domain, seq, slot: {provider, key, [material], sealed, blob, probe}, [context]      job
+ *       Proves the slot with the mount's own credentials, writes the descriptor, uses the slot's key from now on. 9:
+ *       changed meanwhile (seq), or a third key; 3, 5, 6: what the key service said; 1: locked, read-only, not this
+ *       domain's secret. Nothing was written then.
+ *   rotate-result  job             running: true | generation, seq
+ *   rotate-slots   domain, slots: [path (hex), ino, file (hex), seq, [slot (base64 of its 512 bytes)]]   results
+ *       Per file, at most 256: exchanges its slot, or without one empties the inactive one. "ok", "gone" (no such file
+ *       there, or another one), "changed" (other identity or seq: look again) or "error: ...". No key is needed, also
+ *       while locked. Nothing is flushed, but slots are emptied only after those written before are durable.
+ *   rotate-finish  domain, seq     seq
+ *       Empties the descriptor's other slot. 9: there is none, or changed meanwhile. */
 #ifndef BYOKFS_CONTROL_H
 #define BYOKFS_CONTROL_H
 
 #include <jansson.h>
+#include <stdbool.h>
 
 /* arg: struct service. A new reference, or NULL when memory ran out. */
 json_t *control_answer(void *arg, const json_t *request);
 /* A string for JSON whatever its bytes. */
 json_t *control_text(const char *);
+json_t *control_reply(int code, const char *message);
 
 struct service;
 /* State, lease, key service, counters, key domains (from the index in "from" on), audit. */
@@ -24,5 +49,18 @@ json_t *control_domain_add(struct service *, const json_t *request);
 json_t *control_domain_result(struct service *, const json_t *request);
 /* Waits for one under way, no longer than its call of the KMS takes. */
 void control_domain_stop(struct service *);
+
+/* The verbs rotate-*. */
+json_t *control_rotate(struct service *, const char *verb, const json_t *request);
+/* Waits for one that begins, no longer than its calls of the KMS take. */
+void control_rotate_stop(struct service *);
+
+struct reseal_wish;
+struct reseal_item;
+struct header_slot;
+/* The parts of rotation requests, strictly: anything malformed is false. */
+bool control_rotate_wish(struct reseal_wish *out, const json_t *request);
+/* path holds PATH_MAX and backs out->path, as slot does out->slot. */
+bool control_rotate_item(struct reseal_item *out, char *path, struct header_slot *slot, const json_t *item);
 
 #endif

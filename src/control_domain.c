@@ -29,11 +29,6 @@ static void *work(void *arg)
 	return NULL;
 }
 
-static json_t *answer(int code, const char *message)
-{
-	return json_pack("{s:i, s:o}", "code", code, "message", control_text(message));
-}
-
 static bool take_number(uint64_t *out, const json_t *request, const char *member)
 {
 	const json_t *v = json_object_get(request, member);
@@ -72,17 +67,17 @@ json_t *control_domain_add(struct service *s, const json_t *request)
 		return NULL;
 	s->job = j;
 	if (j->running && !atomic_load(&j->done))
-		return answer(EXIT_ALREADY, "another key domain is being made");
+		return control_reply(EXIT_ALREADY, "another key domain is being made");
 	join(j);
 	if (!take_wish(&j->wish, request))
-		return answer(EXIT_USAGE, "the request for a key domain is malformed");
+		return control_reply(EXIT_USAGE, "the request for a key domain is malformed");
 	atomic_store(&j->stop, false);
 	atomic_store(&j->done, false);
 	j->wish.stop = &j->stop;
 	j->fs = s->fs;
 	j->number++;
 	if (pthread_create(&j->thread, NULL, work, j))
-		return answer(EXIT_FAILED, "no thread to do it");
+		return control_reply(EXIT_FAILED, "no thread to do it");
 	j->running = true;
 	return json_pack("{s:i, s:s, s:I}", "code", EXIT_OK, "message", "begun", "job", j->number);
 }
@@ -92,11 +87,11 @@ json_t *control_domain_result(struct service *s, const json_t *request)
 	struct domain_job *j = s->job;
 
 	if (!j || json_integer_value(json_object_get(request, "job")) != j->number)
-		return answer(EXIT_FAILED, "no such job");
+		return control_reply(EXIT_FAILED, "no such job");
 	if (!atomic_load(&j->done))
 		return json_pack("{s:i, s:s, s:b}", "code", EXIT_OK, "message", "the KMS is being asked", "running", 1);
 	if (j->made.code)
-		return answer(j->made.code, j->made.message);
+		return control_reply(j->made.code, j->made.message);
 	return json_pack("{s:i, s:s, s:i, s:s, s:o, s:s}", "code", EXIT_OK, "message", "made", "index",
 	    (int)j->made.index, "id", j->made.id, "key", control_text(j->made.key), "seal",
 	    j->wish.seal == SEAL_DOMAIN ? "domain" : "file");

@@ -10,6 +10,7 @@
 #include "ops.h"
 #include "log.h"
 #include "newborn.h"
+#include "reseal.h"
 #include "state.h"
 #include "xattr.h"
 
@@ -363,7 +364,11 @@ static int rename_between(struct fs *fs, const struct fs_dir *from, const char *
 		r = fs_dir_enter(to);
 	if (r)
 		return r;
+	if (from->inode != to->inode)
+		reseal_move_begin();
 	r = dir_rename(&from->dir, name, strlen(name), &to->dir, newname, strlen(newname), flags);
+	if (from->inode != to->inode)
+		reseal_move_end();
 	fs_dir_leave(to);
 	return r;
 }
@@ -423,7 +428,9 @@ static int link_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, fuse_ino_t paren
 		return r;
 	r = fs_dir_enter(&d);
 	if (!r) {
+		reseal_move_begin(); /* nobody knows which directory it was in */
 		r = dir_link(&d.dir, name, strlen(name), fd, &st);
+		reseal_move_end();
 		fs_dir_leave(&d);
 	}
 	if (!r)

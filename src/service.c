@@ -273,6 +273,7 @@ void service_stop(struct service *s)
 	ctl_close(s->ctl);
 	s->ctl = NULL;
 	control_domain_stop(s);
+	control_rotate_stop(s);
 	if (!__atomic_exchange_n(&s->running, false, __ATOMIC_ACQ_REL))
 		return;
 	(void)pthread_kill(s->signals, SIGHUP); /* it looks at `running` first */

@@ -21,7 +21,8 @@ struct service {
 	struct config *own;          /* that one; NULL: still as mounted */
 	int ready_fd;                /* to the waiting parent, or -1 */
 	struct ctl *ctl;
-	struct domain_job *job; /* the control thread's */
+	struct domain_job *job; /* the control thread's, as is the next */
+	struct rotate_job *rotation;
 	int64_t started;
 	_Atomic uint32_t key_age_days; /* of the configuration, for any thread */
 	struct keyage_said age_said;   /* the signal thread's */

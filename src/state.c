@@ -238,8 +238,7 @@ static int load_locked(struct fs *fs, struct inode *inode, int *fd, bool readonl
 	return r;
 }
 
-/* inode->lock is held. A state that was loaded from a read-only descriptor gets a better one. */
-static int make_writable(struct inode *inode, int fd)
+int state_make_writable(struct inode *inode, int fd)
 {
 	int r = file_make_writable(inode->file, fd);
 
@@ -263,7 +262,7 @@ static int load_once(
 		if (!r)
 			ref = NULL;
 	} else if (state_of(inode)->readonly && !readonly) {
-		r = make_writable(inode, *fd);
+		r = state_make_writable(inode, *fd);
 	}
 	if (!r) {
 		inode->opens++;

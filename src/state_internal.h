@@ -1,4 +1,4 @@
-/* What state.c (loading, pinning) and state_sync.c (the syncer) share. */
+/* What state.c (loading, pinning), state_sync.c (the syncer) and state_slot.c (re-sealing) share. */
 #ifndef BYOKFS_STATE_INTERNAL_H
 #define BYOKFS_STATE_INTERNAL_H
 
@@ -32,5 +32,8 @@ struct states {
 	const struct domain *slow; /* its key service kept us waiting in this pass */
 	bool last;                 /* the round at unmount: nested domains' keys are waited for */
 };
+
+/* inode->lock is held. A state that was loaded from a read-only descriptor gets a better one. */
+MUST_CHECK int state_make_writable(struct inode *, int fd);
 
 #endif

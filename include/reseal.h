@@ -1,0 +1,56 @@
+/* reseal.h — a rotation as a live mount sees it: descriptors change keys and files exchange slots while everything goes
+ * on (byokfs-format(5), 10). The rotator is another program, whose requests are as hostile as the store: what it names
+ * is looked at here before it is touched.
+ *
+ * A domain's key changes in begin and finish only, one at a time: the caller sees to that. Slots of files may come any
+ * time, and need no key: also while the domain is locked. */
+#ifndef BYOKFS_RESEAL_H
+#define BYOKFS_RESEAL_H
+
+#include "fs.h"
+
+struct reseal_wish {
+	uint64_t seq;                /* the descriptor's, as the rotator saw it */
+	struct descriptor_slot slot; /* seq and context are not looked at */
+	bool have_extra;             /* else the pairs of the slot that rules */
+	struct context_extra extra;
+	atomic_bool *stop; /* give up at the next step */
+};
+struct reseal_done {
+	int code; /* exitcode.h; unless EXIT_OK message says why */
+	char message[1000];
+	uint16_t generation; /* of the new slot */
+	uint64_t seq;        /* the descriptor's now */
+};
+/* Proves that the host may use the slot and that it holds this domain's secret, writes the descriptor, and has the
+ * domain use the slot's key from now on, the one before besides. The domain must be open. Asks the KMS on this thread,
+ * which is no FUSE worker, with the KMS's own deadlines. On failure nothing was written, unless it was writing that
+ * failed. */
+void reseal_begin(struct domain *, const struct reseal_wish *, struct reseal_done *);
+/* The end: the slot that does not rule goes. Needs no key. */
+void reseal_finish(struct domain *, uint64_t seq, struct reseal_done *);
+
+/* One file's slot, to be exchanged, or with slot NULL its inactive one to be emptied. */
+struct reseal_item {
+	const char *path; /* relative to the store */
+	uint64_t ino;
+	uint8_t file[CONTEXT_ID]; /* identity and ruling slot's seq, as they were looked at */
+	uint32_t seq;
+	const struct header_slot *slot; /* its seq is ignored */
+};
+/* desc: the domain's descriptor, whose ruling slot names the key that new slots must be under. 0; -ENOENT: no such file
+ * there, or another one; -ESTALE: other identity, or another seq; else -errno, with *why when errno does not say it
+ * all. Nothing is flushed, but slots are emptied only after every one written before was. */
+MUST_CHECK int reseal_file(
+    struct domain *, const struct descriptor_domain *desc, const struct reseal_item *, const char **why);
+/* May a rotator name this path? No absolute one, no "..", nothing of byokfs's own. */
+bool reseal_path_ok(const char *path);
+
+/* Whoever walks the store beside the mount may miss what moves from where he was not yet to where he was already: a
+ * rename between directories, a new link. Brackets round each. */
+void reseal_move_begin(void);
+void reseal_move_end(void);
+/* A number that differs from the one before when a move began, ended or went on in between. */
+uint64_t reseal_moves(void);
+
+#endif

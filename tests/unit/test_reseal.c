@@ -1,0 +1,341 @@
+/* One file of a rotation in a live mount: what may be named, what is refused, and who is told when a state is loaded. */
+#include "store_fixture.h"
+
+#include "reseal.h"
+#include "state.h"
+
+static struct fs fs;
+static struct store *store;
+static struct file_keys keys;
+static struct block_file block;
+static const struct file_key key = { &keys, &block };
+static struct header_ident ident;
+static struct header_slot fresh;
+
+static int setup_fs(void **state)
+{
+	const struct domains_params params = { .lease.probe_ms = 1000 };
+	struct inode_params ip = { .max_fds = 8 };
+
+	(void)setup_created(state);
+	store = mounted(&rw);
+	memset(&fs, 0, sizeof(fs));
+	fs.store = store;
+	ip.root_fd = store->fd;
+	assert_int_equal(inode_table_open(&fs.inodes, &ip), 0);
+	assert_int_equal(domains_init(&fs, &params), 0);
+	assert_int_equal(states_open(&fs), 0);
+	memset(&keys, 0x31, sizeof(keys));
+	ident = (struct header_ident){ .suite = 1 };
+	memcpy(ident.store, fs.first->ids.store, 16);
+	memcpy(ident.domain, fs.first->ids.domain, 16);
+	memset(ident.file, 0xf1, 16);
+	memcpy(ident.commit, keys.commit, 32);
+	block = (struct block_file){ .serial = block_serial(), .suite = 1, .key = keys.page };
+	memcpy(block.store, ident.store, 16);
+	memcpy(block.file, ident.file, 16);
+	fresh = (struct header_slot){ .wrap = HEADER_WRAP_KMS, .generation = 1, .provider = 3, .len = 3, .blob = "new" };
+	kms_key_hash(fresh.key_hash, store->domain.slot[0].key);
+	return 0;
+}
+
+static int teardown_fs(void **state)
+{
+	states_close(&fs);
+	domains_free(&fs);
+	inode_table_close(fs.inodes);
+	unmounted(store, true);
+	return teardown(state);
+}
+
+static const char *at(const char *name)
+{
+	static char full[320];
+
+	(void)snprintf(full, sizeof(full), "%s/%s", path, name);
+	return full;
+}
+
+/* A file whose key is sealed under another key, with seq 1. */
+static uint64_t make(const char *name)
+{
+	struct header_slot old = fresh;
+	uint8_t page[LAYOUT_PAGE];
+	struct stat st;
+	int fd = open(at(name), O_RDWR | O_CREAT | O_EXCL, 0600);
+
+	old.seq = 1;
+	memset(old.key_hash, 0, sizeof(old.key_hash));
+	memcpy(old.blob, "old", 3);
+	assert_int_equal(file_new_page(page, &ident, &old, &key), 0);
+	assert_int_equal(io_pwrite(fd, page, sizeof(page), 0), 0);
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(close(fd), 0);
+	return st.st_ino;
+}
+
+static const char *said;
+
+static int reseal_as(const char *name, uint64_t ino, uint32_t seq, const struct header_slot *slot)
+{
+	struct reseal_item item = { .path = name, .ino = ino, .seq = seq, .slot = slot };
+	size_t before = inode_count(fs.inodes);
+	int r;
+
+	memcpy(item.file, ident.file, sizeof(item.file));
+	r = reseal_file(fs.first, &store->domain, &item, &said);
+	assert_int_equal(inode_count(fs.inodes), before); /* nothing is left behind */
+	return r;
+}
+
+static struct header_slot ruling(const char *name)
+{
+	struct header_slot slot;
+	struct header_ident id;
+	int fd = open(at(name), O_RDONLY);
+
+	assert_int_equal(file_peek(fd, &id, &slot), 0);
+	assert_int_equal(close(fd), 0);
+	return slot;
+}
+
+static void paths(void **state)
+{
+	static const char *const bad[] = { "", "/", "/etc/passwd", "..", "../x", "a/../b", "a/..", ".", "./a", "a/.",
+		"a//b", "a/", ".byokfs", ".byokfs/store", ".byokfs.d", "a/.byokfs.tmp.00", "a/.byokfs/b" };
+	static const char *const good[] = { "a", "a/b", "a/b/c", "...", "..a", ".a", ".byokf", "a/.byok", "a b", "L.x.n" };
+	char *long_path = calloc(1, PATH_MAX + 1);
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		assert_false(reseal_path_ok(bad[i]));
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++)
+		assert_true(reseal_path_ok(good[i]));
+	memset(long_path, 'a', 255);
+	assert_true(reseal_path_ok(long_path));
+	long_path[255] = 'a';
+	assert_false(reseal_path_ok(long_path));
+	for (size_t i = 0; i < PATH_MAX; i++)
+		long_path[i] = i % 2 ? '/' : 'a';
+	long_path[PATH_MAX] = '\0';
+	long_path[PATH_MAX - 1] = 'a';
+	assert_false(reseal_path_ok(long_path));
+	long_path[PATH_MAX - 1] = '\0';
+	long_path[PATH_MAX - 2] = 'a';
+	long_path[PATH_MAX - 3] = 'a';
+	assert_true(reseal_path_ok(long_path));
+	free(long_path);
+}
+
+/* Whatever begins, ends or goes on between two readings shows. */
+static void moves(void **state)
+{
+	uint64_t a = reseal_moves(), b;
+
+	(void)state;
+	assert_int_equal(reseal_moves(), a);
+	reseal_move_begin();
+	b = reseal_moves();
+	assert_true(b > a);
+	a = reseal_moves();
+	assert_true(a > b); /* still going on */
+	reseal_move_begin();
+	reseal_move_end();
+	b = reseal_moves();
+	assert_true(b > a);
+	reseal_move_end();
+	a = reseal_moves();
+	assert_true(a > b);
+	assert_int_equal(reseal_moves(), a);
+}
+
+static void exchanged(void **state)
+{
+	uint64_t ino = make("a");
+	struct header_slot now;
+
+	(void)state;
+	assert_int_equal(reseal_as("a", ino, 1, &fresh), 0);
+	now = ruling("a");
+	assert_int_equal(now.seq, 2);
+	assert_memory_equal(now.blob, "new", 3);
+	assert_int_equal(reseal_as("a", ino, 1, &fresh), -ESTALE);
+	assert_int_equal(reseal_as("a", ino, 1, NULL), -ESTALE);
+	assert_int_equal(reseal_as("a", ino, 2, NULL), 0);
+	assert_int_equal(ruling("a").seq, 2);
+	assert_int_equal(mkdir(at("d"), 0700), 0);
+	assert_int_equal(rename(at("a"), in_store("../d/b")), 0);
+	assert_int_equal(reseal_as("a", ino, 2, &fresh), -ENOENT);
+	assert_int_equal(reseal_as("d/b", ino, 2, &fresh), 0);
+	assert_int_equal(link(at("d/b"), in_store("../c")), 0);
+	assert_int_equal(reseal_as("c", ino, 2, &fresh), -ESTALE); /* the same file */
+	assert_int_equal(reseal_as("c", ino, 3, &fresh), 0);
+	assert_int_equal(ruling("d/b").seq, 4);
+}
+
+static void not_there(void **state)
+{
+	uint64_t ino = make("a"), dir;
+	struct stat st;
+	int fd;
+
+	(void)state;
+	assert_int_equal(reseal_as("b", ino, 1, &fresh), -ENOENT);
+	assert_int_equal(reseal_as("a/b", ino, 1, &fresh), -ENOENT);
+	assert_int_equal(reseal_as("x/a", ino, 1, &fresh), -ENOENT);
+	assert_int_equal(reseal_as("a", ino + 1, 1, &fresh), -ENOENT);
+	assert_int_equal(mkdir(at("d"), 0700), 0);
+	assert_int_equal(stat(at("d"), &st), 0);
+	dir = st.st_ino;
+	assert_int_equal(reseal_as("d", dir, 1, &fresh), -ENOENT);
+	assert_int_equal(mkfifo(at("fifo"), 0600), 0);
+	assert_int_equal(stat(at("fifo"), &st), 0);
+	assert_int_equal(reseal_as("fifo", st.st_ino, 1, &fresh), -ENOENT);
+	/* links that somebody planted */
+	assert_int_equal(symlink("a", at("l")), 0);
+	assert_int_equal(reseal_as("l", ino, 1, &fresh), -ENOENT);
+	assert_int_equal(symlink(".", at("here")), 0);
+	assert_int_equal(reseal_as("here/a", ino, 1, &fresh), -ENOENT);
+	assert_int_equal(symlink("/", at("root")), 0);
+	assert_int_equal(stat("/etc/passwd", &st), 0);
+	assert_int_equal(reseal_as("root/etc/passwd", st.st_ino, 1, &fresh), -ENOENT);
+	assert_int_equal(reseal_as("../store/a", ino, 1, &fresh), -EINVAL);
+	assert_string_equal(said, "that is no path of a file in the store");
+	assert_int_equal(stat(in_store("store"), &st), 0);
+	assert_int_equal(reseal_as(".byokfs/store", st.st_ino, 1, &fresh), -EINVAL);
+	assert_int_equal(ruling("a").seq, 1);
+	/* damaged, or gone and made anew since it was looked at */
+	fd = open(at("a"), O_RDWR);
+	assert_int_equal(ftruncate(fd, 0), 0);
+	assert_int_equal(reseal_as("a", ino, 1, &fresh), -ESTALE);
+	assert_int_equal(ftruncate(fd, 8192), 0);
+	assert_int_equal(reseal_as("a", ino, 1, &fresh), -ESTALE);
+	assert_int_equal(io_pwrite(fd, "rubbish", 7, 0), 0);
+	assert_int_equal(reseal_as("a", ino, 1, &fresh), -ESTALE);
+	assert_int_equal(close(fd), 0);
+}
+
+static void refused_one(uint64_t ino, const struct header_slot *slot, const char *why_not)
+{
+	assert_int_equal(reseal_as("a", ino, 1, slot), -EINVAL);
+	assert_string_equal(said, why_not);
+	assert_int_equal(ruling("a").seq, 1);
+}
+
+static void refused(void **state)
+{
+	uint64_t ino = make("a");
+	struct header_slot bad = fresh;
+
+	(void)state;
+	bad.wrap = HEADER_WRAP_DOMAIN;
+	refused_one(ino, &bad, "the slot is not sealed by the key service");
+	bad = fresh;
+	bad.key_hash[7] ^= 1;
+	refused_one(ino, &bad, "the slot is not under the domain's key");
+	bad = fresh;
+	bad.provider = 1;
+	refused_one(ino, &bad, "the slot is not under the domain's key");
+	bad = fresh;
+	bad.generation = 2;
+	refused_one(ino, &bad, "the slot's context generation is not recorded");
+	bad = fresh;
+	bad.len = 0;
+	assert_int_equal(reseal_as("a", ino, 1, &bad), -EINVAL);
+	assert_int_equal(ruling("a").seq, 1);
+	ident.file[3] ^= 1;
+	assert_int_equal(reseal_as("a", ino, 1, &fresh), -ESTALE);
+	ident.domain[0] ^= 1;
+	ino = make("b");
+	assert_int_equal(reseal_as("b", ino, 1, &fresh), -EPERM);
+	assert_string_equal(said, "the file belongs to another key domain");
+	assert_int_equal(reseal_as("b", ino, 1, NULL), -EPERM);
+	ident.domain[0] ^= 1;
+	ident.store[0] ^= 1;
+	ino = make("c");
+	assert_int_equal(reseal_as("c", ino, 1, &fresh), -EPERM);
+	assert_int_equal(ruling("b").seq, 1);
+	assert_int_equal(ruling("c").seq, 1);
+}
+
+/* The state of a file, as an open would load it; opened once. */
+static struct inode *load(const char *name, bool readonly, struct file **f)
+{
+	const struct file_params params = { .readonly = readonly };
+	struct inode *inode;
+	struct stat st;
+	bool wrong;
+
+	assert_int_equal(lstat(at(name), &st), 0);
+	assert_int_equal(inode_look(fs.inodes, store->fd, name, &st, (struct inode_where){ 0 }, &inode), 0);
+	assert_int_equal(
+	    file_open(f, inode_open(fs.inodes, inode, readonly ? O_RDONLY : O_RDWR), &key, &params, &wrong), 0);
+	assert_int_equal(state_adopt(&fs, inode, *f), 0);
+	return inode;
+}
+
+static void close_state(struct inode *inode)
+{
+	state_unpin(&fs, inode);
+	inode_forget(fs.inodes, inode->nodeid, 1);
+	inode_put(fs.inodes, inode);
+}
+
+static void loaded(void **state)
+{
+	uint64_t ino = make("a");
+	struct file *f;
+	struct inode *inode = load("a", false, &f);
+	char text[6] = "";
+
+	(void)state;
+	assert_int_equal(file_write(f, &key, "hello", 5, 0), 0);
+	assert_int_equal(reseal_as("a", ino, 1, &fresh), 0);
+	assert_int_equal(inode->opens, 1);
+	assert_int_equal(ruling("a").seq, 2);
+	assert_int_equal(file_write(f, &key, "HELLO", 5, 0), 0);
+	assert_int_equal(file_flush(f, &key, true), 0); /* page 0 from memory */
+	assert_int_equal(ruling("a").seq, 2);
+	assert_memory_equal(ruling("a").blob, "new", 3);
+	assert_int_equal(reseal_as("a", ino, 1, &fresh), -ESTALE);
+	assert_int_equal(reseal_as("a", ino, 2, NULL), 0);
+	assert_int_equal(file_read(f, &key, text, 5, 0), 5);
+	assert_string_equal(text, "HELLO");
+	/* the path leads to another file meanwhile */
+	ident.file[0] ^= 1;
+	assert_int_equal(reseal_as("a", ino, 2, &fresh), -ESTALE);
+	ident.file[0] ^= 1;
+	assert_int_equal(file_fsync(f, &key), 0);
+	close_state(inode);
+	assert_int_equal(ruling("a").seq, 2);
+}
+
+static void loaded_readonly(void **state)
+{
+	uint64_t ino = make("a");
+	struct file *f;
+	struct inode *inode = load("a", true, &f);
+
+	(void)state;
+	/* what state_pin() notes when only reading was possible */
+	assert_int_equal(file_put_slot(f, 1, &fresh), -EROFS);
+	assert_int_equal(reseal_as("a", ino, 1, &fresh), -EROFS);
+	assert_int_equal(ruling("a").seq, 1);
+	close_state(inode);
+}
+
+int main(void)
+{
+#define RUN(f) cmocka_unit_test_setup_teardown(f, setup_fs, teardown_fs)
+	const struct CMUnitTest tests[] = {
+		RUN(paths),
+		RUN(moves),
+		RUN(exchanged),
+		RUN(not_there),
+		RUN(refused),
+		RUN(loaded),
+		RUN(loaded_readonly),
+	};
+
+	return cmocka_run_group_tests_name("reseal", tests, backing_main_setup, NULL);
+}

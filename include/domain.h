@@ -49,13 +49,14 @@ struct domain {
 	atomic_ullong ops, op_errors, parked, reads, writes, read_bytes, write_bytes, lost;
 	struct seeker *seeker; /* guarded by fs->dirs_lock: answers SEEK_DATA of files being written */
 	char label[24];       /* "domain 7", for the log; "" for domain 0 */
-	pthread_mutex_t lock; /* guards what follows */
+	pthread_mutex_t writing; /* before lock; held while the descriptor is written, guards restored */
+	bool restored;           /* a lost copy of the descriptor was looked for */
+	pthread_mutex_t lock;    /* guards what follows */
 	pthread_cond_t wake;
 	struct descriptor_domain *descriptor; /* see domain_descriptor() */
 	struct domain_service *services;      /* opened for it, to be closed with it */
 	bool answered;     /* the first attempt to open it has ended */
 	bool held;         /* locked by the administrator before there was a lease */
-	bool restored;     /* a lost copy of the descriptor was looked for */
 	uint64_t failures; /* attempts to open it that failed */
 	int64_t since;     /* Unix seconds, and why there is no lease */
 	char why[320];
@@ -164,16 +165,18 @@ MUST_CHECK int domain_dir(struct fs *, struct inode *, struct dir *, struct inod
 
 /* ---- rotation (byokfs-format(5), ROTATION) */
 
-/* A deep copy of the descriptor as the domain has it now, to be changed, written by store_put_domain() and handed to
+/* A deep copy of the descriptor as the domain has it now, to be changed, written by domain_put() and handed to
  * domain_rekey(). malloc'ed; free it with descriptor_domain_free() and free(). 0, -ENOMEM, or -EIO: the domain was
  * never opened, there is none. */
 MUST_CHECK int domain_descriptor(struct domain *, struct descriptor_domain **out);
+/* store_put_domain() of the next descriptor, in turn with domain_restore(). */
+MUST_CHECK int domain_put(struct domain *, struct descriptor_domain *, char *why);
 /* The domain's key service for this key: the one that rules, or the other one; NULL when neither is. By name, as
  * kms_same_key() has it (as kms_key() spells it). For a caller that would else open another one by domain_kms(). */
 struct kms *domain_service_of(const struct domain *, const char *key);
 /* Swaps descriptor, key services and the lease's idea of both, together. The domain is ready, open or locked; the
- * ruling slot of desc was proved (lease_prove()), and desc is on the disk already (store_put_domain()). For domain 0
- * the store's own copy (fs->store->domain) follows. desc is malloc'ed and the domain's from now on. `now` serves desc's
+ * ruling slot of desc was proved (lease_prove()), and desc is on the disk already (domain_put()). For domain 0 the
+ * store's own copy (fs->store->domain) follows. desc is malloc'ed and the domain's from now on. `now` serves desc's
  * ruling slot: one just opened (then it is the domain's, closed when the mount ends), or one that the domain has
  * (d->kms, d->previous, what domain_service_of() gave). With keep_before the other key goes on serving what is sealed
  * under it: d->kms so far, or d->previous when `now` rules already; without, nothing is asked of it any more.

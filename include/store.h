@@ -99,8 +99,8 @@ MUST_CHECK int store_drop_domain(
 MUST_CHECK int store_creatable(const char *path, bool torn_ok, char *why);
 /* Writes a domain's descriptor, as read by store_read_domain() or held by whoever serves it, durably: NAME, then NAME~,
  * with seq raised and its MAC as it is (it covers no slot). The store's own copy of domain 0 is not touched, unless it
- * is what was passed. Needs a read-write store (-EROFS). On failure one copy may have been written; seq stays
- * raised. */
+ * is what was passed. -EROFS: the store is read-only; -EOVERFLOW: no seq is left. On failure one copy may have been
+ * written; seq stays raised. */
 MUST_CHECK int store_put_domain(const struct store *, struct descriptor_domain *, char *why);
 
 #endif

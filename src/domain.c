@@ -42,6 +42,7 @@ struct domain *domain_make(struct fs *fs, const struct descriptor_domain_line *l
 	if (line->index)
 		(void)snprintf(d->label, sizeof(d->label), "domain %u", (unsigned)line->index);
 	(void)pthread_mutex_init(&d->lock, NULL);
+	(void)pthread_mutex_init(&d->writing, NULL);
 	cond_init(&d->wake);
 	return d;
 }

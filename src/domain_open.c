@@ -131,27 +131,6 @@ static int attempt_copy(struct domain *d, int rank, struct attempt *a, struct km
 	return r;
 }
 
-/* A lost copy of a descriptor that was proved right is written again, once. */
-void domain_restore(struct domain *d)
-{
-	struct descriptor_domain *desc = NULL;
-	int r;
-
-	pthread_mutex_lock(&d->lock);
-	bool done = d->restored;
-
-	d->restored = true;
-	pthread_mutex_unlock(&d->lock);
-	r = done ? 0 : domain_descriptor(d, &desc);
-	if (desc) {
-		r = store_restore_domain(d->fs->store, desc);
-		descriptor_domain_free(desc);
-		free(desc);
-	}
-	if (r)
-		log_warn("cannot restore a copy of the domain's descriptor: %s", strerror(-r));
-}
-
 /* What the audit begins with. */
 static void audit_first(struct domain *d, struct lease *l, const char *why)
 {
@@ -401,6 +380,7 @@ static void release(struct domain *d)
 		free(d->descriptor);
 	}
 	(void)pthread_cond_destroy(&d->wake);
+	(void)pthread_mutex_destroy(&d->writing);
 	(void)pthread_mutex_destroy(&d->lock);
 	free(d);
 }

@@ -127,6 +127,31 @@ int domain_descriptor(struct domain *d, struct descriptor_domain **out)
 	return *out ? 0 : -ENOMEM;
 }
 
+/* A lost copy of a descriptor that was proved right is written again, once, unless both were written since. */
+void domain_restore(struct domain *d)
+{
+	struct descriptor_domain *desc = NULL;
+	int r;
+
+	LOCK_SCOPE(&d->writing);
+	r = d->restored ? 0 : domain_descriptor(d, &desc);
+	d->restored = true;
+	if (desc) {
+		r = store_restore_domain(d->fs->store, desc);
+		descriptor_domain_free(desc);
+		free(desc);
+	}
+	if (r)
+		log_warn("cannot restore a copy of the domain's descriptor: %s", strerror(-r));
+}
+
+int domain_put(struct domain *d, struct descriptor_domain *desc, char *why)
+{
+	LOCK_SCOPE(&d->writing);
+	d->restored = true;
+	return store_put_domain(d->fs->store, desc, why);
+}
+
 struct kms *domain_service_of(const struct domain *d, const char *key)
 {
 	struct kms *of[] = { atomic_load(&d->kms), atomic_load(&d->previous) };

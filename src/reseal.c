@@ -73,7 +73,7 @@ static int take_descriptor(struct turn *t, uint64_t seq)
 
 	if (fs->params.readonly || fs->store->readonly)
 		return refuse(t, EXIT_FAILED, "the store is mounted read-only");
-	r = domain_descriptor(t->domain, &t->desc);
+	r = atomic_load(&t->domain->ready) ? domain_descriptor(t->domain, &t->desc) : -EIO;
 	if (r == -EIO)
 		return refuse(t, EXIT_FAILED, "key domain %u has not been opened yet", (unsigned)t->domain->index);
 	if (r)
@@ -179,7 +179,7 @@ static int put_to_use(struct turn *t, bool keep_before)
 	struct domain *d = t->domain;
 	char why[STORE_WHY];
 	uint64_t seq;
-	int r = store_put_domain(d->fs->store, t->desc, why);
+	int r = domain_put(d, t->desc, why);
 
 	if (r)
 		return refuse(t, EXIT_FAILED, "%s", why);

@@ -142,7 +142,7 @@ int store_drop_domain(
 
 int store_put_domain(const struct store *s, struct descriptor_domain *d, char *why)
 {
-	int r = s->readonly ? -EROFS : 0;
+	int r = s->readonly ? -EROFS : d->seq == UINT64_MAX ? -EOVERFLOW : 0;
 
 	if (!r) {
 		d->seq++;

@@ -35,6 +35,11 @@ static bool takes_wish(const char *text)
 
 #define MATERIAL "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 #define SLOT(more) "{\"provider\":\"aws\",\"key\":\"arn:x\",\"sealed\":5,\"blob\":\"QUJD\",\"probe\":\"RA==\"" more "}"
+/* Any member may be the wrong one. */
+#define WITH(provider, key, sealed, rest)                                                    \
+	"{\"seq\":1,\"slot\":{\"provider\":\"" provider "\",\"key\":\"" key "\",\"sealed\":" sealed \
+	"," rest "}}"
+#define BLOBS "\"blob\":\"QUJD\",\"probe\":\"RA==\""
 
 static void wishes(void **state)
 {
@@ -51,12 +56,13 @@ static void wishes(void **state)
 		"{\"seq\":1,\"slot\":" SLOT("") ",\"context\":\"AWS:x\"}",
 		"{\"seq\":1,\"slot\":" SLOT("") ",\"context\":\"byokfs-x:y\"}",
 		"{\"seq\":1,\"slot\":" SLOT("") ",\"context\":5}",
-		"{\"seq\":1,\"slot\":{\"provider\":\"gcp\",\"key\":\"k\",\"sealed\":5,\"blob\":\"QUJD\",\"probe\":\"RA==\"}}",
-		"{\"seq\":1,\"slot\":{\"provider\":\"aws\",\"key\":\"\",\"sealed\":5,\"blob\":\"QUJD\",\"probe\":\"RA==\"}}",
-		"{\"seq\":1,\"slot\":{\"provider\":\"aws\",\"key\":\"k\",\"sealed\":-5,\"blob\":\"QUJD\",\"probe\":\"RA==\"}}",
-		"{\"seq\":1,\"slot\":{\"provider\":\"aws\",\"key\":\"k\",\"sealed\":5,\"blob\":\"\",\"probe\":\"RA==\"}}",
-		"{\"seq\":1,\"slot\":{\"provider\":\"aws\",\"key\":\"k\",\"sealed\":5,\"blob\":\"QUJD\"}}",
-		"{\"seq\":1,\"slot\":{\"provider\":\"aws\",\"key\":\"k\",\"sealed\":5,\"blob\":\"Q!\",\"probe\":\"RA==\"}}",
+		WITH("gcp", "k", "5", BLOBS),
+		WITH("aws", "", "5", BLOBS),
+		WITH("aws", "k", "-5", BLOBS),
+		WITH("aws", "k", "\"5\"", BLOBS),
+		WITH("aws", "k", "5", "\"blob\":\"\",\"probe\":\"RA==\""),
+		WITH("aws", "k", "5", "\"blob\":\"QUJD\""),
+		WITH("aws", "k", "5", "\"blob\":\"Q!\",\"probe\":\"RA==\""),
 	};
 
 	(void)state;
@@ -90,17 +96,13 @@ static void huge_wishes(void **state)
 	(void)state;
 	for (size_t n = DESCRIPTOR_BLOB_MAX; n <= DESCRIPTOR_BLOB_MAX + 1; n++) {
 		(void)bytes_b64(B64_STD, b64, blob, n);
-		(void)snprintf(text, 20000,
-		    "{\"seq\":1,\"slot\":{\"provider\":\"aws\",\"key\":\"k\",\"sealed\":5,\"blob\":\"%s\",\"probe\":\"RA==\"}}",
-		    b64);
+		(void)snprintf(text, 20000, WITH("aws", "k", "5", "\"blob\":\"%s\",\"probe\":\"RA==\""), b64);
 		assert_int_equal(takes_wish(text), n == DESCRIPTOR_BLOB_MAX);
 	}
 	memset(b64, 'k', DESCRIPTOR_KEY_MAX + 1);
 	for (size_t n = DESCRIPTOR_KEY_MAX + 1; n >= DESCRIPTOR_KEY_MAX; n--) {
 		b64[n] = '\0';
-		(void)snprintf(text, 20000,
-		    "{\"seq\":1,\"slot\":{\"provider\":\"aws\",\"key\":\"%s\",\"sealed\":5,\"blob\":\"QQ==\",\"probe\":\"RA==\"}}",
-		    b64);
+		(void)snprintf(text, 20000, WITH("aws", "%s", "5", BLOBS), b64);
 		assert_int_equal(takes_wish(text), n == DESCRIPTOR_KEY_MAX);
 	}
 	free(blob);
@@ -138,7 +140,9 @@ static void bad_item(const char *member, json_t *value)
 
 static json_t *slot_text(size_t n, size_t flip)
 {
-	struct header_slot s = { .seq = 1, .wrap = HEADER_WRAP_KMS, .generation = 1, .provider = 1, .len = 2, .blob = "ab" };
+	struct header_slot s = {
+		.seq = 1, .wrap = HEADER_WRAP_KMS, .generation = 1, .provider = 1, .len = 2, .blob = "ab"
+	};
 	uint8_t page[LAYOUT_PAGE] = { 0 };
 	char text[1024];
 

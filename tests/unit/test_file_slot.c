@@ -264,6 +264,65 @@ static void behind_its_back(void **state)
 	file_close(f);
 }
 
+/* ---- a writer at the same time, on a real backing file ---- */
+static struct file *shared;
+static atomic_bool stop;
+
+static void *writer(void *arg)
+{
+	uint8_t *model = arg;
+
+	for (unsigned n = 1; !atomic_load(&stop); n++) {
+		uint64_t off = n * 4099u % (7 * PAGE);
+
+		memset(model + off, (int)n, 300);
+		if (file_write(shared, &test_key, model + off, 300, off) ||
+		    (n % 8 == 0 && file_flush(shared, &test_key, true)) ||
+		    (n % 64 == 0 && file_fsync(shared, &test_key)))
+			return arg;
+	}
+	return NULL;
+}
+
+static void while_written(void **state)
+{
+	static uint8_t model[sizeof(buf)], got[sizeof(buf)];
+	const struct file_params params = { 0 };
+	struct header_slot slot;
+	struct header_ident id;
+	uint8_t page[PAGE];
+	pthread_t t;
+	void *failed;
+	bool wrong;
+	int fd = open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600), again;
+
+	(void)state;
+	test_suite(1);
+	file_io = &file_io_backing;
+	assert_true(fd >= 0);
+	assert_int_equal(file_new_page(page, &test_ident, &test_slot, &test_key), 0);
+	assert_int_equal(file_io->write(fd, page, PAGE, 0), 0);
+	assert_int_equal(file_new(&shared, fd, page, &test_key, &params), 0);
+	assert_int_equal(file_write(shared, &test_key, model, sizeof(model), 0), 0);
+	assert_int_equal(pthread_create(&t, NULL, writer, model), 0);
+	for (uint32_t seq = 1; seq <= 300; seq++) {
+		assert_int_equal(put(shared, seq, "next"), 0);
+		assert_int_equal(file_clear_slot(shared, seq + 1), 0);
+	}
+	atomic_store(&stop, true);
+	assert_int_equal(pthread_join(t, &failed), 0);
+	assert_null(failed);
+	assert_int_equal(file_fsync(shared, &test_key), 0);
+	again = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	file_close(shared);
+	assert_int_equal(file_peek(again, &id, &slot), 0);
+	assert_int_equal(slot.seq, 301);
+	assert_int_equal(file_open(&shared, again, &test_key, &params, &wrong), 0);
+	assert_int_equal(file_read(shared, &test_key, got, sizeof(got), 0), sizeof(got));
+	assert_memory_equal(got, model, sizeof(got));
+	file_close(shared);
+}
+
 static int teardown(void **state)
 {
 	(void)state;
@@ -281,6 +340,7 @@ int main(void)
 		cmocka_unit_test(wiped),
 		cmocka_unit_test(write_fails),
 		cmocka_unit_test(behind_its_back),
+		cmocka_unit_test(while_written),
 	};
 
 	return cmocka_run_group_tests_name("file slots", tests, NULL, teardown);

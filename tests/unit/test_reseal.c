@@ -1,4 +1,4 @@
-/* One file of a rotation in a live mount: what may be named, what is refused, and who is told when a state is loaded. */
+/* One file of a rotation in a live mount: what may be named, what is refused, and who is told once a state is there. */
 #include "store_fixture.h"
 
 #include "reseal.h"
@@ -34,7 +34,9 @@ static int setup_fs(void **state)
 	block = (struct block_file){ .serial = block_serial(), .suite = 1, .key = keys.page };
 	memcpy(block.store, ident.store, 16);
 	memcpy(block.file, ident.file, 16);
-	fresh = (struct header_slot){ .wrap = HEADER_WRAP_KMS, .generation = 1, .provider = 3, .len = 3, .blob = "new" };
+	fresh = (struct header_slot){
+		.wrap = HEADER_WRAP_KMS, .generation = 1, .provider = 3, .len = 3, .blob = "new"
+	};
 	kms_key_hash(fresh.key_hash, store->domain.slot[0].key);
 	return 0;
 }
@@ -103,7 +105,8 @@ static void paths(void **state)
 {
 	static const char *const bad[] = { "", "/", "/etc/passwd", "..", "../x", "a/../b", "a/..", ".", "./a", "a/.",
 		"a//b", "a/", ".byokfs", ".byokfs/store", ".byokfs.d", "a/.byokfs.tmp.00", "a/.byokfs/b" };
-	static const char *const good[] = { "a", "a/b", "a/b/c", "...", "..a", ".a", ".byokf", "a/.byok", "a b", "L.x.n" };
+	static const char *const good[] = { "a", "a/b", "a/b/c", "...", "..a", ".a", ".byokf", "a/.byok", "a b",
+		"L.x.n" };
 	char *long_path = calloc(1, PATH_MAX + 1);
 
 	(void)state;

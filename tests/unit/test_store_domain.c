@@ -226,6 +226,8 @@ static void rewritten(void **state)
 	assert_non_null(strstr(why, "domain 1"));
 	assert_int_equal(d->seq, 2);
 	s->readonly = false;
+	d->seq = UINT64_MAX;
+	assert_int_equal(store_put_domain(s, d, why), -EOVERFLOW);
 	descriptor_domain_free(d);
 	unmounted(s, true);
 	free(d);

@@ -14,7 +14,7 @@
  *   rotate-begin   domain, seq, slot: {provider, key, [material], sealed, blob, probe}, [context]      job
  *       Proves the slot with the mount's own credentials, writes the descriptor, uses the slot's key from now on. 9:
  *       changed meanwhile (seq), or a third key; 3, 5, 6: what the key service said; 1: locked, read-only, not this
- *       domain's secret. Nothing was written then.
+ *       domain's secret. Nothing was written then. Needs the domain open.
  *   rotate-result  job             running: true | generation, seq
  *   rotate-slots   domain, slots: [path (hex), ino, file (hex), seq, [slot (base64 of its 512 bytes)]]   results
  *       Per file, at most 256: exchanges its slot, or without one empties the inactive one. "ok", "gone" (no such file

@@ -59,10 +59,13 @@ static int code_of(enum kms_status status)
 
 static int kms_refused(struct turn *t, const char *what, const char *key, const struct kms_err *err)
 {
+	/* A key that never worked here may be a mistake of the configuration; now it is the rights that are missing. */
+	bool rights = strncmp(err->code, "AccessDenied", strlen("AccessDenied")) == 0;
 	char text[600];
 
 	kms_err_text(text, sizeof(text), err);
-	return refuse(t, code_of(err->status), "%s '%.300s': %s", what, key, text);
+	return refuse(t, rights ? EXIT_DENIED : code_of(err->status), "%s '%.300s': %s%s", what, key, text,
+	    rights ? " (this host needs kms:Decrypt and kms:GenerateDataKey on that key)" : "");
 }
 
 /* A copy of the descriptor, which must be the one that the rotator saw. */

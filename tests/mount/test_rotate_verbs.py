@@ -163,6 +163,9 @@ def test_begin_refuses(mount, devkms, second):
     devkms.disable(second)
     refused(r, 5, "Disabled", slot=good)
     devkms.enable(second)
+    devkms.fault(operations=["GenerateDataKey"], error_type="AccessDeniedException")
+    refused(r, 5, "needs kms:Decrypt and kms:GenerateDataKey", slot=good) # it could read, but make no file
+    devkms.clear()
     for malformed in ({}, {"slot": 1}, {"slot": {**good, "provider": "x"}}, {"slot": good, "seq": "1"},
                       {"slot": good, "seq": 1, "context": "aws:x"}):
         assert call(mount, verb="rotate-begin", domain=r.id, **malformed)["code"] == 2
@@ -181,6 +184,16 @@ def test_begin_refuses(mount, devkms, second):
     refused(third, 9, "under way", slot={**good, "key": third.to})
     refused(r, 9, "begun already", slot=good)
     assert get(mount.path("f")) == b"x" and mount.state() == "open"
+
+
+def test_begin_without_rights(make_mount, devkms, second):
+    m = make_mount("m", devkms, probe="30s", lease="60s").mount()
+    r = Rotator(m, devkms, second)
+    good = r.new_slot()
+    devkms.fault(operations=["Decrypt"], error_type="AccessDeniedException")
+    refused(r, 5, "needs kms:Decrypt and kms:GenerateDataKey", slot=good)
+    devkms.clear()
+    assert m.state() == "open" and r.begin(slot=good)["code"] == 0
 
 
 def test_readonly(mount, devkms, second):

@@ -37,7 +37,7 @@ static struct domain *domain_named(struct service *s, const json_t *request)
 
 static json_t *slot_part(const struct descriptor_slot *slot)
 {
-	char material[2 * sizeof(slot->material) + 1];
+	char material[65];
 
 	if (!slot)
 		return json_null();

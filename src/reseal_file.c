@@ -180,7 +180,7 @@ int reseal_file(
 {
 	CLEANUP_FD int path_fd = -1;
 	CLEANUP_FD int fd = -1;
-	struct inode *inode;
+	struct inode *inode = NULL;
 	int r;
 
 	*why = item->slot ? not_wanted(desc, item->slot) : NULL;
@@ -192,8 +192,8 @@ int reseal_file(
 	if (path_fd == -ENOTDIR || path_fd == -ELOOP)
 		return -ENOENT;
 	r = path_fd < 0 ? path_fd : known(d, path_fd, item->ino, &inode, why);
-	if (r)
-		return r;
+	if (r || !inode)
+		return r ? r : -EIO;
 	fd = inode_open(d->fs->inodes, inode, O_RDWR);
 	r = fd < 0 ? fd : exchange(d, inode, fd, item, why);
 	inode_forget(d->fs->inodes, inode->nodeid, 1);

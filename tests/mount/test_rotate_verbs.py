@@ -182,7 +182,7 @@ def test_begin_refuses(mount, devkms, second):
     # under way: no third key, nor the same step again
     third = Rotator(mount, devkms, new_key(devkms))
     refused(third, 9, "under way", slot={**good, "key": third.to})
-    refused(r, 9, "begun already", slot=good)
+    refused(r, 9, "begun already", slot=r.new_slot())
     assert get(mount.path("f")) == b"x" and mount.state() == "open"
 
 

@@ -31,8 +31,8 @@ struct job {
 	char id[JOB_ID + 1];
 	uint8_t store[CONTEXT_ID];
 	enum job_kind kind;
-	bool live;         /* through the daemon of a mount */
-	bool through_host; /* decrypted and encrypted, not ReEncrypt */
+	bool live;                                     /* through the daemon of a mount */
+	bool through_host;                             /* decrypted and encrypted, not ReEncrypt */
 	char by[JOB_TEXT + 1], identity[JOB_TEXT + 1]; /* user@host; whom the KMS knows. May be "" */
 	size_t n;
 	struct job_domain *domain; /* malloc'ed, at least one */

@@ -131,6 +131,8 @@ void kms_close(struct kms *);
 
 const char *kms_key(const struct kms *); /* full ARN or name; constant after open */
 const char *kms_provider_name(const struct kms *);
+/* Has the service a call that re-seals without showing the secret? */
+bool kms_can_reencrypt(const struct kms *);
 uint8_t kms_provider_number(const struct kms *);
 /* First 8 bytes of SHA-256(name), for slots. */
 void kms_key_hash(uint8_t out[static 8], const char *key);

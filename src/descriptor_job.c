@@ -135,9 +135,15 @@ static int64_t parse_end(struct descriptor_reader *r)
 }
 
 /* Every count, in the order of the lines. */
-#define COUNTS(j) { { "passes", &(j)->passes }, { "files", &(j)->files }, { "resealed", &(j)->resealed }, \
-	{ "already", &(j)->already }, { "unborn", &(j)->unborn }, { "damaged", &(j)->damaged }, \
-	{ "unknown", &(j)->unknown }, { "failed", &(j)->failed }, { "requests", &(j)->requests } }
+#define COUNTS(j)                                                                                           \
+	{                                                                                                   \
+		{ "passes", &(j)->passes }, { "files", &(j)->files }, { "resealed", &(j)->resealed },       \
+		    { "already", &(j)->already }, { "unborn", &(j)->unborn }, { "damaged", &(j)->damaged }, \
+		    { "unknown", &(j)->unknown }, { "failed", &(j)->failed },                               \
+		{                                                                                           \
+			"requests", &(j)->requests                                                          \
+		}                                                                                           \
+	}
 #define NCOUNTS 9
 
 static void parse_lines(struct job *j, struct descriptor_reader *r)

@@ -421,6 +421,11 @@ const char *kms_provider_name(const struct kms *k)
 	return k->provider->name;
 }
 
+bool kms_can_reencrypt(const struct kms *k)
+{
+	return k->provider->reencrypt != NULL;
+}
+
 uint8_t kms_provider_number(const struct kms *k)
 {
 	return k->provider->number;

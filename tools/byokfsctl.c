@@ -87,6 +87,25 @@ const struct cmd cmd_table[] = {
 	    "              beyond saving to .byokfs/quarantine; with --data, makes damaged files readable again, and\n"
 	    "              prints each range of bytes that is lost\n"
 	    "  --jobs N    threads that read files\n" },
+	{ "rotate", cmd_rotate,
+	    "CIPHERDIR|MOUNT --to KEY [-c FILE] [-o KEY=VALUE] [--from KEY] [--domain ID|all] [--jobs N] [--rate N] "
+	    "[--patience TIME] [--dry-run] [--same-key] [--through-host] [--json]",
+	    "seal every sealed key under another KMS key",
+	    "The KMS re-encrypts each sealed key: no plaintext key is ever on this host, and files stay as they are.\n"
+	    "A mounted store stays mounted and in use. Interrupted, the same command goes on.\n"
+	    "\n"
+	    "  --to KEY          the key to go to: ARN, id or alias, which is resolved and its key pinned\n"
+	    "  --from KEY        a key that files may be under besides those of the configuration and the descriptor\n"
+	    "  --domain ID|all   one key domain by id or index, or all (default: those under the store's own key)\n"
+	    "  --jobs N          requests at a time (default 16)\n"
+	    "  --rate N          requests per second, at most\n"
+	    "  --patience TIME   how long the KMS may stay silent before the work is given up (default 5m)\n"
+	    "  --dry-run         count, and say what it would take; nothing is changed\n"
+	    "  --same-key        seal under the key's newest material; --to may be left out\n"
+	    "  --through-host    decrypt and encrypt here: for key services that cannot re-encrypt, between Regions\n" },
+	{ "history", cmd_history, "CIPHERDIR|MOUNT [--json]", "show the rotations of a store",
+	    "Who, when, from which key to which, how many files, with what outcome. Nothing shown has been\n"
+	    "authenticated: whoever writes to the store can change it.\n" },
 	{ "audit", cmd_audit, "verify FILE... [--anchor=HASH] [--json]", "check the chain of an audit log",
 	    "Files from the oldest to the newest; '-' is standard input. Finds lines that were changed, removed,\n"
 	    "inserted or moved. A cut-off end shows only against an anchor: a line's hash that was kept elsewhere\n"

@@ -37,6 +37,8 @@ int cmd_audit(int argc, char **argv);
 int cmd_domain(int argc, char **argv);
 int cmd_keys(int argc, char **argv);
 int cmd_import(int argc, char **argv);
+int cmd_rotate(int argc, char **argv);
+int cmd_history(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 

@@ -1,0 +1,252 @@
+/* rotate_files.c — passes over the tree. Hides how work is handed to the workers without a list of files in memory,
+ * what a later pass may leave out, and when nothing is left to do. */
+#include "rotate.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/resource.h>
+
+#include "io.h"
+#include "walk.h"
+
+#define PASSES_MAX 8u
+#define CLOCK_S    2 /* what a clock's step of the backing may hide */
+
+struct sweep {
+	struct rotation *r;
+	struct rotate_dir *dir; /* the current one */
+	int err;
+};
+
+/* ---- directories and items */
+
+static void dir_put(struct rotate_dir *d)
+{
+	if (!d || atomic_fetch_sub(&d->refs, 1) != 1)
+		return;
+	cleanup_fd(&d->fd);
+	free(d);
+}
+
+void rotate_item_free(struct rotate_item *it)
+{
+	dir_put(it->dir);
+	free(it);
+}
+
+static bool is_recent(const struct rotate_pass *p, const struct stat *st)
+{
+	return p->all || st->st_ctim.tv_sec > p->since.tv_sec - CLOCK_S;
+}
+
+/* On failure the walk goes on without handing out files: see sweep.err. */
+static void enter(void *arg, int dirfd, const char *path, const struct stat *st)
+{
+	struct sweep *s = arg;
+	struct rotate_dir *d = calloc(1, sizeof(*d) + strlen(path) + 1);
+	int fd = fcntl(dirfd, F_DUPFD_CLOEXEC, 0);
+
+	if (!d || fd < 0) {
+		s->err = d ? -errno : -ENOMEM;
+		if (fd >= 0)
+			(void)close(fd);
+		free(d);
+		gate_stop(s->r->gate, EXIT_FAILED, NULL, "cannot go into '%s': %s", path, strerror(-s->err));
+		return;
+	}
+	d->fd = fd;
+	atomic_store(&d->refs, 1);
+	d->recent = is_recent(s->r->pass, st) || (s->dir && s->dir->recent);
+	memcpy(d->path, path, strlen(path) + 1);
+	d->up = s->dir;
+	s->dir = d;
+}
+
+static void leave(void *arg)
+{
+	struct sweep *s = arg;
+	struct rotate_dir *d = s->dir;
+
+	if (s->err || !d)
+		return;
+	s->dir = d->up;
+	dir_put(d);
+}
+
+/* Second halves of long names are files too, but not ours to open. */
+static bool is_reserved(const struct rotation *r, const char *name)
+{
+	size_t n = strlen(name);
+
+	if (strncmp(name, NAME_RESERVED, strlen(NAME_RESERVED)) == 0)
+		return true;
+	return r->store->desc.names != NAME_PLAIN && n > 4 && strncmp(name, "L.", 2) == 0 &&
+	    strcmp(name + n - 2, ".n") == 0;
+}
+
+static void hand_out(struct sweep *s, const char *name, const struct stat *st)
+{
+	size_t n = strlen(name) + 1;
+	struct rotate_item *it = calloc(1, sizeof(*it) + n);
+
+	if (!it) {
+		gate_stop(s->r->gate, EXIT_FAILED, NULL, "out of memory");
+		return;
+	}
+	it->dir = s->dir;
+	atomic_fetch_add(&s->dir->refs, 1);
+	it->ino = st->st_ino;
+	memcpy(it->name, name, n);
+	crew_put(s->r->crew, it);
+}
+
+static bool entry(void *arg, int dirfd, const char *path, const char *name, const struct stat *st)
+{
+	struct sweep *s = arg;
+
+	(void)dirfd;
+	if (s->err || gate_stopped(s->r->gate) || is_reserved(s->r, name))
+		return false;
+	if (S_ISDIR(st->st_mode))
+		return strcmp(path, ".") != 0 || strcmp(name, "lost+found") != 0 ||
+		    s->r->store->desc.names == NAME_PLAIN;
+	if (S_ISREG(st->st_mode) && (s->dir->recent || is_recent(s->r->pass, st)))
+		hand_out(s, name, st);
+	return false;
+}
+
+static void failed(void *arg, const char *path, int err)
+{
+	struct sweep *s = arg;
+	bool moved = s->r->live && (err == -ENOENT || err == -ELOOP || err == -ENOTDIR || err == -ESTALE);
+	char *safe CLEANUP_FREE = malloc(4 * strlen(path) + 1);
+
+	if (moved) {
+		atomic_fetch_add(&s->r->pass->todo, 1);
+		return;
+	}
+	atomic_fetch_add(&s->r->broken, 1);
+	if (safe)
+		cmd_escape(safe, path);
+	LOCK_SCOPE(&s->r->trouble_lock);
+	progress_clear(&s->r->progress);
+	(void)fprintf(stderr, "byokfsctl: warning: %s: cannot be read: %s\n", safe ? safe : "?", strerror(-err));
+}
+
+int rotate_walk(struct rotation *r, struct rotate_pass *p)
+{
+	struct sweep s = { .r = r };
+	const struct walk_ops ops = { .arg = &s, .enter = enter, .entry = entry, .failed = failed, .leave = leave };
+	int ret;
+
+	r->pass = p;
+	ret = walk(r->store->fd, &ops);
+	crew_wait(r->crew);
+	if (r->live)
+		live_flush(r->live);
+	while (s.dir) { /* the walk ended early */
+		struct rotate_dir *up = s.dir->up;
+
+		dir_put(s.dir);
+		s.dir = up;
+	}
+	if (ret < 0 && !(r->live && ret == -ESTALE))
+		gate_stop(r->gate, EXIT_FAILED, NULL, "the walk over the store ended early: %s", strerror(-ret));
+	if (ret == -ESTALE)
+		atomic_fetch_add(&p->todo, 1);
+	return gate_stopped(r->gate) ? EXIT_FAILED : EXIT_OK;
+}
+
+/* ---- passes */
+
+/* The mount's files move while they are looked for. */
+static uint64_t moves_now(struct rotation *r)
+{
+	uint64_t moves = 0;
+
+	if (r->live && live_moves(r->live, &moves) < 0)
+		gate_stop(r->gate, EXIT_FAILED, "is it still mounted? The same command goes on",
+		    "the daemon of '%s' does not answer", live_mount(r->live));
+	return moves;
+}
+
+/* Until a pass finds nothing. The first one looks at everything. */
+static int seal_all(struct rotation *r)
+{
+	unsigned least = r->live ? 2 : 1;
+	struct timespec begun = { 0 };
+	bool clean = false;
+
+	for (unsigned n = 0; (n < least || !clean) && n < PASSES_MAX; n++) {
+		struct rotate_pass p = { .mode = ROTATE_SEAL, .all = n == 0, .since = begun };
+		uint64_t moves = moves_now(r);
+		int code = rotate_job_write(r, &begun);
+
+		if (code == EXIT_OK)
+			code = rotate_walk(r, &p);
+		r->passes++;
+		if (code != EXIT_OK)
+			return code;
+		clean = p.todo == 0 && (!r->live || (p.fresh == 0 && moves == moves_now(r)));
+	}
+	return gate_stopped(r->gate) ? EXIT_FAILED : EXIT_OK;
+}
+
+static bool unfinished(const struct rotation *r)
+{
+	return r->troubles[TROUBLE_UNKNOWN] || r->troubles[TROUBLE_FAILED] || r->broken;
+}
+
+static int sync_store(struct rotation *r)
+{
+	if (syncfs(r->store->fd) == 0)
+		return EXIT_OK;
+	gate_stop(r->gate, EXIT_FAILED, NULL, "cannot flush the store: %s", strerror(errno));
+	return EXIT_FAILED;
+}
+
+/* Empties the old slots. Every file is looked at once more: one that is not done sends the job back to sealing. */
+static int clear_all(struct rotation *r, bool *again)
+{
+	struct rotate_pass p = { .mode = ROTATE_CLEAR, .all = true };
+	int code = sync_store(r);
+
+	if (code == EXIT_OK)
+		code = rotate_job_write(r, NULL);
+	if (code == EXIT_OK)
+		code = rotate_walk(r, &p);
+	r->passes++;
+	r->counted_files = p.files;
+	r->counted_unborn = p.unborn;
+	*again = p.todo > 0;
+	if (code == EXIT_OK && unfinished(r))
+		return EXIT_FAILED;
+	return code == EXIT_OK ? sync_store(r) : code;
+}
+
+static int give_up(struct rotation *r)
+{
+	gate_stop(r->gate, EXIT_FAILED, "the same command goes on",
+	    "files keep moving or changing: %u rounds did not reach all of them", PASSES_MAX);
+	return EXIT_FAILED;
+}
+
+int rotate_files(struct rotation *r)
+{
+	bool again = true;
+	int code = EXIT_OK;
+
+	for (unsigned n = 0; again; n++) {
+		if (n == PASSES_MAX)
+			return give_up(r);
+		code = seal_all(r);
+		if (code == EXIT_OK && unfinished(r))
+			code = EXIT_FAILED;
+		if (code == EXIT_OK)
+			code = clear_all(r, &again);
+		if (code != EXIT_OK)
+			return code;
+	}
+	return code;
+}

@@ -8,12 +8,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "cleanup.h"
 #include "context.h"
 #include "descriptor.h"
 
-#define JOB_ID      25u /* YYYYMMDDThhmmssZ-<8 hex> */
+#define JOB_ID      25u /* YYYYMMDDThhmmssZ-<nanoseconds, 8 hex> */
 #define JOB_BYTES   (16u << 20)
 #define JOB_TEXT    400u
 #define JOB_DOMAINS 65536u
@@ -43,8 +44,8 @@ struct job {
 	char why[JOB_TEXT + 1];
 };
 
-/* A new id for a job that starts now. */
-void job_new_id(char out[static JOB_ID + 1], int64_t now);
+/* The id of a job that starts now; ids of one store sort as their jobs began. */
+void job_new_id(char out[static JOB_ID + 1], const struct timespec *now);
 bool job_is_id(const char *name);
 /* Any text as a value: other than printable ASCII becomes '?', blanks are single. Cut after max characters; out holds
  * max + 1. */

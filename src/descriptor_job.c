@@ -7,7 +7,6 @@
 #include "bytes.h"
 #include "descriptor_text.h"
 #include "io.h"
-#include "secret.h"
 
 #define TITLE "byokfs-job"
 
@@ -26,18 +25,15 @@ const char *job_outcome_name(enum job_outcome o)
 	return outcomes[o];
 }
 
-void job_new_id(char out[static JOB_ID + 1], int64_t now)
+void job_new_id(char out[static JOB_ID + 1], const struct timespec *now)
 {
-	char utc[21], hex[9];
-	uint8_t random[4];
+	char utc[21];
 
-	io_utc(utc, now);
-	secret_random(random, sizeof(random));
-	bytes_hex(hex, random, sizeof(random));
+	io_utc(utc, now->tv_sec);
 	for (const char *p = utc; *p; p++)
 		if (*p != '-' && *p != ':')
 			*out++ = *p;
-	(void)snprintf(out, 10, "-%s", hex);
+	(void)snprintf(out, 10, "-%08x", (unsigned)now->tv_nsec);
 }
 
 bool job_is_id(const char *name)

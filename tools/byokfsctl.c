@@ -102,7 +102,7 @@ const struct cmd cmd_table[] = {
 	    "  --patience TIME   how long the KMS may stay silent before the work is given up (default 5m)\n"
 	    "  --dry-run         count, and say what it would take; nothing is changed\n"
 	    "  --same-key        seal under the key's newest material; --to may be left out\n"
-	    "  --through-host    decrypt and encrypt here: for key services that cannot re-encrypt, between Regions\n" },
+	    "  --through-host    decrypt and encrypt here: key services without ReEncrypt, two Regions\n" },
 	{ "history", cmd_history, "CIPHERDIR|MOUNT [--json]", "show the rotations of a store",
 	    "Who, when, from which key to which, how many files, with what outcome. Nothing shown has been\n"
 	    "authenticated: whoever writes to the store can change it.\n" },

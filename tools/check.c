@@ -305,6 +305,7 @@ int check_run(struct check *c)
 		check_descriptors(c);
 		check_markers(c);
 		check_strays_of_store(c);
+		check_jobs(c);
 		ret = c->keys ? check_data_begin(c) : 0;
 	}
 	if (ret == 0) {

@@ -108,6 +108,8 @@ void check_markers(struct check *);
 /* Litter beside them; after check_markers(). */
 void check_strays_of_store(struct check *);
 void check_file(struct check *, int dirfd, const char *path, const char *name, const struct stat *);
+/* Records of rotations. */
+void check_jobs(struct check *);
 /* An entry's name, and for long names their second half. false: not one of ours (reported, or reserved). */
 bool check_name(struct check *, int dirfd, const char *path, const char *name, const struct stat *);
 void check_link(struct check *, int dirfd, const char *path, const char *name);

@@ -10,7 +10,9 @@
 #include <unistd.h>
 
 #include "bytes.h"
+#include "cmd.h"
 #include "io.h"
+#include "job.h"
 
 /* One copy's sequence number, or -errno. The two kinds differ in nothing else that matters here. */
 typedef int64_t (*copy_reader)(const char *text, size_t len);
@@ -76,15 +78,29 @@ static void check_pair(struct check *c, int dirfd, const char *path, const char 
 		    "descriptor (seq %" PRId64 ") and copy (seq %" PRId64 ") differ: a change was interrupted", a, b);
 }
 
+static void check_rotation(struct check *c, const struct descriptor_domain *d, const char *name)
+{
+	const struct descriptor_slot *other = descriptor_other_slot(d);
+	char *from CLEANUP_FREE = other ? malloc(4 * strlen(other->key) + 1) : NULL;
+	char *to CLEANUP_FREE = other ? malloc(4 * DESCRIPTOR_KEY_MAX + 1) : NULL;
+
+	if (!from || !to)
+		return;
+	cmd_escape(from, other->key);
+	cmd_escape(to, descriptor_ruling_slot(d)->key);
+	check_say(c, CHECK_WARNING, ".byokfs/domains", name, "a rotation from %.150s to %.150s is under way", from, to);
+}
+
 /* Index, ids and commitment as the store descriptor has them: in the copy that counts, else in the other. */
 static void check_belongs(struct check *c, const struct descriptor_domain_line *line, const char *name)
 {
 	struct descriptor_domain *d CLEANUP_FREE = calloc(1, sizeof(*d));
 	int ret = d ? store_read_domain(c->store, line, 0, d) : -ENOMEM;
 
-	if (ret == 0)
+	if (ret == 0) {
+		check_rotation(c, d, name);
 		descriptor_domain_free(d);
-	else if (ret == -ENOMEM)
+	} else if (ret == -ENOMEM)
 		c->err = ret;
 	else if (ret == -EBADMSG)
 		check_say(c, CHECK_DAMAGE, ".byokfs/domains", name,
@@ -197,6 +213,43 @@ static void check_marker(struct check *c, int dirfd, const char *name)
 	else
 		check_say(c, CHECK_WARNING, ".byokfs/mounts", name,
 		    "a mount ended without saying goodbye: sizes are in doubt until files are opened");
+}
+
+/* Records of rotations: nothing depends on them. */
+static void check_job(struct check *c, int dirfd, const char *name)
+{
+	char *text CLEANUP_FREE = NULL;
+	struct job j;
+	size_t len = 0;
+	int ret = io_read_file(dirfd, name, JOB_BYTES, &text, &len);
+
+	if (ret == -ENOENT)
+		return;
+	if (ret == 0)
+		ret = job_parse(&j, text, len);
+	if (ret < 0)
+		check_say(c, CHECK_WARNING, ".byokfs/jobs", name,
+		    "the record of a rotation is damaged: 'byokfsctl history' leaves it out");
+	else
+		job_free(&j);
+}
+
+void check_jobs(struct check *c)
+{
+	int fd = openat(c->store->meta_fd, "jobs", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	const struct dirent *entry;
+
+	if (!dir) {
+		if (fd >= 0 || errno != ENOENT)
+			check_say(c, CHECK_WARNING, ".byokfs", "jobs", "cannot be opened: %s", strerror(errno));
+		cleanup_fd(&fd);
+		return;
+	}
+	while ((entry = readdir(dir)))
+		if (job_is_id(entry->d_name))
+			check_job(c, dirfd(dir), entry->d_name);
+	(void)closedir(dir);
 }
 
 void check_markers(struct check *c)

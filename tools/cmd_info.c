@@ -113,6 +113,13 @@ static void print_slot(const struct descriptor_slot *s, bool ruling)
 		(void)printf("  material  %s\n", material);
 }
 
+static void print_rotation(const struct descriptor_domain *d)
+{
+	if (descriptor_other_slot(d))
+		(void)printf("rotation  from %s to %s is under way\n", descriptor_other_slot(d)->key,
+		    descriptor_ruling_slot(d)->key);
+}
+
 static void print_contexts(const struct descriptor_domain *d)
 {
 	for (size_t g = 0; g < d->ngen; g++) {
@@ -142,6 +149,7 @@ static void print_info(const struct store *s)
 	for (int i = 0; i < 2; i++)
 		if (s->domain.slot[i].seq)
 			print_slot(&s->domain.slot[i], &s->domain.slot[i] == descriptor_ruling_slot(&s->domain));
+	print_rotation(&s->domain);
 	print_contexts(&s->domain);
 }
 
@@ -163,6 +171,7 @@ static void print_nested(const struct store *s)
 		for (int k = 0; k < 2; k++)
 			if (d->slot[k].seq)
 				print_slot(&d->slot[k], &d->slot[k] == descriptor_ruling_slot(d));
+		print_rotation(d);
 		print_contexts(d);
 		descriptor_domain_free(d);
 	}

@@ -109,10 +109,23 @@ static const char *wanted_key(const struct rotation *r)
 	return r->to ? r->to : ruling->key;
 }
 
+/* For an id or an alias that has none of its own: the configured one, else that of the store's key. out holds 64. */
+static const char *wanted_region(const struct rotation *r, const struct kms_params *params, char *out)
+{
+	const char *region;
+	size_t n = rotate_region(descriptor_ruling_slot(&r->store->domain)->key, &region);
+
+	if (!r->to || strncmp(r->to, "arn:", 4) == 0)
+		return NULL;
+	(void)snprintf(out, 64, "%.*s", (int)(n < 63 ? n : 0), region);
+	return params->region ? params->region : *out ? out : NULL;
+}
+
 static int open_kms(struct rotation *r)
 {
 	struct kms_params params;
 	struct kms_err err;
+	char region[64];
 
 	if (cmd_kms_params(&params, &r->config, &err) != EXIT_OK)
 		return cmd_kms_failed("cannot use the key service", &err);
@@ -125,7 +138,7 @@ static int open_kms(struct rotation *r)
 	params.observe = gate_observe;
 	params.observer = r->gate;
 	params.key = wanted_key(r);
-	params.region = r->to && strncmp(r->to, "arn:", 4) != 0 ? params.region : NULL;
+	params.region = wanted_region(r, &params, region);
 	params.replicas = NULL; /* those of the old key */
 	params.failover = false;
 	params.max_connections = r->jobs;

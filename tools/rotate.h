@@ -33,7 +33,7 @@
 #define ROTATE_JOBS_MAX 512u
 #define ROTATE_LOCK     "rotate.lock"
 #define ROTATE_JOB_DIR  "jobs"
-#define ROTATE_FINDINGS 1000u
+#define ROTATE_FINDINGS 1000u /* kept for JSON */
 
 struct rotate_domain {
 	const struct descriptor_domain_line *line;
@@ -56,7 +56,7 @@ struct rotate_source {
 
 enum trouble {
 	TROUBLE_DAMAGED,
-	TROUBLE_REFUSED /* by the KMS: the blob is no good */,
+	TROUBLE_REFUSED, /* by the KMS: the blob is no good */
 	TROUBLE_UNKNOWN,
 	TROUBLE_FAILED
 };
@@ -143,6 +143,8 @@ bool rotate_lock_held(int meta_fd, char *who);
 
 /* Chooses domains, checks that the keys fit. */
 MUST_CHECK int rotate_plan(struct rotation *);
+/* Of an ARN: its length, 0 when there is none. */
+size_t rotate_region(const char *arn, const char **region);
 void rotate_plan_free(struct rotation *);
 struct rotate_domain *rotate_domain_of(const struct rotation *, const uint8_t id[static CONTEXT_ID]);
 /* The key a file is sealed under: NULL when it is none of those that may be asked. */
@@ -151,8 +153,7 @@ const struct rotate_source *rotate_source_named(const struct rotation *, const c
 
 /* ---- rotate_begin.c */
 
-/* Seals the slots of the domains that are to begin; nothing is written. Those that turn out to need nothing become
- * ROTATE_NOTHING. */
+/* Seals the slots of those that are to begin; nothing is written. What needs nothing becomes ROTATE_NOTHING. */
 MUST_CHECK int rotate_prepare(struct rotation *);
 /* Puts them into the descriptors. */
 MUST_CHECK int rotate_begin(struct rotation *);
@@ -162,8 +163,7 @@ MUST_CHECK int rotate_finish(struct rotation *);
 
 /* One pass. EXIT_OK also when files remain: see the pass. */
 MUST_CHECK int rotate_walk(struct rotation *, struct rotate_pass *);
-/* All passes, until nothing is left to do; then the old slots are emptied, and no file has been found that is not
- * done. */
+/* Passes until nothing is left to do; then the old slots are emptied, and every file was found done. */
 MUST_CHECK int rotate_files(struct rotation *);
 
 struct rotate_dir {

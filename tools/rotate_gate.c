@@ -174,17 +174,24 @@ static bool enter(struct gate *g)
 	return false;
 }
 
-#define HINT_DENIED                                                                               \
-	"the rotator needs kms:ReEncryptFrom on the old key and kms:ReEncryptTo on the new one: " \
-	"'byokfsctl policy --rotator ARN' prints its policy"
+/* What is not permitted is a denial, whether it worked before or not. */
+static bool is_denial(const struct kms_err *err)
+{
+	return err->status == KMS_DENIED || strcmp(err->code, "AccessDeniedException") == 0;
+}
 
 static void refuse(struct gate *g, const struct kms_err *err)
 {
 	char text[800];
 
 	kms_err_text(text, sizeof(text), err);
-	gate_stop(
-	    g, cmd_exit_kms(err->status), err->status == KMS_DENIED ? HINT_DENIED : cmd_kms_hint(err), "%s", text);
+	if (is_denial(err))
+		gate_stop(g, EXIT_DENIED,
+		    "are both keys enabled, and may the rotator use kms:ReEncryptFrom on the old one and "
+		    "kms:ReEncryptTo on the new one? 'byokfsctl policy --rotator ARN' prints its policy",
+		    "%s", text);
+	else
+		gate_stop(g, cmd_exit_kms(err->status), cmd_kms_hint(err), "%s", text);
 }
 
 /* True: once more. */

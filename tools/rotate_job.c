@@ -127,12 +127,14 @@ static int list_domains(struct rotation *r)
 
 int rotate_job_begin(struct rotation *r)
 {
+	struct timespec now;
 	struct kms_where at;
 	struct job *j = &r->job;
 
 	kms_where(r->kms, &at);
-	j->started = io_unix_time();
-	job_new_id(j->id, j->started);
+	(void)clock_gettime(CLOCK_REALTIME, &now);
+	j->started = now.tv_sec;
+	job_new_id(j->id, &now);
 	memcpy(j->store, r->store->desc.store, sizeof(j->store));
 	j->kind = r->domain[0].anew ? JOB_SAME_KEY : JOB_ROTATION;
 	j->live = r->live != NULL;

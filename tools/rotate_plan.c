@@ -149,8 +149,7 @@ static bool chosen(const struct rotation *r, const struct descriptor_domain *d)
 	return false;
 }
 
-/* "arn:PARTITION:kms:REGION:..." */
-static size_t region_of(const char *arn, const char **region)
+size_t rotate_region(const char *arn, const char **region)
 {
 	*region = "";
 	for (int i = 0; i < 3 && arn; i++) {
@@ -166,7 +165,7 @@ static size_t region_of(const char *arn, const char **region)
 static int check_regions(const struct rotation *r, const struct rotate_domain *d)
 {
 	const char *a, *b;
-	size_t n = region_of(d->from, &a), m = region_of(kms_key(r->kms), &b);
+	size_t n = rotate_region(d->from, &a), m = rotate_region(kms_key(r->kms), &b);
 
 	if (r->through_host || strcmp(kms_provider_name(r->kms), "aws") != 0 || (n == m && strncmp(a, b, n) == 0))
 		return EXIT_OK;

@@ -102,6 +102,9 @@ class Devkms:
     def fault(self, **what):
         self.http("POST", "/_devkms/fault", what)
 
+    def fault_list(self, faults):
+        self.http("POST", "/_devkms/fault", faults)
+
     def clear(self):
         self.http("DELETE", "/_devkms/fault")
 

@@ -16,7 +16,7 @@
 static void fill(struct job *j)
 {
 	memset(j, 0, sizeof(*j));
-	job_new_id(j->id, 1800000000);
+	job_new_id(j->id, &(struct timespec){ 1800000000, 999999999 });
 	memset(j->store, 0x5a, sizeof(j->store));
 	j->kind = JOB_SAME_KEY;
 	j->live = true;
@@ -71,9 +71,9 @@ static void ids(void **state)
 	char id[JOB_ID + 1];
 
 	(void)state;
-	job_new_id(id, 1800000000);
+	job_new_id(id, &(struct timespec){ 1800000000, 17 });
 	assert_int_equal(strlen(id), JOB_ID);
-	assert_memory_equal(id, "20270115T080000Z-", 17);
+	assert_string_equal(id, "20270115T080000Z-00000011");
 	assert_true(job_is_id(id));
 	assert_false(job_is_id(""));
 	assert_false(job_is_id("20270115T080000Z-0123456"));

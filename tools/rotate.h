@@ -87,7 +87,7 @@ struct rotation {
 	struct kms *kms; /* of the new key */
 	struct gate *gate;
 	/* planned: domains ascending by id */
-	char *configured, *leaving; /* the configuration's key, and --from, without aliases; or NULL */
+	char *configured, *previous, *leaving; /* kms.key, kms.previous, --from without aliases; or NULL */
 	struct rotate_domain *domain;
 	size_t n;
 	struct rotate_source *source;

@@ -24,6 +24,13 @@ static const char *configured_key(const struct config *c)
 	return p.key;
 }
 
+static const char *previous_key(const struct config *c)
+{
+	struct kms_params p;
+
+	return params_previous(&p, c, NULL, NULL) ? p.key : NULL;
+}
+
 /* An alias is what it stands for now, if the KMS tells. malloc'ed; NULL for none. */
 static char *resolve(const struct rotation *r, const char *key)
 {
@@ -38,7 +45,7 @@ static char *resolve(const struct rotation *r, const char *key)
 
 static bool named(const struct rotation *r, const char *key)
 {
-	const char *const names[] = { r->configured, r->leaving, kms_key(r->kms) };
+	const char *const names[] = { r->configured, r->previous, r->leaving, kms_key(r->kms) };
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
 		if (names[i] && same(r->kms, names[i], key))
@@ -298,6 +305,7 @@ int rotate_plan(struct rotation *r)
 	int code;
 
 	r->configured = resolve(r, configured_key(&r->config));
+	r->previous = resolve(r, previous_key(&r->config));
 	r->leaving = resolve(r, r->from);
 	code = load(r);
 	if (code != EXIT_OK)
@@ -312,6 +320,8 @@ int rotate_plan(struct rotation *r)
 	code = add_source(r, r->configured);
 	if (code == EXIT_OK)
 		code = add_source(r, r->leaving);
+	if (code == EXIT_OK)
+		code = add_source(r, r->previous);
 	return code == EXIT_OK ? add_source(r, kms_key(r->kms)) : code;
 }
 
@@ -326,5 +336,6 @@ void rotate_plan_free(struct rotation *r)
 	free(r->domain);
 	free(r->source);
 	free(r->configured);
+	free(r->previous);
 	free(r->leaving);
 }

@@ -9,7 +9,7 @@ struct crew {
 	void (*work)(void *arg, void *item, unsigned worker);
 	void *arg;
 	pthread_mutex_t lock; /* guards what follows */
-	pthread_cond_t filled, freed;
+	pthread_cond_t filled, freed, idle; /* freed: the queue is half empty again, so that nobody wakes for each item */
 	void **ring;
 	size_t room, head, n;
 	unsigned busy, workers;
@@ -36,12 +36,14 @@ static void *worker_main(void *arg)
 		c->head = (c->head + 1) % c->room;
 		c->n--;
 		c->busy++;
-		(void)pthread_cond_broadcast(&c->freed);
+		if (c->n == c->room / 2)
+			(void)pthread_cond_broadcast(&c->freed);
 		(void)pthread_mutex_unlock(&c->lock);
 		c->work(c->arg, item, self);
 		(void)pthread_mutex_lock(&c->lock);
 		c->busy--;
-		(void)pthread_cond_broadcast(&c->freed);
+		if (c->n == 0 && c->busy == 0)
+			(void)pthread_cond_broadcast(&c->idle);
 	}
 	(void)pthread_mutex_unlock(&c->lock);
 	return NULL;
@@ -59,6 +61,7 @@ int crew_open(struct crew **out, unsigned workers, size_t queue,
 	(void)pthread_mutex_init(&c->lock, NULL);
 	(void)pthread_cond_init(&c->filled, NULL);
 	(void)pthread_cond_init(&c->freed, NULL);
+	(void)pthread_cond_init(&c->idle, NULL);
 	c->ring = calloc(queue, sizeof(*c->ring));
 	c->thread = calloc(workers, sizeof(*c->thread));
 	if (!c->ring || !c->thread)
@@ -86,7 +89,7 @@ void crew_wait(struct crew *c)
 {
 	LOCK_SCOPE(&c->lock);
 	while (c->n > 0 || c->busy > 0)
-		(void)pthread_cond_wait(&c->freed, &c->lock);
+		(void)pthread_cond_wait(&c->idle, &c->lock);
 }
 
 void crew_close(struct crew *c)
@@ -101,6 +104,7 @@ void crew_close(struct crew *c)
 		(void)pthread_join(c->thread[i], NULL);
 	(void)pthread_cond_destroy(&c->filled);
 	(void)pthread_cond_destroy(&c->freed);
+	(void)pthread_cond_destroy(&c->idle);
 	(void)pthread_mutex_destroy(&c->lock);
 	free(c->ring);
 	free(c->thread);

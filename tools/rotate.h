@@ -175,8 +175,8 @@ struct rotate_dir {
 };
 struct rotate_item {
 	struct rotate_dir *dir;
+	struct rotate_item *next; /* handed out together */
 	ino_t ino;
-	uid_t uid;
 	char name[];
 };
 void rotate_item_free(struct rotate_item *);

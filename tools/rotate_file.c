@@ -317,11 +317,9 @@ static void work_on(struct task *t, enum class class)
 	}
 }
 
-void rotate_work(void *rotation, void *item, unsigned worker)
+static void work_one(struct rotation *r, struct rotate_worker *w, struct rotate_item *it)
 {
-	struct rotation *r = rotation;
-	struct rotate_item *it = item;
-	struct task t = { .r = r, .w = r->worker[worker], .it = it, .fd = -1 };
+	struct task t = { .r = r, .w = w, .it = it, .fd = -1 };
 	enum class class;
 
 	if (!gate_stopped(r->gate)) {
@@ -333,5 +331,16 @@ void rotate_work(void *rotation, void *item, unsigned worker)
 		atomic_fetch_add(&r->pass->todo, 1);
 	}
 	cleanup_fd(&t.fd);
-	rotate_item_free(it);
+}
+
+void rotate_work(void *rotation, void *item, unsigned worker)
+{
+	struct rotation *r = rotation;
+	struct rotate_item *it = item, *next;
+
+	for (; it; it = next) {
+		next = it->next;
+		work_one(r, r->worker[worker], it);
+		rotate_item_free(it);
+	}
 }

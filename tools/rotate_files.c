@@ -13,9 +13,13 @@
 #define PASSES_MAX 8u
 #define CLOCK_S    2 /* what a clock's step of the backing may hide */
 
+#define TOGETHER 32u
+
 struct sweep {
 	struct rotation *r;
 	struct rotate_dir *dir; /* the current one */
+	struct rotate_item *batch;
+	unsigned n;
 	int err;
 };
 
@@ -85,6 +89,14 @@ static bool is_reserved(const struct rotation *r, const char *name)
 	    strcmp(name + n - 2, ".n") == 0;
 }
 
+static void put_batch(struct sweep *s)
+{
+	if (s->batch)
+		crew_put(s->r->crew, s->batch);
+	s->batch = NULL;
+	s->n = 0;
+}
+
 static void hand_out(struct sweep *s, const char *name, const struct stat *st)
 {
 	size_t n = strlen(name) + 1;
@@ -98,7 +110,11 @@ static void hand_out(struct sweep *s, const char *name, const struct stat *st)
 	atomic_fetch_add(&s->dir->refs, 1);
 	it->ino = st->st_ino;
 	memcpy(it->name, name, n);
-	crew_put(s->r->crew, it);
+	it->next = s->batch;
+	s->batch = it;
+	/* Those that wait for the KMS go one by one. */
+	if (++s->n >= (s->r->pass->mode == ROTATE_SEAL ? 1 : TOGETHER))
+		put_batch(s);
 }
 
 static bool entry(void *arg, int dirfd, const char *path, const char *name, const struct stat *st)
@@ -142,6 +158,7 @@ int rotate_walk(struct rotation *r, struct rotate_pass *p)
 
 	r->pass = p;
 	ret = walk(r->store->fd, &ops);
+	put_batch(&s);
 	crew_wait(r->crew);
 	if (r->live)
 		live_flush(r->live);

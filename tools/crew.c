@@ -9,7 +9,8 @@ struct crew {
 	void (*work)(void *arg, void *item, unsigned worker);
 	void *arg;
 	pthread_mutex_t lock; /* guards what follows */
-	pthread_cond_t filled, freed, idle; /* freed: the queue is half empty again, so that nobody wakes for each item */
+	pthread_cond_t filled, idle;
+	pthread_cond_t freed; /* the queue is half empty again: nobody wakes for each item */
 	void **ring;
 	size_t room, head, n;
 	unsigned busy, workers;

@@ -25,7 +25,8 @@ struct reseal_done {
 /* Proves that the host may use the slot and that it holds this domain's secret, writes the descriptor, and has the
  * domain use the slot's key from now on, the one before besides. The domain must be open. Asks the KMS on this thread,
  * which is no FUSE worker, with the KMS's own deadlines. On failure nothing was written, unless it was writing that
- * failed. */
+ * failed. The slot that rules already, while a rotation is under way: nothing is written, the mount gets the key if it
+ * does not have it. */
 void reseal_begin(struct domain *, const struct reseal_wish *, struct reseal_done *);
 /* The end: the slot that does not rule goes. Needs no key. */
 void reseal_finish(struct domain *, uint64_t seq, struct reseal_done *);

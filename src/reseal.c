@@ -215,6 +215,38 @@ static bool stopped(struct turn *t, const struct reseal_wish *wish)
 	return wish->stop && atomic_load(wish->stop) && refuse(t, EXIT_FAILED, "the mount is ending");
 }
 
+/* The very slot that rules: a rotation begun before this mount goes on. */
+static bool goes_on(const struct turn *t, const struct descriptor_slot *fresh)
+{
+	const struct descriptor_slot *rules = descriptor_ruling_slot(t->desc);
+
+	return rules && descriptor_other_slot(t->desc) && same_key(t->kms, rules, fresh) &&
+	    rules->blob_len == fresh->blob_len && bytes_equal(rules->blob, fresh->blob, rules->blob_len);
+}
+
+/* Nothing is written; but the mount may not have the new key yet. */
+static void rejoin(struct turn *t)
+{
+	uint64_t seq = t->desc->seq;
+
+	t->out->generation = descriptor_ruling_slot(t->desc)->context;
+	if (t->own && !prove(t)) {
+		int r = domain_rekey(t->domain, t->desc, t->kms, true);
+
+		if (r)
+			(void)refuse(t, EXIT_FAILED, "the key is not in use: %s", strerror(-r));
+		else
+			tell(t->domain, "rotation goes on", NULL, kms_key(t->kms));
+		if (r == 0)
+			t->desc = NULL;
+		t->own = r != 0;
+	}
+	if (t->out->code)
+		return;
+	t->out->seq = seq;
+	(void)snprintf(t->out->message, sizeof(t->out->message), "begun");
+}
+
 void reseal_begin(struct domain *d, const struct reseal_wish *wish, struct reseal_done *out)
 {
 	struct turn t = { .domain = d, .out = out };
@@ -222,12 +254,14 @@ void reseal_begin(struct domain *d, const struct reseal_wish *wish, struct resea
 
 	memset(out, 0, sizeof(*out));
 	if (!take_descriptor(&t, wish->seq) && !must_be_open(&t) && !open_kms(&t, &wish->slot) &&
-	    !check_third(&t, &wish->slot)) {
+	    !goes_on(&t, &wish->slot) && !check_third(&t, &wish->slot)) {
 		const struct descriptor_slot *rules = descriptor_ruling_slot(t.desc);
 
 		from = rules ? strdup(rules->key) : NULL;
 	}
-	if (out->code == EXIT_OK && !stopped(&t, wish) && !place_slot(&t, wish) && !prove(&t) && !stopped(&t, wish) &&
+	if (out->code == EXIT_OK && goes_on(&t, &wish->slot))
+		rejoin(&t);
+	else if (out->code == EXIT_OK && !stopped(&t, wish) && !place_slot(&t, wish) && !prove(&t) && !stopped(&t, wish) &&
 	    !put_to_use(&t, true)) {
 		tell(d, "rotation begun", from ? from : "?", wish->slot.key);
 		(void)snprintf(out->message, sizeof(out->message), "begun");

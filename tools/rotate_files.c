@@ -183,7 +183,7 @@ static uint64_t moves_now(struct rotation *r)
 	uint64_t moves = 0;
 
 	if (r->live && live_moves(r->live, &moves) < 0)
-		gate_stop(r->gate, EXIT_FAILED, "is it still mounted? The same command goes on",
+		gate_stop(r->gate, EXIT_NO_MOUNT, "is it still mounted? The same command goes on",
 		    "the daemon of '%s' does not answer", live_mount(r->live));
 	return moves;
 }

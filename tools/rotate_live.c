@@ -257,7 +257,12 @@ int live_begin(struct rotation *r, struct rotate_domain *d, const struct descrip
 	code = call(r->live, begin_request(r, d, slot, context), what, &answer);
 	job = json_integer_value(json_object_get(answer, "job"));
 	json_decref(answer);
-	return code == EXIT_OK ? wait_result(r, job, what) : code;
+	if (code == EXIT_OK)
+		code = wait_result(r, job, what);
+	if (code == EXIT_DENIED)
+		cmd_hint("the mount's identity needs kms:Decrypt and kms:GenerateDataKey on the new key: 'byokfsctl policy "
+		         "--host ARN' prints its policy");
+	return code;
 }
 
 int live_finish(struct rotation *r, struct rotate_domain *d)

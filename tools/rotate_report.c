@@ -133,7 +133,7 @@ static void say_next(const struct rotation *r, int code)
 		return;
 	if (code == EXIT_OK || code == EXIT_DAMAGE)
 		(void)printf("next        set this as the key in the configuration: %s\n", kms_key(r->kms));
-	else if (r->n && r->domain[0].target)
+	else if (r->n && descriptor_other_slot(r->domain[0].desc))
 		(void)printf(
 		    "next        until the rotation is over a mount needs both: kms.key = %s, kms.previous = %s\n",
 		    kms_key(r->kms), r->domain[0].from);

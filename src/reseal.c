@@ -261,8 +261,8 @@ void reseal_begin(struct domain *d, const struct reseal_wish *wish, struct resea
 	}
 	if (out->code == EXIT_OK && goes_on(&t, &wish->slot))
 		rejoin(&t);
-	else if (out->code == EXIT_OK && !stopped(&t, wish) && !place_slot(&t, wish) && !prove(&t) && !stopped(&t, wish) &&
-	    !put_to_use(&t, true)) {
+	else if (out->code == EXIT_OK && !stopped(&t, wish) && !place_slot(&t, wish) && !prove(&t) &&
+	    !stopped(&t, wish) && !put_to_use(&t, true)) {
 		tell(d, "rotation begun", from ? from : "?", wish->slot.key);
 		(void)snprintf(out->message, sizeof(out->message), "begun");
 	}

@@ -260,8 +260,9 @@ int live_begin(struct rotation *r, struct rotate_domain *d, const struct descrip
 	if (code == EXIT_OK)
 		code = wait_result(r, job, what);
 	if (code == EXIT_DENIED)
-		cmd_hint("the mount's identity needs kms:Decrypt and kms:GenerateDataKey on the new key: 'byokfsctl policy "
-		         "--host ARN' prints its policy");
+		cmd_hint(
+		    "the mount's identity needs kms:Decrypt and kms:GenerateDataKey on the new key: 'byokfsctl policy "
+		    "--host ARN' prints its policy");
 	return code;
 }
 

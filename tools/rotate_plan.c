@@ -31,16 +31,31 @@ static const char *previous_key(const struct config *c)
 	return params_previous(&p, c, NULL, NULL) ? p.key : NULL;
 }
 
-/* An alias is what it stands for now, if the KMS tells. malloc'ed; NULL for none. */
+/* The full name, as descriptors have it: an alias is what it stands for now, if the KMS tells. malloc'ed; NULL for
+ * none.
+ */
 static char *resolve(const struct rotation *r, const char *key)
 {
-	struct kms_description d;
+	struct kms_params params;
+	struct kms *kms = NULL;
 	struct kms_err err;
-	bool alias = key && strcmp(kms_provider_name(r->kms), "aws") == 0 && !strstr(key, ":key/");
+	char *name;
 
-	if (alias && kms_describe(r->kms, key, kms_deadline(r->kms), &d, &err) == KMS_OK)
-		return strdup(d.arn);
-	return key ? strdup(key) : NULL;
+	if (!key)
+		return NULL;
+	params_kms(&params, &r->config, NULL);
+	params.key = key;
+	params.region = strncmp(key, "arn:", 4) == 0 ? NULL : params.region;
+	params.replicas = NULL;
+	params.failover = false;
+	params.observe = gate_observe;
+	params.observer = r->gate;
+	params.share = r->kms;
+	if (kms_open(&kms, &params, true, &err))
+		return strdup(key);
+	name = strdup(kms_key(kms));
+	kms_close(kms);
+	return name;
 }
 
 static bool named(const struct rotation *r, const char *key)

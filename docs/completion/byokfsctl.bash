@@ -8,7 +8,7 @@ _byokfsctl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]} words=
 	COMPREPLY=()
 	if ((COMP_CWORD == 1)); then
-		mapfile -t COMPREPLY < <(compgen -W 'init info test policy status lock unlock domain check keys audit import help version' -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W 'init info test policy status lock unlock domain check keys rotate history audit import help version' -- "$cur")
 		return
 	fi
 	case $prev in
@@ -29,14 +29,17 @@ _byokfsctl() {
 	policy)
 		words='-c -o --host --rotator --admin --no-root --external-id --account --key --only=key --only=host --only=rotator --only=trust --terraform'
 		;;
-	info | status) words=--json ;;
+	rotate)
+		words='-c -o --to --from --domain --jobs --rate --patience --dry-run --same-key --through-host --json'
+		;;
+	info | status | history) words=--json ;;
 	check) words='--data --repair -c -o --jobs --json' ;;
 	keys) words='--needs --key --alert --max-age --descriptors --instances --jobs -c -o --json' ;;
 	lock | unlock) words=--domain= ;;
 	domain) words='--key --seal=file --seal=domain --json' ;;
 	audit) words='--anchor= --json' ;;
 	import) words='-c -o --into= --jobs= --verify=copied --verify=full --verify=none --overwrite --json' ;;
-	help) words='init info test policy status lock unlock domain check keys audit import version byokfs.ini' ;;
+	help) words='init info test policy status lock unlock domain check keys rotate history audit import version byokfs.ini' ;;
 	esac
 	if [[ $verb == audit && $COMP_CWORD -eq 2 ]]; then
 		mapfile -t COMPREPLY < <(compgen -W verify -- "$cur")

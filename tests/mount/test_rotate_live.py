@@ -199,7 +199,7 @@ def test_the_host_proves_the_new_key(shop, kms):
 
 
 def test_killed_at_every_step(shop, kms):
-    m, k2 = shop(9), new_key(kms)
+    m, k2 = shop(4), new_key(kms)
     files = len(list(backing_files(m.cipher)))
     for n in (0, 1, 2, 5, files, files + 1, files + 2):
         to, other = (k2, m.key) if slots_of(m)[0] == m.key else (m.key, k2)

@@ -97,12 +97,12 @@ struct rotation {
 	struct rotate_worker **worker;
 	struct crew *crew;
 	struct progress progress;
-	_Atomic uint64_t resealed, cleared, troubles[4];
-	_Atomic uint64_t broken;      /* directories that could not be read */
+	_Atomic uint64_t resealed, cleared, troubles[4], broken; /* broken: directories that could not be read */
 	pthread_mutex_t trouble_lock; /* guards seen and findings */
 	void *seen;                   /* inodes that troubles were told of */
 	json_t *findings;
-	uint64_t counted_todo, counted_done, counted_wrapped, counted_files, counted_unborn, passes;
+	uint64_t counted_todo, counted_done, counted_wrapped;
+	_Atomic uint64_t counted_files, counted_unborn, passes;
 	uint64_t begun_ms, latency_ms;
 	struct job job;
 	pthread_mutex_t job_lock;

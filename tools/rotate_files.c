@@ -223,22 +223,38 @@ static int sync_store(struct rotation *r)
 	return EXIT_FAILED;
 }
 
-/* Empties the old slots. Every file is looked at once more: one that is not done sends the job back to sealing. */
-static int clear_all(struct rotation *r, bool *again)
+/* One pass that empties old slots. *again: it found a file that is not done. */
+static int clear_pass(struct rotation *r, struct rotate_pass *p, struct timespec *begun, bool *again)
 {
-	struct rotate_pass p = { .mode = ROTATE_CLEAR, .all = true };
-	int code = sync_store(r);
+	int code = rotate_job_write(r, begun);
 
 	if (code == EXIT_OK)
-		code = rotate_job_write(r, NULL);
-	if (code == EXIT_OK)
-		code = rotate_walk(r, &p);
+		code = rotate_walk(r, p);
 	r->passes++;
-	r->counted_files = p.files;
-	r->counted_unborn = p.unborn;
-	*again = p.todo > 0;
-	if (code == EXIT_OK && unfinished(r))
-		return EXIT_FAILED;
+	if (p->all) {
+		r->counted_files = p->files;
+		r->counted_unborn = p->unborn;
+	}
+	*again = p->todo > 0;
+	return code == EXIT_OK && unfinished(r) ? EXIT_FAILED : code;
+}
+
+/* Empties the old slots. Every file is looked at once more: one that is not done sends the job back to sealing. What
+ * moved meanwhile is looked for as in sealing. */
+static int clear_all(struct rotation *r, bool *again)
+{
+	struct timespec begun = { 0 };
+	int code = sync_store(r);
+	bool settled = false;
+
+	*again = false;
+	for (unsigned n = 0; code == EXIT_OK && !settled && !*again && n < PASSES_MAX; n++) {
+		struct rotate_pass p = { .mode = ROTATE_CLEAR, .all = n == 0, .since = begun };
+		uint64_t moves = moves_now(r), before = r->cleared;
+
+		code = clear_pass(r, &p, &begun, again);
+		settled = !r->live || (n > 0 && r->cleared == before && moves == moves_now(r));
+	}
 	return code == EXIT_OK ? sync_store(r) : code;
 }
 

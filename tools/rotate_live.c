@@ -39,6 +39,7 @@ struct live {
 	uint64_t first; /* when the oldest one came */
 	pthread_t sender;
 	bool started;
+	bool dead; /* the sender's own: the daemon failed once */
 };
 
 /* ---- finding it */
@@ -114,7 +115,7 @@ static int try_socket(struct live **out, const char *socket, const struct stat *
 
 int live_find(struct live **out, const struct stat *want)
 {
-	char dir[CTL_PATH], socket[CTL_PATH + NAME_MAX];
+	char dir[CTL_PATH], socket[CTL_PATH + NAME_MAX + 2];
 	int ret = ctl_directory(dir);
 	DIR *d = ret == 0 ? opendir(dir) : NULL;
 	const struct dirent *e;
@@ -328,6 +329,7 @@ static void send_slots(struct rotation *r, struct parcel *parcels, size_t n)
 	}
 	json_decref(answer);
 	if (code != EXIT_OK) {
+		r->live->dead = true;
 		atomic_fetch_add(&r->pass->todo, n);
 		gate_stop(r->gate, code, NULL, "the daemon of '%s' did not go on", r->live->mount);
 	}
@@ -335,7 +337,7 @@ static void send_slots(struct rotation *r, struct parcel *parcels, size_t n)
 
 static void send_batch(struct rotation *r, struct parcel *batch, size_t n)
 {
-	for (size_t at = 0, end; at < n; at = end) {
+	for (size_t at = 0, end; at < n && !r->live->dead; at = end) {
 		for (end = at + 1; end < n && bytes_equal(batch[end].domain, batch[at].domain, CONTEXT_ID); end++)
 			;
 		send_slots(r, batch + at, end - at);

@@ -57,13 +57,13 @@ def backing_files(cipher):
             yield File(path)
 
 
-def under(cipher, key, only=True):
-    """Are all files that the KMS seals under this key, and (only) under nothing else any more?"""
+def under(cipher, key):
+    """Are all files that the KMS seals under this key, and under nothing else any more? Tells the first that is not."""
     for f in backing_files(cipher):
         if not f.born or f.ruling.wrap == 2:
             continue
-        if f.ruling.key != key_hash(key) or (only and f.other.filled):
-            return False
+        assert f.ruling.key == key_hash(key), f"{f.path} is under another key"
+        assert not f.other.filled, f"{f.path} has kept its old slot"
     return True
 
 

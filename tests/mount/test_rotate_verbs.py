@@ -179,10 +179,12 @@ def test_begin_refuses(mount, devkms, second):
     refused(r, 1, "locked", slot=good)
     assert mount.ctl("unlock", mount.plain).returncode == 0
     assert r.begin(slot=good)["code"] == 0
-    # under way: no third key, nor the same step again
+    # under way: no third key, nor another slot; the very one that rules says that the rotation goes on
     third = Rotator(mount, devkms, new_key(devkms))
     refused(third, 9, "under way", slot={**good, "key": third.to})
     refused(r, 9, "begun already", slot=r.new_slot())
+    before = descriptors(mount)
+    assert r.begin(slot=good)["code"] == 0 and descriptors(mount) == before
     assert get(mount.path("f")) == b"x" and mount.state() == "open"
 
 

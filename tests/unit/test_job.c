@@ -145,6 +145,7 @@ static void hostile_text(void **state)
 	(void)state;
 	fill(&j);
 	assert_int_equal(job_print(&j, &text, &len), 0);
+	job_free(&j);
 	for (size_t at = 0; at < len - 69; at++) {
 		char was = text[at];
 

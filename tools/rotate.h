@@ -169,8 +169,6 @@ MUST_CHECK int rotate_files(struct rotation *);
 struct rotate_dir {
 	int fd;
 	_Atomic unsigned refs;
-	bool recent;
-	struct rotate_dir *up;
 	char path[];
 };
 struct rotate_item {

@@ -15,9 +15,12 @@
 
 #define TOGETHER 32u
 
+/* Entries come before subdirectories, and none of a directory after them: so the current one is enough. */
 struct sweep {
 	struct rotation *r;
-	struct rotate_dir *dir; /* the current one */
+	struct rotate_dir *dir;
+	bool *recent; /* of each directory on the way down */
+	size_t depth, room;
 	struct rotate_item *batch;
 	unsigned n;
 	int err;
@@ -44,38 +47,78 @@ static bool is_recent(const struct rotate_pass *p, const struct stat *st)
 	return p->all || st->st_ctim.tv_sec > p->since.tv_sec - CLOCK_S;
 }
 
-/* On failure the walk goes on without handing out files: see sweep.err. */
+static void put_batch(struct sweep *s)
+{
+	if (s->batch)
+		crew_put(s->r->crew, s->batch);
+	s->batch = NULL;
+	s->n = 0;
+}
+
+/* A handful is of one directory: so no more of them are open than there are handfuls. */
+static void end_dir(struct sweep *s)
+{
+	put_batch(s);
+	dir_put(steal_ptr(&s->dir));
+}
+
+static int push(struct sweep *s, const struct stat *st)
+{
+	if (s->depth == s->room) {
+		size_t room = 2 * s->room + 32;
+		bool *more = realloc(s->recent, room * sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		s->recent = more;
+		s->room = room;
+	}
+	s->recent[s->depth] = is_recent(s->r->pass, st) || (s->depth && s->recent[s->depth - 1]);
+	s->depth++;
+	return 0;
+}
+
+static int begin_dir(struct sweep *s, int dirfd, const char *path)
+{
+	size_t n = strlen(path) + 1;
+	struct rotate_dir *d = calloc(1, sizeof(*d) + n);
+
+	if (!d)
+		return -ENOMEM;
+	d->fd = fcntl(dirfd, F_DUPFD_CLOEXEC, 0);
+	if (d->fd < 0) {
+		int ret = -errno;
+
+		free(d);
+		return ret;
+	}
+	atomic_store(&d->refs, 1);
+	memcpy(d->path, path, n);
+	s->dir = d;
+	return 0;
+}
+
+/* On failure the walk goes on without handing out files. */
 static void enter(void *arg, int dirfd, const char *path, const struct stat *st)
 {
 	struct sweep *s = arg;
-	struct rotate_dir *d = calloc(1, sizeof(*d) + strlen(path) + 1);
-	int fd = fcntl(dirfd, F_DUPFD_CLOEXEC, 0);
 
-	if (!d || fd < 0) {
-		s->err = d ? -errno : -ENOMEM;
-		if (fd >= 0)
-			(void)close(fd);
-		free(d);
+	end_dir(s);
+	if (s->err == 0)
+		s->err = push(s, st);
+	if (s->err == 0)
+		s->err = begin_dir(s, dirfd, path);
+	if (s->err)
 		gate_stop(s->r->gate, EXIT_FAILED, NULL, "cannot go into '%s': %s", path, strerror(-s->err));
-		return;
-	}
-	d->fd = fd;
-	atomic_store(&d->refs, 1);
-	d->recent = is_recent(s->r->pass, st) || (s->dir && s->dir->recent);
-	memcpy(d->path, path, strlen(path) + 1);
-	d->up = s->dir;
-	s->dir = d;
 }
 
 static void leave(void *arg)
 {
 	struct sweep *s = arg;
-	struct rotate_dir *d = s->dir;
 
-	if (s->err || !d)
-		return;
-	s->dir = d->up;
-	dir_put(d);
+	end_dir(s);
+	if (s->depth)
+		s->depth--;
 }
 
 /* Second halves of long names are files too, but not ours to open. */
@@ -87,14 +130,6 @@ static bool is_reserved(const struct rotation *r, const char *name)
 		return true;
 	return r->store->desc.names != NAME_PLAIN && n > 4 && strncmp(name, "L.", 2) == 0 &&
 	    strcmp(name + n - 2, ".n") == 0;
-}
-
-static void put_batch(struct sweep *s)
-{
-	if (s->batch)
-		crew_put(s->r->crew, s->batch);
-	s->batch = NULL;
-	s->n = 0;
 }
 
 static void hand_out(struct sweep *s, const char *name, const struct stat *st)
@@ -127,7 +162,7 @@ static bool entry(void *arg, int dirfd, const char *path, const char *name, cons
 	if (S_ISDIR(st->st_mode))
 		return strcmp(path, ".") != 0 || strcmp(name, "lost+found") != 0 ||
 		    s->r->store->desc.names == NAME_PLAIN;
-	if (S_ISREG(st->st_mode) && (s->dir->recent || is_recent(s->r->pass, st)))
+	if (S_ISREG(st->st_mode) && s->dir && (s->recent[s->depth - 1] || is_recent(s->r->pass, st)))
 		hand_out(s, name, st);
 	return false;
 }
@@ -158,16 +193,11 @@ int rotate_walk(struct rotation *r, struct rotate_pass *p)
 
 	r->pass = p;
 	ret = walk(r->store->fd, &ops);
-	put_batch(&s);
+	end_dir(&s);
 	crew_wait(r->crew);
 	if (r->live)
 		live_flush(r->live);
-	while (s.dir) { /* the walk ended early */
-		struct rotate_dir *up = s.dir->up;
-
-		dir_put(s.dir);
-		s.dir = up;
-	}
+	free(s.recent);
 	if (ret < 0 && !(r->live && ret == -ESTALE))
 		gate_stop(r->gate, EXIT_FAILED, NULL, "the walk over the store ended early: %s", strerror(-ret));
 	if (ret == -ESTALE)

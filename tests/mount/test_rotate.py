@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conftest import Devkms, wait_until
+from conftest import CTL, Devkms, wait_until
 from programs import ALREADY, CONFIG, DAMAGE, DENIED, NOT_A_STORE, UNREACHABLE, USAGE, Ran, said
 from rotation import (Content, backing_files, end, history, key_hash, killed_after, new_key, new_material, reencrypts, rotate,
                       slots_of, start_rotate, tree_hash, under, with_key)
@@ -73,6 +73,22 @@ def test_every_key_goes(shop, kms, init):
     opens_under(m, k2)
     kms.enable(k1)
     said(Ran(rotate(m, "--to", k2)), ALREADY, "already")
+
+
+def test_many_directories_and_few_descriptors(shop, kms):
+    """A wide tree and a deep one, with 300 descriptors at most."""
+    m, k2 = shop(4), new_key(kms)
+    m.mount()
+    for i in range(300):
+        m.content.write(m, f"wide/{i}/f", 3)
+    m.content.write(m, "deep/" + "d/" * 330 + "f", 3)
+    m.umount()
+    p = subprocess.run(["prlimit", "--nofile=300:300", CTL, "rotate", "-c", m.ini, "--to", k2, m.cipher], env=m.environment(),
+                       capture_output=True, text=True, timeout=120)
+    assert p.returncode == 0, p.stderr
+    assert slots_of(m) == [k2] and under(m.cipher, k2)
+    kms.disable(m.key)
+    opens_under(m, k2)  # paths in the store are longer than PATH_MAX there
 
 
 def test_alias_is_pinned(shop, kms):

@@ -27,11 +27,11 @@ struct gate {
 	atomic_bool stopped;
 };
 
-static volatile sig_atomic_t caught;
+static atomic_int caught; /* lock-free: a handler may */
 
 static void on_signal(int sig)
 {
-	caught = sig;
+	atomic_store(&caught, sig);
 }
 
 /* A second one kills: the handler is gone then. */
@@ -121,7 +121,7 @@ void gate_stop(struct gate *g, int code, const char *hint, const char *fmt, ...)
 
 bool gate_stopped(struct gate *g)
 {
-	if (caught && !atomic_load(&g->stopped)) {
+	if (atomic_load(&caught) && !atomic_load(&g->stopped)) {
 		LOCK_SCOPE(&g->lock);
 		if (!g->code) {
 			(void)snprintf(g->why, sizeof(g->why), "stopped by a signal");

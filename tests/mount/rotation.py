@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import stat
 import struct
 import subprocess
 import time
@@ -31,8 +32,8 @@ class Slot:
 class File:
     """A backing file's page 0: its ruling slot, and the other one."""
 
-    def __init__(self, path):
-        with open(path, "rb") as f:
+    def __init__(self, path, name, dir_fd):
+        with open(name, "rb", opener=lambda n, flags: os.open(n, flags, dir_fd=dir_fd)) as f:
             page = f.read(4096)
         self.path, self.born = path, len(page) == 4096 and any(page)
         page = page.ljust(4096, b"\0")
@@ -45,16 +46,16 @@ class File:
 def backing_files(cipher):
     """Every backing file once, whatever its names."""
     seen = set()
-    for parent, dirs, names in os.walk(cipher):
+    for parent, dirs, names, fd in os.fwalk(cipher):  # by descriptors: paths may be longer than PATH_MAX
         dirs[:] = [d for d in dirs if not d.startswith(".byokfs")]
         for name in names:
             path = os.path.join(parent, name)
-            st = os.lstat(path)
-            if name.startswith(".byokfs") or (name.startswith("L.") and name.endswith(".n")) or not os.path.isfile(path) or \
-                    os.path.islink(path) or st.st_ino in seen:
+            st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if name.startswith(".byokfs") or (name.startswith("L.") and name.endswith(".n")) or not stat.S_ISREG(st.st_mode) or \
+                    st.st_ino in seen:
                 continue
             seen.add(st.st_ino)
-            yield File(path)
+            yield File(path, name, fd)
 
 
 def under(cipher, key):

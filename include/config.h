@@ -1,7 +1,7 @@
 /* config.h — byokfs.ini and `-o section.key=value` in one table: parse, check, defaults (byokfs.ini(5)).
  *
  * Unknown section or key, duplicate, value out of range, over-long line: an error naming file, line and key. Durations
- * take ms, s, m, h; a list may go on on indented lines. Keys of later versions are refused as such. No
+ * take ms, s, m, h; a list may go on on indented lines. Choices of later versions are refused as such. No
  * other layer includes this header: main and the tools hand each module its own parameters. */
 #ifndef BYOKFS_CONFIG_H
 #define BYOKFS_CONFIG_H
@@ -43,7 +43,8 @@ struct config {
 		bool allow_unlocked;
 	} cache;
 	struct {
-		bool writeback, torn_ok, commit_strict, locked_start;
+		bool writeback, torn_ok, commit_strict, locked_start, shared;
+		bool writeback_set; /* not by default */
 		uint32_t readahead_kib, threads, max_background;
 		uint32_t attr_timeout_ms; /* 0 in the ini = the lease; config_check() sets and caps it */
 		char *transport;          /* "fuse" */

@@ -9,6 +9,10 @@
  * only what cannot go on without a flush (dclock + W reached, an inline file becoming paged, repair of the end, growth
  * over a pending drop, more than 2048 nodes with work left) flushes inside.
  *
+ * Shared mode (12): each change locks the backing file (an OFD lock on byte 2^62), takes in what others wrote, and is
+ * flushed before the lock goes, so nothing is ever dirty between calls. A lock not had within FILE_LOCK_MS is -EIO, and
+ * logged. Readers lock only when what they see does not fit together.
+ *
  * Sizes and offsets are plaintext bytes. Errors are -errno: -EIO for anything that does not authenticate (logged once,
  * with the unit), -EFBIG beyond LAYOUT_SIZE_MAX, else the backing's own (ENOSPC, EDQUOT, EROFS). */
 #ifndef BYOKFS_FILE_H
@@ -24,6 +28,11 @@
 
 struct file;
 
+/* Bytes of a backing file that hosts lock: those of applications are below. */
+#define FILE_LOCK_SECTION (1ull << 62)
+#define FILE_LOCK_FLOCK   (FILE_LOCK_SECTION + 1)
+#define FILE_LOCK_MS      5000u
+
 /* The key of the moment; borrowed for the call. */
 struct file_key {
 	const struct file_keys *keys;
@@ -33,6 +42,7 @@ struct file_key {
 struct file_params {
 	bool readonly;      /* never writes, not even hints */
 	bool commit_strict; /* format.md 5.3 */
+	bool shared;        /* other hosts may write the file (12): every change is a section, see file_shared.c */
 	/* Names the file in log lines (cipher path, plain path if known); called rarely, on errors only, with this
 	 * file's locks held: it must not call back. May be NULL. */
 	void (*describe)(void *arg, char *out, size_t size);
@@ -81,12 +91,22 @@ MUST_CHECK ssize_t file_read(struct file *, const struct file_key *, void *buf, 
 /* Writes all n bytes or returns -errno (earlier bytes of the request may have been written, as POSIX allows; no byte
  * outside it changed). */
 MUST_CHECK int file_write(struct file *, const struct file_key *, const void *buf, size_t n, uint64_t off);
+/* The same at the end of the file, wherever that is by now: in shared mode records of several hosts stay whole. */
+MUST_CHECK int file_append(struct file *, const struct file_key *, const void *buf, size_t n);
 /* Sets the size; both directions. */
 MUST_CHECK int file_truncate(struct file *, const struct file_key *, uint64_t size);
 /* fallocate(2): mode as there (0, KEEP_SIZE, PUNCH_HOLE|KEEP_SIZE, ZERO_RANGE[|KEEP_SIZE]); others -EOPNOTSUPP. */
 MUST_CHECK int file_allocate(struct file *, const struct file_key *, int mode, uint64_t off, uint64_t len);
 /* SEEK_DATA or SEEK_HOLE; offset or -ENXIO. */
 MUST_CHECK int64_t file_seek(struct file *, const struct file_key *, uint64_t off, int whence);
+
+/* Shared mode, for work on a backing file that is no file yet: its lock, without a wait (-EAGAIN), and back. */
+MUST_CHECK int file_guard(int fd);
+void file_unguard(int fd);
+/* Shared mode: takes in what other hosts wrote since. Else nothing. */
+MUST_CHECK int file_refresh(struct file *, const struct file_key *);
+/* Number of the page 0 that memory is of; any time. Every change raises it. */
+uint64_t file_seq(const struct file *);
 
 /* futimens(2), in order with what the module itself does to the times. Needs no key. */
 MUST_CHECK int file_set_times(struct file *, const struct timespec times[2]);

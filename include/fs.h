@@ -25,13 +25,12 @@
 struct audit;
 struct states;
 struct keyahead;
-
-/* Asynchronous requests of the kernel with several domains, at least. */
-#define FS_BACKGROUND 1024u
+struct locks;
 
 struct fs_params {
-	double timeout; /* seconds the kernel may keep attributes and entries; at most the lease */
-	bool readonly;  /* the mount */
+	double timeout; /* seconds the kernel may keep attributes; at most the lease */
+	double entry_timeout;
+	bool readonly, shared; /* the mount; other hosts have one too */
 	bool noatime;   /* reading moves no access time */
 	bool writeback;
 	bool commit_strict;
@@ -50,6 +49,7 @@ struct fs {
 	struct states *states;
 	struct audit *audit;       /* NULL: none is kept */
 	struct keyahead *keyahead; /* NULL: none */
+	struct locks *locks;       /* applications' locks between hosts; NULL: the kernel does them alone */
 	pthread_mutex_t dirs_lock;
 	struct dirhandle *dirs; /* open directory handles, for the wipe */
 	atomic_bool planting; /* a directory is closed: it becomes a key domain's root */

@@ -53,6 +53,7 @@ struct inode {
 	bool no_acl;    /* known to have no default ACL */
 	bool unflushed; /* created here and never flushed: fsync of its directory must */
 	bool have_dirid;
+	uint64_t seen;      /* shared mode: page 0's number when the kernel's pages were dropped last */
 	uint64_t told;      /* size the kernel believes in while no file state is loaded (valid: have_told) */
 	uint8_t fileid[16]; /* object id for xattrs */
 	uint8_t dirid[16];  /* written once, under both locks */
@@ -77,6 +78,7 @@ struct inode_params {
 	int root_fd;
 	size_t max_fds;  /* directory descriptors kept, e.g. a quarter of RLIMIT_NOFILE */
 	bool force_path; /* tests: O_PATH descriptors instead of handles */
+	bool shared;     /* others may remove what we know: that is -ESTALE, not -EIO */
 };
 
 MUST_CHECK int inode_table_open(struct inode_table **out, const struct inode_params *);
@@ -108,7 +110,7 @@ void inode_removed(struct inode *, int *fd);
 /* A new descriptor of the object with these open(2) flags (O_CLOEXEC is added; O_NOFOLLOW semantics kept: the type must
  * be the one looked up, else -EIO). O_PATH works for every type, other flags for regular files and directories (-ELOOP,
  * -ENXIO). No O_CREAT, O_TRUNC. O_NOATIME is added where allowed. -EIO also when it vanished from the store, -ESTALE
- * when we removed it. */
+ * when we removed it, or others may have. */
 MUST_CHECK int inode_open(struct inode_table *, struct inode *, int flags);
 /* lstat of the object. */
 MUST_CHECK int inode_stat(struct inode_table *, struct inode *, struct stat *);

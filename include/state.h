@@ -30,6 +30,8 @@ void state_unpin(struct fs *, struct inode *);
 /* Drops the state when nobody needs it: closed, and nothing pending or no name left. Without locks, with a ref on the
  * inode. */
 void state_settle(struct fs *, struct inode *);
+/* No name leads to the file any more, here or on another host: nothing has to be written. */
+bool state_gone(const struct file *);
 /* The file changed: have the syncer look at it. */
 void state_changed(struct fs *, struct inode *);
 /* Flushes every dirty state of the domain with the keys that are at hand (lock): number of files that could not be. */

@@ -15,7 +15,8 @@
 #include "kdf.h"
 #include "name.h"
 
-#define STORE_WHY 400u
+#define STORE_WHY   400u
+#define STORE_STALE 16u
 
 struct store {
 	char *path;  /* as given, absolute */
@@ -25,16 +26,20 @@ struct store {
 	struct descriptor_domain domain; /* domain 0 */
 	struct context_ids ids;          /* of domain 0 */
 	bool readonly;
+	bool shared; /* other hosts may have it mounted too */
 	/* private: lock, marker, in-doubt window [doubt_from, start], open-ended when doubt_live */
 	int lock_fd, marker_fd;
 	char marker[40];
 	_Atomic bool doubt, doubt_all;
 	bool doubt_live;
+	char stale[STORE_STALE][40]; /* shared: markers that this mount's sweep answers for */
+	unsigned nstale;
 	struct timespec doubt_from, start;
 };
 
 struct store_options {
 	bool readonly;
+	bool shared;  /* with other mounts that say so too; exclusive ones and tools are kept out */
 	bool torn_ok; /* accept a backing with blocks under 4096 bytes */
 };
 
@@ -60,6 +65,8 @@ MUST_CHECK int store_mark(struct store *, char *why);
 /* Orderly end: everything was flushed and hints are set: syncfs, remove marker. clean = false leaves it. Then frees. */
 void store_close(struct store *, bool clean);
 
+/* Did an earlier mount leave sizes that somebody should look at? */
+bool store_wants_sweep(const struct store *);
 /* Must stat of this regular backing file be answered from page 0 instead of the hint? (format.md 6, "in doubt") */
 bool store_in_doubt(const struct store *, const struct stat *);
 /* After every file was visited: forgets stale markers. */

@@ -13,6 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define SHARED_ATTR_MS 1000u /* what an open file's attributes may be behind other hosts */
+
 struct reading {
 	struct config *config;
 	FILE *file;
@@ -258,6 +260,15 @@ int config_check(struct config *c, char *why)
 		c->kms.request_timeout_ms = c->cache.lease_ms; /* a later answer could renew nothing */
 	if (c->kms.connect_timeout_ms > c->kms.request_timeout_ms)
 		c->kms.connect_timeout_ms = c->kms.request_timeout_ms;
+	if (c->mount.shared) {
+		if (c->mount.writeback_set && c->mount.writeback)
+			return config_fail(why, -EINVAL,
+			    "'writeback' in [mount] cannot be on with 'shared': other hosts would not see what the "
+			    "kernel collects");
+		c->mount.writeback = false;
+		if (c->mount.attr_timeout_ms == 0 || c->mount.attr_timeout_ms > SHARED_ATTR_MS)
+			c->mount.attr_timeout_ms = SHARED_ATTR_MS;
+	}
 	if (c->mount.attr_timeout_ms == 0 || c->mount.attr_timeout_ms > c->cache.lease_ms)
 		c->mount.attr_timeout_ms = c->cache.lease_ms;
 	if (c->kms.proxy && strcmp(c->kms.proxy, "none") == 0)

@@ -120,6 +120,8 @@ static const struct key keys[] = {
 	    "go on where keys cannot be locked into memory (they may reach the swap)" },
 	{ "mount", "writeback", FLAG, AT(mount.writeback), 0, 0, "on", "", "off|on", NULL,
 	    "the kernel collects writes; off: every write(2) reports its own error" },
+	{ "mount", "shared", FLAG, AT(mount.shared), 0, 0, "no", "", "no|yes", NULL,
+	    "other hosts mount the store too, all with 'yes'; every write is flushed, writeback is off" },
 	{ "mount", "commit", FLAG, AT(mount.commit_strict), 0, 0, "normal", "", "normal|strict", NULL,
 	    "strict: fsync also records versions up to the root (2 to 5 flushes instead of 1)" },
 	{ "mount", "torn_ok", FLAG, AT(mount.torn_ok), 0, 0, "no", "", "no|yes", NULL,
@@ -155,9 +157,6 @@ static const struct key keys[] = {
 };
 #define NKEYS (sizeof(keys) / sizeof(keys[0]))
 _Static_assert(NKEYS <= CONFIG_KEYS, "raise CONFIG_KEYS");
-
-/* What product and documents name but this version cannot do: "section.*" or "section.key". */
-static const char *const later[] = { "mount.shared" };
 
 int config_fail(char *why, int err, const char *fmt, ...)
 {
@@ -334,6 +333,7 @@ int config_key_set(struct config *c, size_t number, const char *value, char *why
 	case NUMBER:
 		return set_number(k, field, value, why);
 	case FLAG:
+		c->mount.writeback_set |= field == &c->mount.writeback;
 		return set_flag(k, field, value, why);
 	default:
 		return set_text(k, field, value, why);
@@ -360,19 +360,6 @@ static bool is_text(const struct key *k)
 	return k->kind <= LIST;
 }
 
-static bool is_later(const char *section, const char *name)
-{
-	for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++) {
-		const char *dot = strchr(later[i], '.');
-		size_t n = (size_t)(dot - later[i]);
-
-		if (strlen(section) == n && strncmp(later[i], section, n) == 0 &&
-		    (strcmp(dot + 1, "*") == 0 || strcmp(dot + 1, name) == 0))
-			return true;
-	}
-	return false;
-}
-
 int config_key_find(const char *section, const char *name, size_t *number, char *why)
 {
 	bool known = false;
@@ -386,8 +373,6 @@ int config_key_find(const char *section, const char *name, size_t *number, char 
 			return 0;
 		}
 	}
-	if (is_later(section, name))
-		return config_fail(why, -ENOTSUP, "'%.40s' in [%.40s] is not supported by this version", name, section);
 	if (!*section)
 		return config_fail(why, -EINVAL, "'%.40s' stands before the first [section]", name);
 	if (!known)
@@ -403,6 +388,7 @@ void config_init(struct config *c)
 	for (size_t i = 0; i < NKEYS; i++)
 		if (config_key_set(c, i, keys[i].preset, why) < 0)
 			continue; /* no memory: config_check() sees the empty text */
+	c->mount.writeback_set = false;
 }
 
 void config_free(struct config *c)

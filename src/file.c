@@ -19,6 +19,8 @@ int file_damaged(const struct file *f, enum unit_type type, uint64_t index, cons
 	const char *kind = type == UNIT_DATA ? "data" : type == UNIT_GROUP ? "group" : type == UNIT_L1 ? "L1" : "L2";
 	char name[800] = "a file";
 
+	if (file_tentative(f))
+		return -EIO;
 	if (f->params.damaged) {
 		f->params.damaged(f->params.arg, type, index, reason);
 		return -EIO;
@@ -50,7 +52,7 @@ int file_new_page(uint8_t page[static LAYOUT_PAGE], const struct header_ident *i
 	return rc;
 }
 
-static int read_page0(int fd, uint8_t page[static LAYOUT_PAGE])
+int file_read_page0(int fd, uint8_t page[static LAYOUT_PAGE])
 {
 	ssize_t got = file_io->read(fd, page, LAYOUT_PAGE, 0);
 
@@ -62,7 +64,7 @@ static int read_page0(int fd, uint8_t page[static LAYOUT_PAGE])
 int file_peek(int fd, struct header_ident *ident, struct header_slot *slot)
 {
 	uint8_t page[LAYOUT_PAGE];
-	int rc = read_page0(fd, page);
+	int rc = file_read_page0(fd, page);
 
 	if (rc == 0)
 		rc = header_ident(page, ident);
@@ -85,7 +87,7 @@ int file_peek_other(int fd, const struct header_ident *ident, struct header_slot
 	uint8_t page[LAYOUT_PAGE];
 	int which;
 
-	if (read_page0(fd, page) || header_ident(page, &now) || !same_ident(&now, ident))
+	if (file_read_page0(fd, page) || header_ident(page, &now) || !same_ident(&now, ident))
 		return -ENODATA;
 	which = header_ruling_slot(page, &ruling);
 	return which < 0 || header_slot(page, !which, slot) ? -ENODATA : 0;
@@ -105,7 +107,8 @@ static int check_ident(struct file *f, const struct file_key *key, const uint8_t
 	if (ident.suite != b->suite || !bytes_equal(ident.store, b->store, CONTEXT_ID) ||
 	    !bytes_equal(ident.file, b->file, CONTEXT_ID) || header_verify_ident(page, key->keys) != 0)
 		return file_damaged(f, UNIT_ROOT, 0, "the key is not this file's, or its identity was altered");
-	f->ident = ident;
+	if (first) /* it is read without a lock from then on */
+		f->ident = ident;
 	return 0;
 }
 
@@ -127,8 +130,8 @@ static int open_root(struct file *f, const struct file_key *key, const uint8_t *
 	return 0;
 }
 
-/* Takes page 0 into memory: at the beginning of a tenure, and again after a wipe. */
-static int load(struct file *f, const struct file_key *key, const uint8_t *page)
+/* At the beginning of a tenure, and again after a wipe. */
+int file_load(struct file *f, const struct file_key *key, const uint8_t page[static LAYOUT_PAGE])
 {
 	struct header_state st;
 	int rc = check_ident(f, key, page);
@@ -165,11 +168,11 @@ static int load(struct file *f, const struct file_key *key, const uint8_t *page)
 static int load_from_disk(struct file *f, const struct file_key *key)
 {
 	uint8_t page[LAYOUT_PAGE];
-	int rc = read_page0(f->fd, page);
+	int rc = file_read_page0(f->fd, page);
 
 	if (rc == -ENODATA)
 		return file_damaged(f, UNIT_ROOT, 0, "it is cut short");
-	return rc == 0 ? load(f, key, page) : rc;
+	return rc == 0 ? file_load(f, key, page) : rc;
 }
 
 static int lock_init(struct file *f)
@@ -235,7 +238,7 @@ int file_new(struct file **out, int fd, const uint8_t page[static LAYOUT_PAGE], 
 
 	if (rc != 0)
 		return rc;
-	rc = load(f, key, page);
+	rc = file_load(f, key, page);
 	if (rc != 0) {
 		f->fd = -1;
 		file_close(f);
@@ -270,10 +273,15 @@ static int open_state(struct file **out, int fd, const struct file_key *key, con
 	if (rc != 0)
 		return rc;
 	f->mending = mending;
-	rc = file_lock_quiet(f, key);
-	if (rc == 0) {
-		rc = check_hint(f, hint_wrong);
-		file_unlock(f);
+	*hint_wrong = false;
+	if (params->shared) { /* a hint may be another host's work in progress */
+		rc = file_refresh(f, key);
+	} else {
+		rc = file_lock_quiet(f, key);
+		if (rc == 0) {
+			rc = check_hint(f, hint_wrong);
+			file_unlock(f);
+		}
 	}
 	if (rc != 0) {
 		f->fd = -1;
@@ -335,6 +343,11 @@ const struct header_ident *file_ident(const struct file *f)
 	return &f->ident;
 }
 
+uint64_t file_seq(const struct file *f)
+{
+	return f->pub_seq;
+}
+
 uint64_t file_size(const struct file *f)
 {
 	return f->pub_size;
@@ -355,16 +368,28 @@ bool file_fresh(const struct file *f)
 	return f->pub_fresh;
 }
 
-int file_lock(struct file *f, const struct file_key *key)
+static int lock_for(struct file *f, const struct file_key *key, int type)
 {
 	int rc = 0;
 
 	(void)pthread_rwlock_wrlock(&f->content);
-	if (!f->loaded)
+	if (f->params.shared)
+		rc = file_section_begin(f, key, type);
+	else if (!f->loaded)
 		rc = load_from_disk(f, key);
 	if (rc != 0)
 		(void)pthread_rwlock_unlock(&f->content);
 	return rc;
+}
+
+int file_lock(struct file *f, const struct file_key *key)
+{
+	return lock_for(f, key, f->params.readonly ? F_RDLCK : F_WRLCK);
+}
+
+int file_lock_reading(struct file *f, const struct file_key *key)
+{
+	return lock_for(f, key, F_RDLCK);
 }
 
 int file_lock_quiet(struct file *f, const struct file_key *key)
@@ -383,6 +408,8 @@ void file_unlock(struct file *f)
 	if (rc != 0)
 		log_warn("cannot put back the modification time of a backing file: %s", strerror(-rc));
 	f->keep_times = f->times_saved = false;
+	if (f->held)
+		file_section_unlock(f);
 	file_trim(f);
 	file_publish(f);
 	(void)pthread_rwlock_unlock(&f->content);
@@ -396,27 +423,6 @@ int file_set_times(struct file *f, const struct timespec times[2])
 	rc = futimens(f->fd, times) == 0 ? 0 : -errno;
 	(void)pthread_rwlock_unlock(&f->content);
 	return rc;
-}
-
-int file_lock_shared(struct file *f, const struct file_key *key)
-{
-	for (;;) {
-		int rc;
-
-		(void)pthread_rwlock_rdlock(&f->content);
-		if (f->loaded)
-			return 0;
-		(void)pthread_rwlock_unlock(&f->content);
-		rc = file_lock(f, key);
-		if (rc != 0)
-			return rc;
-		file_unlock(f);
-	}
-}
-
-void file_unlock_shared(struct file *f)
-{
-	(void)pthread_rwlock_unlock(&f->content);
 }
 
 /* Text goes; entries stay, so that a rollback while locked is noticed. */

@@ -196,7 +196,7 @@ int file_flush(struct file *f, const struct file_key *key, bool hint)
 {
 	int rc;
 
-	if (f->params.readonly)
+	if (f->params.readonly || (f->params.shared && !hint))
 		return 0;
 	rc = file_lock_quiet(f, key);
 	if (rc != 0)
@@ -204,8 +204,7 @@ int file_flush(struct file *f, const struct file_key *key, bool hint)
 	rc = file_commit(f, key, false);
 	if (rc == 0 && hint)
 		rc = file_hint(f);
-	file_unlock(f);
-	return rc;
+	return file_end(f, key, rc);
 }
 
 /* One flush without the lock; it is held before and after. */
@@ -233,6 +232,8 @@ int file_fsync(struct file *f, const struct file_key *key)
 
 	if (f->params.readonly)
 		return 0;
+	if (f->params.shared)
+		return file_fsync_shared(f);
 	rc = file_lock_quiet(f, key);
 	if (rc != 0)
 		return rc;
@@ -250,8 +251,14 @@ int file_fsync(struct file *f, const struct file_key *key)
 
 int file_promote_begin(struct file *f, const struct file_key *key, uint64_t *mark)
 {
-	int rc = f->params.readonly ? -EROFS : file_lock_quiet(f, key);
+	int rc;
 
+	*mark = 0;
+	if (f->params.readonly)
+		return -EROFS;
+	if (f->params.shared)
+		return file_promote_shared(f, key);
+	rc = file_lock_quiet(f, key);
 	if (rc != 0)
 		return rc;
 	rc = f->failed;
@@ -272,9 +279,9 @@ int file_promote_begin(struct file *f, const struct file_key *key, uint64_t *mar
 
 int file_promote_end(struct file *f, const struct file_key *key, uint64_t mark, bool durable)
 {
-	int rc = file_lock_quiet(f, key);
+	int rc = f->params.shared ? 0 : file_lock_quiet(f, key);
 
-	if (rc != 0)
+	if (rc != 0 || f->params.shared) /* there, the first half did it all */
 		return rc;
 	rc = f->failed;
 	/* a syncfs may have failed for another file's sake; our own flush tells */
@@ -292,6 +299,7 @@ void file_publish(struct file *f)
 	bool behind = f->disk.clock - f->disk.dclock >= FILE_B;
 
 	f->pub_size = f->size;
+	f->pub_seq = f->disk.seq;
 	f->pub_fresh = f->fresh;
 	f->pub_dirty = !f->params.readonly && (dirty || hint_wanted(f));
 	f->pub_pending = !f->params.readonly && !f->fresh && !f->failed &&

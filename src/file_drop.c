@@ -325,8 +325,7 @@ int file_truncate(struct file *f, const struct file_key *key, uint64_t size)
 	if (rc != 0)
 		return rc;
 	rc = resize(f, key, size);
-	file_unlock(f);
-	return rc;
+	return file_end(f, key, rc);
 }
 
 /* Drops whole pages, at most PUNCH_GROUPS groups of them; *k moves on. */
@@ -432,6 +431,5 @@ int file_allocate(struct file *f, const struct file_key *key, int mode, uint64_t
 	if (rc != 0)
 		return rc;
 	rc = allocate(f, key, mode, off, off + len);
-	file_unlock(f);
-	return rc;
+	return file_end(f, key, rc);
 }

@@ -7,6 +7,7 @@
  *   file_record.c  what a completed flush allows to conclude     file_page.c    one unit: judge, open
  *   file_io.c      the backing's system calls, buffers           file_scan.c    every unit in turn; check
  *   file_mend.c    repair                                       file_slot.c    slots of page 0
+ *   file_shared.c  other hosts: sections, locks
  *
  * A version is "known" when it was issued or accepted in this tenure. Sections are those of
  * byokfs-format(5). */
@@ -40,6 +41,9 @@ struct file_io {
 	int64_t (*seek_data)(int fd, uint64_t off);
 	int (*stat)(int fd, struct stat *);
 	int (*set_mtime)(int fd, const struct timespec *mtime);
+	int (*lock)(int fd, int type); /* OFD lock of FILE_LOCK_SECTION: F_WRLCK, F_RDLCK, F_UNLCK; -EAGAIN */
+	uint64_t (*now_us)(void);
+	void (*nap_us)(uint64_t us);
 	void *(*alloc)(size_t n); /* zeroed */
 };
 extern const struct file_io file_io_backing;
@@ -119,13 +123,16 @@ struct file {
 	struct file_nodes clean, busy;
 	unsigned nclean, nbusy;
 
-	_Atomic uint64_t pub_size;
+	/* shared mode */
+	bool held;            /* the backing file is locked: what is there now is all there is */
+	uint64_t section_seq; /* of page 0 when it was */
+	uint64_t let_go, streak;
+
+	_Atomic uint64_t pub_size, pub_seq;
 	atomic_bool pub_dirty, pub_pending, pub_fresh;
 };
 
 /* ---- file.c ---- */
-MUST_CHECK int file_lock_shared(struct file *, const struct file_key *);
-void file_unlock_shared(struct file *);
 /* Exclusive, page 0 loaded. */
 MUST_CHECK int file_lock(struct file *, const struct file_key *);
 /* The same for work users have not asked for: mtime will be as before. */
@@ -133,8 +140,41 @@ MUST_CHECK int file_lock_quiet(struct file *, const struct file_key *);
 void file_unlock(struct file *);
 /* As file_open(), for file_mend(). */
 MUST_CHECK int file_open_mending(struct file **, int fd, const struct file_key *, const struct file_params *);
+/* Exclusive in memory, but on a shared store others may read on: nothing will be changed. */
+MUST_CHECK int file_lock_reading(struct file *, const struct file_key *);
+/* Takes page 0 into memory. */
+MUST_CHECK int file_load(struct file *, const struct file_key *, const uint8_t page[static LAYOUT_PAGE]);
+MUST_CHECK int file_read_page0(int fd, uint8_t page[static LAYOUT_PAGE]);
 /* -EIO, with a log line naming file, unit and reason. */
 int file_damaged(const struct file *, enum unit_type, uint64_t index, const char *reason);
+
+/* ---- file_shared.c; only in shared mode, but for file_end() ---- */
+/* The content lock is held exclusively. Locks the backing file and takes in what others wrote: F_WRLCK or F_RDLCK. On
+ * failure nothing is locked. */
+MUST_CHECK int file_section_begin(struct file *, const struct file_key *, int type);
+/* For work without a key: page0 is as on disk, and if others wrote, the state is loaded again before its next use. */
+MUST_CHECK int file_section_begin_keyless(struct file *);
+/* What a section changed, durable: until then the lock stays. */
+MUST_CHECK int file_section_end(struct file *, const struct file_key *, int rc);
+void file_section_unlock(struct file *);
+MUST_CHECK int file_promote_shared(struct file *, const struct file_key *);
+MUST_CHECK int file_fsync_shared(struct file *);
+/* Nobody wrote page 0 since memory took it in. A reader asks after it has read: what is removed from the backing is
+ * removed after a page 0 was written that says so. */
+MUST_CHECK int file_still_current(const struct file *);
+/* Ends what file_lock() began: in shared mode the section first. rc is that of the work; the first failure returns. */
+MUST_CHECK static inline int file_end(struct file *f, const struct file_key *key, int rc)
+{
+	if (f->params.shared)
+		rc = file_section_end(f, key, rc);
+	file_unlock(f);
+	return rc;
+}
+/* Shared mode, and no lock held: what does not fit may be another host's work in progress. */
+static inline bool file_tentative(const struct file *f)
+{
+	return f->params.shared && !f->held;
+}
 
 /* ---- file_io.c ---- */
 /* Page-aligned, FILE_BUFFER pages, of this thread, until its next use; NULL: no memory. For
@@ -222,6 +262,8 @@ static inline bool file_surely_present(rec_t rec, uint64_t ent)
 }
 
 /* ---- file_read.c ---- */
+MUST_CHECK int file_lock_shared(struct file *, const struct file_key *);
+void file_unlock_shared(struct file *);
 /* Where the backing has nothing, neither pages nor spills exist: the next page from k on that is
  * worth a look, or UINT64_MAX. */
 uint64_t file_skip_unbacked(struct file *, uint64_t k);

@@ -5,6 +5,7 @@
  * thread. */
 #include <errno.h>
 #include <fcntl.h>
+#include <time.h>
 
 #include "file_internal.h"
 #include "io.h"
@@ -53,6 +54,30 @@ static int backing_set_mtime(int fd, const struct timespec *mtime)
 	return futimens(fd, times) == 0 ? 0 : -errno;
 }
 
+static int backing_lock(int fd, int type)
+{
+	struct flock lock = { .l_type = (short)type, .l_whence = SEEK_SET, .l_start = FILE_LOCK_SECTION, .l_len = 1 };
+
+	if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
+		return 0;
+	return errno == EACCES ? -EAGAIN : -errno;
+}
+
+static uint64_t backing_now_us(void)
+{
+	struct timespec t;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
+static void backing_nap_us(uint64_t us)
+{
+	const struct timespec t = { .tv_sec = (time_t)(us / 1000000u), .tv_nsec = (long)(us % 1000000u) * 1000 };
+
+	(void)nanosleep(&t, NULL);
+}
+
 static void *backing_alloc(size_t n)
 {
 	return calloc(1, n);
@@ -67,6 +92,9 @@ const struct file_io file_io_backing = {
 	.seek_data = backing_seek_data,
 	.stat = backing_stat,
 	.set_mtime = backing_set_mtime,
+	.lock = backing_lock,
+	.now_us = backing_now_us,
+	.nap_us = backing_nap_us,
 	.alloc = backing_alloc,
 };
 

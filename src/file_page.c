@@ -11,6 +11,8 @@ struct file_view file_view_of(const struct file *f, const struct file_node *n, u
 {
 	uint64_t bound = f->loaded_clock + FILE_W;
 
+	if (file_tentative(f)) /* newer ones belong to a page 0 that memory has not seen */
+		return (struct file_view){ file_rec(n, e), n->ent[e], f->disk.clock };
 	return (struct file_view){ file_rec(n, e), n->ent[e], bound > f->clock ? bound : f->clock };
 }
 

@@ -153,22 +153,64 @@ static int read_pages(struct file *f, const struct file_key *key, const struct r
 	return rc;
 }
 
+int file_lock_shared(struct file *f, const struct file_key *key)
+{
+	for (;;) {
+		int rc;
+
+		(void)pthread_rwlock_rdlock(&f->content);
+		if (f->loaded)
+			return 0;
+		(void)pthread_rwlock_unlock(&f->content);
+		rc = file_lock_reading(f, key);
+		if (rc != 0)
+			return rc;
+		file_unlock(f);
+	}
+}
+
+void file_unlock_shared(struct file *f)
+{
+	(void)pthread_rwlock_unlock(&f->content);
+}
+
+/* At most n bytes into r, whose end moves. */
+static int read_bytes(struct file *f, const struct file_key *key, struct request *r, size_t n)
+{
+	r->end = r->off;
+	if (r->off < f->size)
+		r->end = n < f->size - r->off ? r->off + n : f->size;
+	if (!f->inlined)
+		return read_pages(f, key, r);
+	memcpy(r->out, f->root->text + (r->end > r->off ? r->off : 0), r->end - r->off);
+	return 0;
+}
+
+/* What does not fit together is read again while no other host may write. */
+static int read_alone(struct file *f, const struct file_key *key, struct request *r, size_t n)
+{
+	int rc = file_lock_reading(f, key);
+
+	if (rc != 0)
+		return rc;
+	rc = read_bytes(f, key, r, n);
+	file_unlock(f);
+	return rc;
+}
+
 ssize_t file_read(struct file *f, const struct file_key *key, void *buf, size_t n, uint64_t off)
 {
 	struct request r = { buf, off, off };
 	int rc = file_lock_shared(f, key);
 
-	if (rc != 0) {
-		explicit_bzero(buf, n);
-		return rc;
+	if (rc == 0) {
+		rc = read_bytes(f, key, &r, n);
+		if (rc == 0 && f->params.shared)
+			rc = file_still_current(f);
+		file_unlock_shared(f);
 	}
-	if (off < f->size)
-		r.end = n < f->size - off ? off + n : f->size;
-	if (f->inlined)
-		memcpy(buf, f->root->text + (r.end > off ? off : 0), r.end - off);
-	else
-		rc = read_pages(f, key, &r);
-	file_unlock_shared(f);
+	if (rc != 0 && f->params.shared)
+		rc = read_alone(f, key, &r, n);
 	if (rc != 0) {
 		explicit_bzero(buf, n);
 		return rc;
@@ -243,7 +285,7 @@ int64_t file_seek(struct file *f, const struct file_key *key, uint64_t off, int 
 
 	if (whence != SEEK_DATA && whence != SEEK_HOLE)
 		return -EINVAL;
-	rc = file_lock(f, key);
+	rc = file_lock_reading(f, key);
 	if (rc != 0)
 		return rc;
 	pages = layout_data_pages(f->size);

@@ -46,6 +46,11 @@ static int change(struct file *f, uint32_t seq, const struct header_slot *fresh)
 	int rc;
 
 	(void)pthread_rwlock_wrlock(&f->content);
+	rc = f->params.shared ? file_section_begin_keyless(f) : 0;
+	if (rc != 0) {
+		(void)pthread_rwlock_unlock(&f->content);
+		return rc;
+	}
 	f->keep_times = true;
 	rc = f->params.readonly ? -EROFS : exchange(f, seq, fresh);
 	file_unlock(f);

@@ -411,20 +411,13 @@ int file_flip(struct file *f, const struct file_key *key)
 	return rc;
 }
 
-int file_write(struct file *f, const struct file_key *key, const void *buf, size_t n, uint64_t off)
+static int write_bytes(struct file *f, const struct file_key *key, const void *buf, size_t n, uint64_t off)
 {
 	uint64_t size;
-	int rc;
+	int rc = 0;
 
-	if (f->params.readonly)
-		return -EROFS;
 	if (off > LAYOUT_SIZE_MAX || n > LAYOUT_SIZE_MAX - off)
 		return -EFBIG;
-	if (n == 0)
-		return 0;
-	rc = file_lock(f, key);
-	if (rc != 0)
-		return rc;
 	size = off + n > f->size ? off + n : f->size;
 	if (size > f->size)
 		rc = file_before_growth(f, key, off);
@@ -432,6 +425,31 @@ int file_write(struct file *f, const struct file_key *key, const void *buf, size
 		rc = file_flip(f, key);
 	if (rc == 0)
 		rc = f->inlined ? file_put_inline(f, key, buf, n, off, size) : file_put(f, key, buf, n, off);
-	file_unlock(f);
 	return rc;
+}
+
+/* off NULL: where the file ends. */
+static int write_somewhere(struct file *f, const struct file_key *key, const void *buf, size_t n, const uint64_t *off)
+{
+	int rc;
+
+	if (f->params.readonly)
+		return -EROFS;
+	if (n == 0)
+		return 0;
+	rc = file_lock(f, key);
+	if (rc != 0)
+		return rc;
+	rc = write_bytes(f, key, buf, n, off ? *off : f->size);
+	return file_end(f, key, rc);
+}
+
+int file_write(struct file *f, const struct file_key *key, const void *buf, size_t n, uint64_t off)
+{
+	return write_somewhere(f, key, buf, n, &off);
+}
+
+int file_append(struct file *f, const struct file_key *key, const void *buf, size_t n)
+{
+	return write_somewhere(f, key, buf, n, NULL);
 }

@@ -187,6 +187,7 @@ static void slot_reset(struct inode *i, const struct stat *st, struct inode_wher
 	i->file = NULL;
 	i->extra = NULL;
 	i->opens = i->writers = 0;
+	i->seen = 0;
 	i->have_told = i->have_fileid = i->no_acl = i->unflushed = i->have_dirid = false;
 	atomic_store(&i->held, -1);
 	atomic_store(&i->removed, false);
@@ -452,6 +453,7 @@ int inode_table_open(struct inode_table **out, const struct inode_params *p)
 	if (!r && !t->chunk)
 		r = -ENOMEM;
 	if (!r) {
+		t->shared = p->shared;
 		t->by_handle = !p->force_path && identity_by_handle(t->root_fd);
 		r = table_root(t);
 	}

@@ -207,7 +207,7 @@ static int open_verified(const struct inode_table *t, struct inode *i, int flags
 	if (fd < 0 && fd != -ESTALE)
 		return fd;
 	if (fd == -ESTALE) {
-		if (atomic_load(&i->removed))
+		if (t->shared || atomic_load(&i->removed))
 			return -ESTALE;
 		log_err_once("inode %llu vanished from the store", (unsigned long long)i->ino);
 		return -EIO;

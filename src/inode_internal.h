@@ -32,7 +32,7 @@ TAILQ_HEAD(inode_pins, inode_pin);
 struct inode_table {
 	int root_fd;
 	dev_t dev;
-	bool by_handle;
+	bool by_handle, shared;
 	_Atomic uint64_t top;
 	_Atomic size_t count;
 	_Atomic(struct inode *) *chunk; /* INODE_CHUNKS */

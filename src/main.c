@@ -18,6 +18,7 @@
 #include "keyahead.h"
 #include "log.h"
 #include "main_internal.h"
+#include "ops.h"
 #include "params.h"
 #include "pathcheck.h"
 #include "secret.h"
@@ -85,7 +86,9 @@ static int open_free_store(struct daemon *d, const struct store_options *so, cha
 
 static int open_store(struct daemon *d)
 {
-	struct store_options so = { .readonly = d->options.readonly, .torn_ok = d->config.mount.torn_ok };
+	struct store_options so = { .readonly = d->options.readonly,
+		.shared = d->config.mount.shared,
+		.torn_ok = d->config.mount.torn_ok };
 	char why[STORE_WHY], id[33];
 	int r = open_free_store(d, &so, why);
 
@@ -174,12 +177,16 @@ static int authenticate(struct daemon *d)
 
 static int open_fs(struct daemon *d)
 {
-	struct inode_params ip = { .root_fd = d->store.fd, .max_fds = raise_nofile() };
+	struct inode_params ip = { .root_fd = d->store.fd,
+		.max_fds = raise_nofile(),
+		.shared = d->config.mount.shared };
 	struct fs *fs = &d->fs;
 	int r = inode_table_open(&fs->inodes, &ip);
 
 	if (!r)
 		r = states_open(fs);
+	if (!r && d->config.mount.shared)
+		r = locks_open(fs);
 	if (r)
 		return main_fail_errno("cannot set up the file table", r);
 	fs->audit = d->audit;
@@ -188,6 +195,8 @@ static int open_fs(struct daemon *d)
 	inode_share_top(fs->inodes, watchdog_top(d->service.watchdog));
 	fs->params = (struct fs_params){
 		.timeout = d->config.mount.attr_timeout_ms / 1000.0,
+		.entry_timeout = d->config.mount.shared ? 0 : d->config.mount.attr_timeout_ms / 1000.0,
+		.shared = d->config.mount.shared,
 		.readonly = d->options.readonly,
 		.noatime = d->options.noatime,
 		.writeback = d->config.mount.writeback && !d->options.readonly,
@@ -253,6 +262,8 @@ static int serve(struct daemon *d)
 	if (!r)
 		r = states_start(fs);
 	if (!r)
+		r = locks_start(fs);
+	if (!r)
 		r = sweep_start(fs);
 	if (!r)
 		r = keyahead_start(fs, d->config.cache.read_ahead);
@@ -288,6 +299,7 @@ static void end(struct daemon *d, bool mounted)
 	    umount2(d->options.mountpoint, MNT_FORCE | MNT_DETACH))
 		log_debug("the connection ends with the device");
 	service_stop(&d->service);
+	locks_stop(&d->fs);
 	sweep_stop(&d->fs);
 	if (d->fs.states)
 		clean = states_stop(&d->fs, !d->options.readonly && mounted);

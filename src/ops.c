@@ -276,13 +276,19 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	struct fs *fs = userdata;
 
 	conn->want &= ~(unsigned)(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE |
-	    FUSE_CAP_SPLICE_MOVE | FUSE_CAP_IOCTL_DIR);
+	    FUSE_CAP_SPLICE_MOVE | FUSE_CAP_IOCTL_DIR | FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS |
+	    FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO);
 	unsigned want = FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_DONT_MASK |
 	    FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
 	    FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS;
 
 	if (fs->params.writeback)
 		want |= FUSE_CAP_WRITEBACK_CACHE;
+	if (fs->params.shared) {
+		/* A changed size or mtime drops the kernel's pages. Entries are not kept, so none are sent along. */
+		want &= ~(unsigned)(FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO);
+		want |= FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS;
+	}
 	if (fs->params.multiuser)
 		want |= FUSE_CAP_POSIX_ACL;
 	conn->want |= want & conn->capable;
@@ -330,6 +336,9 @@ const struct fuse_lowlevel_ops fs_ops = {
 	.fsync = op_fsync,
 	.fallocate = op_fallocate,
 	.lseek = op_lseek,
+	.getlk = op_getlk,
+	.setlk = op_setlk,
+	.flock = op_flock,
 	.getattr = op_getattr,
 	.setattr = op_setattr,
 	.getxattr = op_getxattr,

@@ -26,6 +26,18 @@ void op_release(fuse_req_t, fuse_ino_t, struct fuse_file_info *);
 void op_fsync(fuse_req_t, fuse_ino_t, int, struct fuse_file_info *);
 void op_fallocate(fuse_req_t, fuse_ino_t, int, off_t, off_t, struct fuse_file_info *);
 void op_lseek(fuse_req_t, fuse_ino_t, off_t, int, struct fuse_file_info *);
+void op_getlk(fuse_req_t, fuse_ino_t, struct fuse_file_info *, struct flock *);
+void op_setlk(fuse_req_t, fuse_ino_t, struct fuse_file_info *, struct flock *, int);
+void op_flock(fuse_req_t, fuse_ino_t, struct fuse_file_info *, int);
+/* Applications' locks between hosts (ops_lock.c): before the session, and after its end. */
+MUST_CHECK int locks_open(struct fs *);
+/* After every fork. */
+MUST_CHECK int locks_start(struct fs *);
+void locks_stop(struct fs *);
+/* close(2) of a descriptor: what its owner locked through fcntl goes. */
+void locks_flush(struct fs *, const struct handle *, uint64_t owner);
+/* The last one: whatever was locked through the handle goes. */
+void locks_release(struct fs *, const struct handle *);
 void op_getattr(fuse_req_t, fuse_ino_t, struct fuse_file_info *);
 void op_setattr(fuse_req_t, fuse_ino_t, struct stat *, int, struct fuse_file_info *);
 void op_getxattr(fuse_req_t, fuse_ino_t, const char *, size_t);

@@ -50,7 +50,9 @@ static int attr_get(struct fs *fs, struct inode *inode, int fd, struct stat *st)
 
 	if (loaded) {
 		r = fstat(file_fd(inode->file), st) ? -errno : 0;
-		st->st_size = (off_t)file_size(inode->file);
+		/* Others may have changed it since. */
+		st->st_size = (off_t)(fs->params.shared && !r ? state_told_size(fs, file_fd(inode->file), -1, NULL, st)
+		                                              : file_size(inode->file));
 		st->st_blksize = LAYOUT_PAGE;
 	}
 	pthread_mutex_unlock(&inode->lock);

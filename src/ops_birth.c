@@ -27,7 +27,7 @@ static int default_acl(struct fs *fs, const struct fs_dir *d, uint8_t **acl, siz
 
 	if (got == -ENODATA || got == -EOPNOTSUPP) {
 		pthread_mutex_lock(&d->inode->lock);
-		d->inode->no_acl = true;
+		d->inode->no_acl = !fs->params.shared;
 		pthread_mutex_unlock(&d->inode->lock);
 		return 0;
 	}

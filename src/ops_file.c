@@ -38,6 +38,27 @@ static void handle_close(struct fs *fs, struct handle *h)
 	free(h);
 }
 
+/* How the kernel may cache what it opens. In shared mode writers go past its pages, which also refuses a shared mapping
+ * that no other host would see; readers start with none when anybody wrote since they were dropped last. */
+static void open_cached(struct task *t, const struct handle *h, const struct file *f)
+{
+	struct inode *inode = h->inode;
+	uint64_t seq = file_seq(f);
+
+	t->fi.keep_cache = 1;
+	if (!t->fs->params.shared)
+		return;
+	pthread_mutex_lock(&inode->lock);
+	t->fi.direct_io = h->write;
+	t->fi.keep_cache = inode->seen == seq;
+	inode->seen = seq;
+	inode->flags &= ~FS_NO_CAPABILITY; /* others may have set one */
+	pthread_mutex_unlock(&inode->lock);
+	/* Attributes only, which waits for nothing: the look-up before may be older than what was opened. */
+	if (!t->fi.keep_cache && fuse_lowlevel_notify_inval_inode(t->fs->se, inode->nodeid, -1, 0) == -EINVAL)
+		log_debug("cannot drop the kernel's attributes");
+}
+
 struct birth {
 	struct fs_dir d;
 	struct fs_birth b;
@@ -73,7 +94,7 @@ static int create_backing(struct task *t, struct birth *b)
 	memcpy(b->inode->fileid, b->ident.file, sizeof(b->inode->fileid));
 	b->inode->have_fileid = true;
 	pthread_mutex_unlock(&b->inode->lock);
-	if (bare)
+	if (bare && !t->fs->params.shared)
 		fs_learn_no_xattr(b->inode);
 	newborn_note(b->d.inode->nodeid, b->inode->nodeid, b->inode->generation);
 	return 0;
@@ -83,9 +104,10 @@ static int create_backing(struct task *t, struct birth *b)
 static int create_reply_open(struct task *t, struct birth *b)
 {
 	struct fs *fs = t->fs;
-	struct file_params params = {
-		.commit_strict = fs->params.commit_strict, .describe = fs_describe, .arg = b->inode
-	};
+	struct file_params params = { .commit_strict = fs->params.commit_strict,
+		.shared = fs->params.shared,
+		.describe = fs_describe,
+		.arg = b->inode };
 	struct handle *h = handle_new(b->inode, t->fi.flags);
 	struct file *f = NULL;
 	int r = h ? file_new(&f, b->fd, b->page, &b->fk, &params) : -ENOMEM;
@@ -104,7 +126,7 @@ static int create_reply_open(struct task *t, struct birth *b)
 	}
 	handle_count(h, 1);
 	t->fi.fh = (uintptr_t)h;
-	t->fi.keep_cache = 1;
+	open_cached(t, h, f);
 	b->e.attr.st_size = 0;
 	if (fuse_reply_create(t->req, &b->e, &t->fi) == -ENOENT) {
 		inode_forget(fs->inodes, b->e.ino, 1);
@@ -147,6 +169,9 @@ static int run_create(struct task *t)
 		r = create_backing(t, &b);
 		fs_dir_leave(&b.d);
 	}
+	/* Another host was faster. Whoever did not insist on a new file gets that one: the kernel looks again. */
+	if (r == -EEXIST && fs->params.shared && t->size && !(t->fi.flags & O_EXCL))
+		r = -ESTALE;
 	if (!r)
 		r = create_reply(t, &b);
 	if (b.fd >= 0)
@@ -174,6 +199,25 @@ void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 	task_start(&t);
 }
 
+/* Another host may be doing the same: whoever is second finds a file. */
+static int bear(struct fs *fs, int fd, const uint8_t page[static LAYOUT_PAGE])
+{
+	struct header_ident ident;
+	struct header_slot slot;
+	int r = fs->params.shared ? file_guard(fd) : 0;
+
+	if (r)
+		return r == -EAGAIN ? -ESTALE : r; /* the kernel tries once more */
+	if (!fs->params.shared || file_peek(fd, &ident, &slot) == -ENODATA) {
+		r = io_pwrite(fd, page, LAYOUT_PAGE, 0);
+		if (!r && ftruncate(fd, LAYOUT_PAGE))
+			r = -errno;
+	}
+	if (fs->params.shared)
+		file_unguard(fd);
+	return r;
+}
+
 /* open(O_TRUNC) of a backing file that never got its page 0: it becomes a new, empty file in place. */
 static int reborn(struct task *t, struct inode *inode)
 {
@@ -191,9 +235,7 @@ static int reborn(struct task *t, struct inode *inode)
 		return fd;
 	r = file_new_page(page, &ident, &slot, &fk);
 	if (!r)
-		r = io_pwrite(fd, page, sizeof(page), 0);
-	if (!r && ftruncate(fd, LAYOUT_PAGE))
-		r = -errno;
+		r = bear(t->fs, fd, page);
 	lease_key_put(t->key);
 	t->key = NULL;
 	return r;
@@ -223,6 +265,15 @@ void fs_modified(struct fs *fs, struct file *f)
 		log_warn("cannot set a modification time");
 }
 
+/* What others wrote and closed is seen by whoever opens now. */
+static int catch_up(struct task *t, struct file *f)
+{
+	struct file_key fk;
+	int r = t->fs->params.shared ? task_key(t, f, &fk) : 0;
+
+	return r || !t->fs->params.shared ? r : file_refresh(f, &fk);
+}
+
 static int open_pin(struct task *t, struct inode *inode, struct file **f)
 {
 	bool write = (t->fi.flags & O_ACCMODE) != O_RDONLY;
@@ -235,9 +286,10 @@ static int open_pin(struct task *t, struct inode *inode, struct file **f)
 		if (!r)
 			r = state_pin(t, inode, true, f);
 	}
-	if (r || !trunc)
+	if (!r)
+		r = trunc ? truncate_open(t, inode, *f) : catch_up(t, *f);
+	else
 		return r;
-	r = truncate_open(t, inode, *f);
 	if (r)
 		state_unpin(fs, inode);
 	return r;
@@ -266,7 +318,7 @@ static int run_open(struct task *t)
 	}
 	handle_count(h, 1);
 	t->fi.fh = (uintptr_t)h;
-	t->fi.keep_cache = 1;
+	open_cached(t, h, f);
 	if (fuse_reply_open(t->req, &t->fi) == -ENOENT)
 		handle_close(fs, h);
 	return 0;
@@ -287,6 +339,7 @@ void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	struct handle *h = (struct handle *)(uintptr_t)fi->fh; // NOLINT(performance-no-int-to-ptr)
 
 	(void)ino;
+	locks_release(fs, h);
 	handle_close(fs, h);
 	(void)fuse_reply_err(req, 0);
 }
@@ -380,7 +433,8 @@ static int run_write(struct task *t)
 		r = fs_drop_privileges(t, inode, f);
 	if (r)
 		return r;
-	r = file_write(f, &fk, t->data, t->size, t->off);
+	r = t->fs->params.shared && t->fi.flags & O_APPEND ? file_append(f, &fk, t->data, t->size)
+	                                                   : file_write(f, &fk, t->data, t->size, t->off);
 	state_changed(t->fs, inode);
 	if (r)
 		return r;
@@ -402,58 +456,6 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 	t.data = buf;
 	t.size = size;
 	t.off = (uint64_t)off;
-	task_start(&t);
-}
-
-static int run_flush(struct task *t)
-{
-	struct file *f = t->handle->inode->file;
-	struct file_key fk;
-	int r = 0;
-
-	if (file_dirty(f)) {
-		r = task_key(t, f, &fk);
-		if (!r)
-			r = file_flush(f, &fk, true);
-	}
-	if (!r)
-		(void)fuse_reply_err(t->req, 0);
-	return r;
-}
-
-/* close(2). While locked there is nothing to write back, and letting go always succeeds. */
-void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	struct task t;
-
-	task_init(&t, fuse_req_userdata(req), req, ino, fi, run_flush);
-	t.lenient = true;
-	/* A reader is not told what went wrong for a writer. */
-	if (!t.handle->write || !file_dirty(t.handle->inode->file))
-		(void)fuse_reply_err(req, 0);
-	else
-		task_start(&t);
-}
-
-static int run_fsync(struct task *t)
-{
-	struct file *f = t->handle->inode->file;
-	struct file_key fk;
-	int r = task_key(t, f, &fk);
-
-	if (!r)
-		r = file_fsync(f, &fk);
-	if (!r)
-		(void)fuse_reply_err(t->req, 0);
-	return r;
-}
-
-void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
-{
-	struct task t;
-
-	(void)datasync;
-	task_init(&t, fuse_req_userdata(req), req, ino, fi, run_fsync);
 	task_start(&t);
 }
 

@@ -34,7 +34,7 @@ int fs_entry(struct fs *fs, const struct fs_dir *d, const char *entry, const str
 		.generation = (*inode)->generation,
 		.attr = *st,
 		.attr_timeout = fs->params.timeout,
-		.entry_timeout = fs->params.timeout,
+		.entry_timeout = fs->params.entry_timeout,
 	};
 	fs_attr(fs, *inode, d->dir.fd, entry, &out->attr);
 	return 0;
@@ -81,7 +81,7 @@ static int lookup(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *
 	r = dir_stat(&d.dir, name, strlen(name), &st, entry);
 	if (r == -ENOENT) {
 		/* A negative dentry: the next look-up of the name costs nothing. */
-		struct fuse_entry_param none = { .entry_timeout = fs->params.timeout };
+		struct fuse_entry_param none = { .entry_timeout = fs->params.entry_timeout };
 
 		(void)fuse_reply_entry(req, &none);
 		r = 0;

@@ -157,7 +157,7 @@ static int getxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *
 		return r;
 	ssize_t n = xattr_get(x.fd, x.id, fs_names(fs, x.inode), name, buf, size);
 
-	if (n == -ENODATA && xattr_list(x.fd, x.id, fs_names(fs, x.inode), NULL, 0) == 0)
+	if (n == -ENODATA && !fs->params.shared && xattr_list(x.fd, x.id, fs_names(fs, x.inode), NULL, 0) == 0)
 		fs_learn_no_xattr(x.inode);
 	xobject_put(fs, &x);
 	if (n < 0)

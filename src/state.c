@@ -60,6 +60,8 @@ uint64_t state_told_size(struct fs *fs, int fd, int dirfd, const char *entry, co
  * state. */
 static uint64_t size_to_tell(struct fs *fs, struct inode *inode, int dirfd, const char *entry, const struct stat *st)
 {
+	if (fs->params.shared) /* the kernel believes what it hears last, and others may have written */
+		return state_told_size(fs, -1, dirfd, entry, st);
 	pthread_mutex_lock(&inode->lock);
 	bool known = inode->file || inode->have_told;
 	uint64_t size = inode->file ? file_size(inode->file) : inode->told;
@@ -139,20 +141,22 @@ static struct file *detach(struct fs *fs, struct inode *inode)
 	return f;
 }
 
+bool state_gone(const struct file *f)
+{
+	struct stat st;
+
+	return fstat(file_fd(f), &st) ? errno == ESTALE || errno == ENOENT : st.st_nlink == 0;
+}
+
 void state_settle(struct fs *fs, struct inode *inode)
 {
 	struct file *gone = NULL;
-	struct stat st;
 
 	pthread_mutex_lock(&inode->lock);
 	struct file *f = inode->file;
 
-	if (f && inode->opens == 0) {
-		bool wanted = (file_dirty(f) || file_pending(f)) && !(fstat(file_fd(f), &st) == 0 && st.st_nlink == 0);
-
-		if (!wanted)
-			gone = detach(fs, inode);
-	}
+	if (f && inode->opens == 0 && (!(file_dirty(f) || file_pending(f)) || state_gone(f)))
+		gone = detach(fs, inode);
 	pthread_mutex_unlock(&inode->lock);
 	if (gone) {
 		file_close(gone);
@@ -199,6 +203,7 @@ static int load_locked(struct fs *fs, struct inode *inode, int *fd, bool readonl
 	struct file_params params = {
 		.readonly = readonly,
 		.commit_strict = fs->params.commit_strict,
+		.shared = fs->params.shared,
 		.describe = fs_describe,
 		.arg = inode,
 	};
@@ -223,7 +228,7 @@ static int load_locked(struct fs *fs, struct inode *inode, int *fd, bool readonl
 	}
 	memcpy(inode->fileid, file_ident(f)->file, CONTEXT_ID);
 	inode->have_fileid = true;
-	if (told != file_size(f)) {
+	if (told != file_size(f) && !fs->params.shared) {
 		/* A hint that cannot be set right must not be believed again. */
 		if (readonly)
 			atomic_store(&fs->states->distrust, true);

@@ -218,11 +218,12 @@ static size_t promote_round(struct fs *fs, struct job *jobs, size_t n)
 	}
 	if (!begun)
 		return 0;
-	bool durable = syncfs(fs->store->fd) == 0;
+	/* In shared mode each file was flushed by itself, under its lock. */
+	bool durable = fs->params.shared || syncfs(fs->store->fd) == 0;
 
-	if (durable)
+	if (durable && !fs->params.shared)
 		newborn_clear(newborns);
-	else
+	else if (!durable)
 		log_err("cannot sync the store: %s", strerror(errno));
 	for (size_t i = 0; i < n; i++) {
 		struct file *f = jobs[i].inode->file;
@@ -251,7 +252,8 @@ static bool promote(struct fs *fs)
 	for (size_t i = 0; i < n; i++) {
 		struct file *f = jobs[i].inode->file;
 
-		if (step(fs, &jobs[i], STEP_FLUSH_HINT) || file_pending(f) || file_dirty(f))
+		if ((step(fs, &jobs[i], STEP_FLUSH_HINT) || file_pending(f) || file_dirty(f)) &&
+		    !(fs->params.shared && state_gone(f)))
 			clean = false;
 	}
 	give_back(fs, jobs, n);

@@ -1,6 +1,6 @@
-/* store.c — a store from opening to closing. Hides the descriptors' places, the exclusive lock, and what is checked
+/* store.c — a store from opening to closing. Hides the descriptors' places, and what is checked
  * before and after the domain's keys are known. Copies are in store_copies.c, mount markers and doubt in
- * store_marker.c, creation in store_create.c. */
+ * store_marker.c, locks in store_lock.c, creation in store_create.c. */
 #include "store.h"
 
 #include <errno.h>
@@ -33,15 +33,6 @@ int store_open_dir(int dirfd, const char *name)
 	int fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
 	return fd < 0 ? -errno : fd;
-}
-
-int store_lock_fd(int fd)
-{
-	struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-
-	if (!fcntl(fd, F_OFD_SETLK, &whole))
-		return 0;
-	return errno == EAGAIN || errno == EACCES ? -EBUSY : -errno;
 }
 
 /* ---- the backing */
@@ -168,29 +159,6 @@ static int load_descriptors(struct store *s, char *why)
 	return first;
 }
 
-static int take_lock(struct store *s, char *why)
-{
-	struct stat st;
-	int r;
-
-	s->lock_fd = openat(s->meta_fd, STORE_LOCK, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
-	if (s->lock_fd < 0 || fstat(s->lock_fd, &st))
-		return store_fail(
-		    why, -errno, CANNOT_OPEN "%s/" STORE_LOCK ": %s", s->path, STORE_META, strerror(errno));
-	if (!S_ISREG(st.st_mode))
-		return store_fail(why, -EINVAL, CANNOT_OPEN "%s/" STORE_LOCK " is not a file", s->path, STORE_META);
-	r = store_lock_fd(s->lock_fd);
-	if (r == -EBUSY)
-		return store_fail(why, r,
-		    CANNOT_OPEN "another read-write mount or tool holds %s/" STORE_LOCK
-		                " (unmount it, or mount with -o ro)",
-		    s->path, STORE_META);
-	if (r)
-		return store_fail(
-		    why, r, CANNOT_OPEN "cannot lock %s/" STORE_LOCK ": %s", s->path, STORE_META, strerror(-r));
-	return 0;
-}
-
 static int open_root(struct store *s, const char *path, char *why)
 {
 	s->path = *path == '/' ? strdup(path) : realpath(path, NULL);
@@ -231,11 +199,12 @@ int store_open(struct store *s, const char *path, const struct store_options *o,
 	memset(s, 0, sizeof(*s));
 	s->fd = s->meta_fd = s->lock_fd = s->marker_fd = -1;
 	s->readonly = o->readonly;
+	s->shared = o->shared;
 	r = open_root(s, path, why);
 	if (!r && !s->readonly) {
 		r = store_check_backing(s->fd, s->path, o->torn_ok, "open", why);
 		if (!r) /* before reading: a rotation may be running */
-			r = take_lock(s, why);
+			r = store_take_lock(s, why);
 	}
 	if (!r)
 		r = load_descriptors(s, why);
@@ -337,9 +306,12 @@ int store_read_domain(
 int store_restore_domain(const struct store *s, struct descriptor_domain *d)
 {
 	struct copies c;
-	int r = s->readonly ? 0 : copies_of_domain(&c, s->meta_fd, d->domain);
+	int r;
 
-	if (r || s->readonly)
+	if (s->readonly)
+		return 0;
+	r = copies_of_domain(&c, s->meta_fd, d->domain);
+	if (r)
 		return r;
 	r = copies_restore(&c, d);
 	(void)close(c.dirfd);
@@ -367,6 +339,20 @@ static int restore(struct store *s)
 	return r ? r : store_restore_domain(s, &s->domain);
 }
 
+/* Other hosts may be doing the same: each looks anew when it is its turn. */
+static int restore_in_turn(struct store *s, const struct domain_keys *keys)
+{
+	int r = store_turn_begin(s);
+
+	if (r)
+		return r;
+	r = s->shared ? reload(s, keys) : 0;
+	if (!r)
+		r = restore(s);
+	store_turn_end(s);
+	return r;
+}
+
 int store_authenticate(struct store *s, const struct domain_keys *keys, const struct name_keys *names, char *why)
 {
 	int r;
@@ -386,7 +372,7 @@ int store_authenticate(struct store *s, const struct domain_keys *keys, const st
 		return store_fail(why, r, CANNOT_OPEN NAME_DIR_FILE " of its root is missing, or not its own", s->path);
 	if (s->readonly)
 		return 0;
-	r = restore(s);
+	r = restore_in_turn(s, keys);
 	if (r)
 		return store_fail(
 		    why, r, CANNOT_OPEN "cannot restore a copy of its descriptors: %s", s->path, strerror(-r));

@@ -106,8 +106,10 @@ int store_add_domain(struct store *s, struct descriptor_domain *d, const struct 
     const uint8_t dirid[static 16], const struct domain_keys *keys, char *why)
 {
 	struct descriptor_domain_line line = { .index = d->index };
-	int r;
+	int r = store_may_change(s, why);
 
+	if (r)
+		return r;
 	memcpy(line.domain, d->domain, sizeof(line.domain));
 	memcpy(line.dirid, dirid, sizeof(line.dirid));
 	memcpy(line.commit, d->commit, sizeof(line.commit));
@@ -127,8 +129,10 @@ int store_drop_domain(
     struct store *s, const uint8_t domain[static CONTEXT_ID], const struct domain_keys *keys, char *why)
 {
 	size_t at = 1;
-	int r;
+	int r = store_may_change(s, why);
 
+	if (r)
+		return r;
 	while (at < s->desc.n && !bytes_equal(s->desc.domains[at].domain, domain, CONTEXT_ID))
 		at++;
 	if (at >= s->desc.n)
@@ -142,8 +146,11 @@ int store_drop_domain(
 
 int store_put_domain(const struct store *s, struct descriptor_domain *d, char *why)
 {
-	int r = s->readonly ? -EROFS : d->seq == UINT64_MAX ? -EOVERFLOW : 0;
+	int r = store_may_change(s, why);
 
+	if (r)
+		return r;
+	r = s->readonly ? -EROFS : d->seq == UINT64_MAX ? -EOVERFLOW : 0;
 	if (!r) {
 		d->seq++;
 		r = write_domain(s, d, NULL);

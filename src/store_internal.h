@@ -38,6 +38,14 @@ MUST_CHECK int copies_write(const struct copies *, void *desc, const struct doma
 
 /* Takes the write lock, or -EBUSY. */
 MUST_CHECK int store_lock_fd(int fd);
+/* .byokfs/lock, exclusive or shared as s says. */
+MUST_CHECK int store_take_lock(struct store *, char *why);
+/* Brackets a mount's look at descriptors that it may restore: one host at a time. -EBUSY after some seconds. Without
+ * shared mode nothing. */
+MUST_CHECK int store_turn_begin(const struct store *);
+void store_turn_end(const struct store *);
+/* -EOPNOTSUPP on a store mounted shared, with why. */
+MUST_CHECK int store_may_change(const struct store *, char *why);
 /* Removes our marker. */
 MUST_CHECK int store_unmark(struct store *);
 

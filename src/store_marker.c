@@ -88,9 +88,11 @@ static int marker_weigh(struct store *s, int dirfd, const char *name)
 	if (fd < 0 && errno == ENOENT)
 		return 0;
 	if (fd >= 0 && is_live(fd)) {
-		if (!s->readonly)
+		if (!s->readonly && !s->shared)
 			return -EBUSY;
 		s->doubt_live = true;
+	} else if (s->shared && s->nstale < STORE_STALE) {
+		(void)snprintf(s->stale[s->nstale++], sizeof(s->stale[0]), "%s", name);
 	}
 	if (fd < 0 || !marker_read(s, dirfd, name, fd, &start)) {
 		s->doubt_all = true;
@@ -121,11 +123,39 @@ static int marker_remove(struct store *s, int dirfd, const char *name)
 	return unlinkat(dirfd, name, 0) && errno != ENOENT ? -errno : 0;
 }
 
+bool store_wants_sweep(const struct store *s)
+{
+	return s->shared ? s->nstale || s->doubt_all : s->doubt || s->doubt_all;
+}
+
+/* Only those that were stale before the sweep began: whose host died since, his files it may have passed already. What
+ * is new stays in doubt, there are always others. */
+static int remove_answered(struct store *s)
+{
+	CLEANUP_FD int dirfd = store_open_dir(s->meta_fd, STORE_MOUNTS);
+	int r = dirfd < 0 ? dirfd : syncfs(s->fd) ? -errno : 0;
+
+	for (unsigned i = 0; i < s->nstale && !r; i++)
+		r = marker_remove(s, dirfd, s->stale[i]);
+	if (!r && fsync(dirfd))
+		r = -errno;
+	if (!r)
+		s->nstale = 0;
+	return r;
+}
+
 void store_doubt_done(struct store *s)
 {
 	CLEANUP_FD int dirfd = -1;
 	int r = 0;
 
+	if (s->shared && !s->readonly) {
+		r = remove_answered(s);
+		s->doubt_all = false;
+		if (r)
+			log_warn("store '%s': cannot remove stale mount markers: %s", s->path, strerror(-r));
+		return;
+	}
 	if (s->doubt_live)
 		return;
 	if (!s->readonly) {
@@ -152,7 +182,7 @@ static int marker_blank(const struct store *s)
 
 static int marker_write(struct store *s, int dirfd, const char *temp)
 {
-	struct descriptor_marker m = { .shared = false };
+	struct descriptor_marker m = { .shared = s->shared };
 	CLEANUP_FREE char *text = NULL;
 	uint8_t id[16];
 	struct stat st;
@@ -211,6 +241,17 @@ static int remove_temporary(struct store *s, int dirfd, const char *name)
 	return is_temporary(name) ? marker_remove(s, dirfd, name) : 0;
 }
 
+/* What was changed since we, or the first of the others, began may be changed again at any moment, also by hosts that
+ * come later. */
+static void doubt_for_good(struct store *s)
+{
+	struct timespec own = { s->start.tv_sec - SLACK, s->start.tv_nsec };
+
+	if (!s->doubt || earlier(&own, &s->doubt_from))
+		s->doubt_from = own;
+	s->doubt = s->doubt_live = true;
+}
+
 int store_mark(struct store *s, char *why)
 {
 	CLEANUP_FD int dirfd = -1;
@@ -219,6 +260,8 @@ int store_mark(struct store *s, char *why)
 	if (!s->readonly && mkdirat(s->meta_fd, STORE_MOUNTS, 0700) && errno != EEXIST)
 		return store_fail(why, -errno, "cannot make " STORE_META "/" STORE_MOUNTS " in store '%.200s': %s",
 		    s->path, strerror(errno));
+	/* Without a marker's clock, a reader beside hosts that come and go believes no hint. */
+	s->doubt_all = s->readonly && s->shared;
 	dirfd = store_open_dir(s->meta_fd, STORE_MOUNTS);
 	if (dirfd == -ENOENT)
 		return 0; /* read-only, and nobody ever mounted it otherwise */
@@ -233,13 +276,15 @@ int store_mark(struct store *s, char *why)
 		s->doubt_live = s->doubt_live || s->doubt;
 		return 0;
 	}
-	if (!r)
+	if (!r && !s->shared) /* else they may be of a mount that begins just now */
 		r = each_marker(s, dirfd, remove_temporary);
 	if (!r)
 		r = marker_make(s, dirfd);
+	if (!r && s->shared)
+		doubt_for_good(s);
 	if (r)
 		return store_fail(why, r, "cannot write a mount marker in store '%.200s': %s", s->path, strerror(-r));
-	if (s->doubt || s->doubt_all)
+	if (store_wants_sweep(s))
 		log_info("store '%s': not unmounted cleanly%s: sizes are checked", s->path,
 		    s->doubt_all ? ", or copied" : "");
 	return 0;

@@ -32,11 +32,12 @@ static void nap(void)
 	(void)nanosleep(&t, NULL);
 }
 
-static int with_key(struct inode *inode, int *fd, struct lease_key *key)
+static int with_key(struct fs *fs, struct inode *inode, int *fd, struct lease_key *key)
 {
 	struct file_key fk = { lease_key_file(key), lease_key_block(key) };
-	struct file_params params = { .describe = fs_describe, .arg = inode };
+	struct file_params params = { .shared = fs->params.shared, .describe = fs_describe, .arg = inode };
 	struct file *f = NULL;
+	uint64_t mark;
 	bool wrong;
 	int r = 0;
 
@@ -45,7 +46,7 @@ static int with_key(struct inode *inode, int *fd, struct lease_key *key)
 		r = file_open(&f, *fd, &fk, &params, &wrong);
 		if (!r) {
 			*fd = -1;
-			r = state_repair(f, &fk);
+			r = fs->params.shared ? file_promote_begin(f, &fk, &mark) : state_repair(f, &fk);
 			file_close(f);
 		}
 	}
@@ -69,7 +70,7 @@ static int repair(struct fs *fs, struct domain *d, struct inode *inode)
 		r = keywait_enter(d, &ident, &slot, &key);
 	if (r)
 		return r;
-	r = with_key(inode, &fd, key);
+	r = with_key(fs, inode, &fd, key);
 	keywait_leave(d, key);
 	return r;
 }
@@ -210,7 +211,7 @@ static void *sweeper(void *arg)
 
 	while (!atomic_load(&fs->first->ready) && !atomic_load(&sweep.stop))
 		nap(); /* locked_start: what is in doubt is known after store_mark */
-	if (!fs->store->doubt && !fs->store->doubt_all) {
+	if (!store_wants_sweep(fs->store)) {
 		states_distrust(fs, false);
 		return NULL;
 	}
@@ -238,7 +239,7 @@ int sweep_start(struct fs *fs)
 {
 	int r;
 
-	if (fs->params.readonly || (atomic_load(&fs->first->ready) && !fs->store->doubt && !fs->store->doubt_all))
+	if (fs->params.readonly || (atomic_load(&fs->first->ready) && !store_wants_sweep(fs->store)))
 		return 0;
 	/* Half repaired, a file is not in doubt by its ctime any more, but its hint is not right yet. */
 	states_distrust(fs, true);

@@ -152,7 +152,11 @@ static struct {
 	int fail_with;
 	bool no_fallocate, mtime_moves;
 	unsigned reads, writes, syncs, sizes, allocs, mtimes;
-	uint64_t tick; /* mtime */
+	unsigned locks, naps;
+	uint64_t us;          /* clock of the lock's deadline */
+	uint8_t locked[1024]; /* by descriptor: F_RDLCK + 1, F_WRLCK + 1, 0 */
+	void (*during)(void); /* called before every write */
+	uint64_t tick;        /* mtime */
 	struct timespec mtime;
 } sim;
 
@@ -229,7 +233,11 @@ static int sim_write_sector(const void *buf, size_t n, uint64_t off, int rc)
 
 static int sim_write(int fd, const void *buf, size_t n, uint64_t off)
 {
-	int rc = sim_fault();
+	int rc;
+
+	if (sim.during)
+		sim.during();
+	rc = sim_fault();
 
 	(void)fd;
 	sim.writes++;
@@ -324,6 +332,28 @@ static int sim_set_mtime(int fd, const struct timespec *mtime)
 	return 0;
 }
 
+static int sim_lock(int fd, int type)
+{
+	sim.locks++;
+	assert_in_range(fd, 0, (int)sizeof(sim.locked) - 1);
+	for (int i = 0; type != F_UNLCK && i < (int)sizeof(sim.locked); i++)
+		if (i != fd && sim.locked[i] && (type == F_WRLCK || sim.locked[i] == F_WRLCK + 1))
+			return -EAGAIN;
+	sim.locked[fd] = type == F_UNLCK ? 0 : (uint8_t)(type + 1);
+	return 0;
+}
+
+static uint64_t sim_now_us(void)
+{
+	return sim.us;
+}
+
+static void sim_nap_us(uint64_t us)
+{
+	sim.naps++;
+	sim.us += us;
+}
+
 static void *sim_alloc(size_t n)
 {
 	return sim_fault() ? NULL : calloc(1, n);
@@ -338,6 +368,9 @@ static const struct file_io sim_io = {
 	.seek_data = sim_seek_data,
 	.stat = sim_stat,
 	.set_mtime = sim_set_mtime,
+	.lock = sim_lock,
+	.now_us = sim_now_us,
+	.nap_us = sim_nap_us,
 	.alloc = sim_alloc,
 };
 
@@ -348,6 +381,8 @@ UNUSED static void sim_reset(void)
 	sim_log_clear();
 	sim.fail_at = 0;
 	sim.no_fallocate = false;
+	sim.during = NULL;
+	memset(sim.locked, 0, sizeof(sim.locked));
 	file_io = &sim_io;
 }
 

@@ -159,7 +159,6 @@ static void later_things_are_named_as_such(void **state)
 {
 	struct fixture *f = *state;
 
-	refused(f, "[mount]\nshared = yes\n", 2, "not supported by this version");
 	refused(f, "[mount]\ntransport = io_uring\n", 2, "not supported by this version");
 	refused(f, "[kms]\nprovider = gcp\n", 2, "none of aws|vault|pkcs11|keyfile");
 	accepted(f, "[mount]\ntransport = fuse\n");
@@ -178,6 +177,26 @@ static void lists_go_on_on_indented_lines(void **state)
 	refused(f, "[kms]\nreplicas = a\n[cache]\n  b\n", 4, "begin with a blank");
 	refused(f, "[kms]\nreplicas = a\n  key = b\n", 3, "begin with a blank");
 	refused(f, "[kms]\nreplicas = a\n  b\nreplicas = c\n", 4, "already set in line 2");
+}
+
+static void shared_mounts_cache_little(void **state)
+{
+	struct fixture *f = *state;
+	struct config *c = &f->config;
+
+	accepted(f, "[kms]\nkey = k\n[mount]\nshared = yes\n");
+	assert_int_equal(config_check(c, f->why), 0);
+	assert_true(c->mount.shared && !c->mount.writeback);
+	assert_int_equal(c->mount.attr_timeout_ms, 1000);
+	accepted(f, "[kms]\nkey = k\n[mount]\nshared = yes\nwriteback = off\nattr_timeout = 50ms\n");
+	assert_int_equal(config_check(c, f->why), 0);
+	assert_int_equal(c->mount.attr_timeout_ms, 50);
+	accepted(f, "[kms]\nkey = k\n[mount]\nshared = yes\nwriteback = on\n");
+	assert_int_equal(config_check(c, f->why), -EINVAL);
+	assert_non_null(strstr(f->why, "'writeback' in [mount] cannot be on with 'shared'"));
+	accepted(f, "[kms]\nkey = k\n");
+	assert_int_equal(config_check(c, f->why), 0);
+	assert_true(c->mount.writeback && !c->mount.shared);
 }
 
 static void providers_need_their_sections(void **state)
@@ -312,7 +331,6 @@ static void options_override_and_are_named_in_errors(void **state)
 	assert_string_equal(f->why, "-o cache.ttl: unknown key 'ttl' in [cache]");
 	assert_int_equal(config_set(c, "cache.lease", "x", f->why), -EINVAL);
 	assert_string_equal(f->why, "-o cache.lease: 'x' is not a number");
-	assert_int_equal(config_set(c, "mount.shared", "yes", f->why), -ENOTSUP);
 	assert_int_equal(c->alert.key_age_days, 90);
 	assert_int_equal(config_set(c, "alert.key_age_days", "0", f->why), 0);
 	assert_int_equal(c->alert.key_age_days, 0);
@@ -519,6 +537,7 @@ int main(void)
 		T(windows_line_ends_and_bom_do_no_harm),
 		T(unknown_and_repeated_names_are_refused),
 		T(later_things_are_named_as_such),
+		T(shared_mounts_cache_little),
 		T(lists_go_on_on_indented_lines),
 		T(providers_need_their_sections),
 		T(values_out_of_range_are_refused),

@@ -57,7 +57,6 @@ FILES = {
     "negative": (GOOD + "max_connections = -1\n", 3, "not a number"),
     "no choice": (GOOD + "provider = azure\n", 3, "none of aws|vault|pkcs11|keyfile"),
     "a later choice": (GOOD + "[mount]\ntransport = io_uring\n", 4, "not supported by this version"),
-    "a later key": (GOOD + "[mount]\nshared = yes\n", 4, "not supported by this version"),
     "days with a unit": (GOOD + "[alert]\nkey_age_days = 90d\n", 4, "not a plain number"),
     "relative path": (GOOD + "ca_bundle = certs.pem\n", 3, "not an absolute path"),
     "a secret": (GOOD + "aws_secret_access_key = x\n", 3, "unknown key 'aws_secret_access_key'"),

@@ -50,6 +50,7 @@ struct domain {
 	atomic_uint opening;    /* counts up each time the domain opens, from 1: inode->lost_in is the one in which a
 	                           loss was counted */
 	atomic_ullong ops, op_errors, parked, reads, writes, read_bytes, write_bytes, lost;
+	struct histogram key_wait; /* how long operations waited for a key */
 	struct seeker *seeker; /* guarded by fs->dirs_lock: answers SEEK_DATA of files being written */
 	char label[24];       /* "domain 7", for the log; "" for domain 0 */
 	pthread_mutex_t writing; /* before lock; held while the descriptor is written, guards restored */

@@ -72,6 +72,7 @@ struct task {
 	bool heap, kill; /* kill: drop setuid and setgid */
 	bool lenient;    /* while locked the answer is success (FLUSH) */
 	struct lease_key *key;
+	uint64_t parked; /* histogram_clock() of when it was parked */
 	fuse_ino_t ino;
 	struct handle *handle; /* NULL: by nodeid */
 	struct fuse_file_info fi;

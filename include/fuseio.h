@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "cleanup.h"
+#include "histogram.h"
 
 struct fuse_session;
 
@@ -22,6 +23,28 @@ uint32_t fuseio_init_flags(void);
 /* The request this thread is handling asks to drop setuid/setgid bits (FUSE_WRITE_KILL_SUIDGID, FATTR_KILL_SUIDGID,
  * FUSE_OPEN_KILL_SUIDGID). */
 bool fuseio_kill_suidgid(void);
+/* How long requests took, by kind, from being read to being answered. CREATE is everything that makes an object, UNLINK
+ * what removes one. */
+enum fuseio_kind {
+	FUSEIO_OTHER,
+	FUSEIO_LOOKUP,
+	FUSEIO_GETATTR,
+	FUSEIO_SETATTR,
+	FUSEIO_OPEN,
+	FUSEIO_CREATE,
+	FUSEIO_READ,
+	FUSEIO_WRITE,
+	FUSEIO_FSYNC,
+	FUSEIO_FLUSH,
+	FUSEIO_READDIR,
+	FUSEIO_RENAME,
+	FUSEIO_UNLINK,
+	FUSEIO_XATTR,
+};
+#define FUSEIO_KINDS (FUSEIO_XATTR + 1u)
+/* Adds to *out. */
+void fuseio_latency(enum fuseio_kind, struct histogram_view *out);
+const char *fuseio_kind_name(enum fuseio_kind);
 /* Raw notifications, 0 or -errno; -ENOENT: the kernel does not know it; -EINVAL: kernel too old. Callers hold no lock.
  */
 MUST_CHECK int fuseio_inval_inode(int fd, uint64_t nodeid);

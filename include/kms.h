@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "context.h"
+#include "histogram.h"
 #include "kdf.h"
 
 /* reference: the classes D, T, C, X of the error table. */
@@ -96,6 +97,9 @@ struct kms_event {
 	uint32_t latency_ms;
 };
 
+enum kms_operation { KMS_GENERATE, KMS_DECRYPT, KMS_ENCRYPT, KMS_REENCRYPT, KMS_DESCRIBE };
+#define KMS_OPERATIONS (KMS_DESCRIBE + 1u)
+
 /* Every attempt counts, retries too. */
 struct kms_stats {
 	uint64_t calls, errors, denied, busy, down, config;
@@ -172,6 +176,10 @@ bool kms_name_is_multi(const char *name);
  * The event is valid during fn only. */
 void kms_observe(struct kms *, void (*fn)(void *arg, const struct kms_event *), void *arg);
 void kms_stats(struct kms *, struct kms_stats *out);
+/* How long attempts of one operation took; adds to *out. */
+void kms_latency(const struct kms *, enum kms_operation, struct histogram_view *out);
+/* "GenerateDataKey", ... */
+const char *kms_operation_name(enum kms_operation);
 /* request_timeout from now. */
 uint64_t kms_deadline(const struct kms *);
 

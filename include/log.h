@@ -6,6 +6,7 @@
 #define BYOKFS_LOG_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 enum log_level { LOG_LEVEL_ERR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 
@@ -18,6 +19,9 @@ void log_label(const char *label);
 void log_at(enum log_level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* An error, but not the same line again within the hour: what is damaged is read over and over. */
 void log_err_once(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* The same for something damaged or tampered with, which is counted when it is said. */
+void log_damage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+uint64_t log_damage_count(void);
 
 #define log_err(...)   log_at(LOG_LEVEL_ERR, __VA_ARGS__)
 #define log_warn(...)  log_at(LOG_LEVEL_WARN, __VA_ARGS__)

@@ -1,6 +1,7 @@
 /* control_status.c — the verb "status": what the daemon knows of itself, flat where people read it and grouped where
  * machines do. */
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -8,7 +9,9 @@
 #include "bytes.h"
 #include "control.h"
 #include "exitcode.h"
+#include "fuseio.h"
 #include "io.h"
+#include "log.h"
 #include "service.h"
 #include "state.h"
 
@@ -56,6 +59,56 @@ static json_t *counters(const struct sums *s)
 	    s->ahead, "read_ahead_used", s->ahead_used);
 }
 
+/* Buckets as they are, without the empty ones at the end; quantiles for those who only look. */
+static json_t *histogram_part(const struct histogram_view *v)
+{
+	json_t *buckets = json_array();
+	unsigned n = HISTOGRAM_BUCKETS;
+
+	while (n && !v->bucket[n - 1])
+		n--;
+	for (unsigned i = 0; i < n; i++)
+		(void)json_array_append_new(buckets, json_integer((json_int_t)v->bucket[i]));
+	return json_pack("{s:I, s:f, s:f, s:f, s:o}", "count", (json_int_t)v->count, "sum_us", (double)v->sum_ns / 1000,
+	    "p50_us", histogram_quantile(v, 500), "p99_us", histogram_quantile(v, 990), "buckets", buckets);
+}
+
+/* Of all domains together. */
+struct latencies {
+	struct histogram_view kms[KMS_OPERATIONS], key_wait;
+};
+
+static bool add_latencies(void *arg, struct domain *d)
+{
+	struct latencies *l = arg;
+
+	histogram_read(&d->key_wait, &l->key_wait);
+	if (atomic_load(&d->lease))
+		for (unsigned i = 0; i < KMS_OPERATIONS; i++)
+			kms_latency(d->kms, i, &l->kms[i]);
+	return true;
+}
+
+static json_t *latency_part(struct fs *fs)
+{
+	struct latencies *l CLEANUP_FREE = calloc(1, sizeof(*l));
+	json_t *operations = json_object(), *kms = json_object();
+
+	if (!l)
+		return NULL;
+	domains_each(fs, add_latencies, l);
+	for (unsigned i = 0; i < FUSEIO_KINDS; i++) {
+		struct histogram_view v = { 0 };
+
+		fuseio_latency(i, &v);
+		(void)json_object_set_new(operations, fuseio_kind_name(i), histogram_part(&v));
+	}
+	for (unsigned i = 0; i < KMS_OPERATIONS; i++)
+		(void)json_object_set_new(kms, kms_operation_name(i), histogram_part(&l->kms[i]));
+	return json_pack(
+	    "{s:o, s:o, s:o}", "operations", operations, "kms", kms, "key_wait", histogram_part(&l->key_wait));
+}
+
 static json_t *all_counters(struct fs *fs)
 {
 	struct sums s = { 0 };
@@ -65,6 +118,7 @@ static json_t *all_counters(struct fs *fs)
 	o = counters(&s);
 	(void)json_object_set_new(o, "inodes", json_integer((json_int_t)inode_count(fs->inodes)));
 	(void)json_object_set_new(o, "unflushed", json_integer((json_int_t)states_queued(fs)));
+	(void)json_object_set_new(o, "damaged", json_integer((json_int_t)log_damage_count()));
 	return o;
 }
 
@@ -179,13 +233,13 @@ json_t *control_status(struct service *s, const json_t *request)
 	bytes_hex(id, s->fs->store->desc.store, 16);
 	io_utc(since, ls.since);
 	io_utc(started, s->started);
-	return json_pack(
-	    "{s:i, s:s, s:o, s:o, s:s, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:s, s:i, s:o*, s:o*, s:I, s:o*, s:o*, s:o*}",
+	return json_pack("{s:i, s:s, s:o, s:o, s:s, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:s, s:i, s:o*, s:o*, s:o*, "
+	                 "s:I, s:o*, s:o*, s:o*}",
 	    "code", EXIT_OK, "message", "ok", "mountpoint", control_text(s->mountpoint), "cipherdir",
 	    control_text(s->fs->store->path), "store", id, "state", lease_state_name(ls.state), "reason",
 	    control_text(ls.reason), "since", since, "since_unix", (json_int_t)ls.since, "lease_left_ms",
 	    (json_int_t)ls.lease_left_ms, "by_admin", ls.by_admin, "watchdog", !s->watchdog_dead, "started", started,
-	    "pid", (int)getpid(), "kms", kms_part(s->fs->first->kms), "counters", all_counters(s->fs), "domain_count",
-	    (json_int_t)domains_count(s->fs), "domains", domains_part(s, request), "audit", audit_part(s->fs->audit),
-	    "key_age", control_age(s));
+	    "pid", (int)getpid(), "kms", kms_part(s->fs->first->kms), "counters", all_counters(s->fs), "latency",
+	    latency_part(s->fs), "domain_count", (json_int_t)domains_count(s->fs), "domains", domains_part(s, request),
+	    "audit", audit_part(s->fs->audit), "key_age", control_age(s));
 }

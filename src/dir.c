@@ -77,7 +77,7 @@ int dir_read_id(int fd, const struct name_keys *names, uint16_t *domain_index, u
 
 	if (!r)
 		return 0;
-	log_err_once("%s: " NAME_DIR_FILE " is %s: the directory is refused", dir_where(fd, where),
+	log_damage("%s: " NAME_DIR_FILE " is %s: the directory is refused", dir_where(fd, where),
 	    r == -EBADMSG ? "missing or not authentic" : strerror(-r));
 	return -EIO;
 }
@@ -197,7 +197,7 @@ int dir_stat(const struct dir *d, const char *name, size_t len, struct stat *st,
 	if (p.name.long_target[0] && !long_matches(&p)) {
 		char where[DIR_WHERE];
 
-		log_err_once("%s/%s: no matching .n: the entry is ignored", dir_where(d->fd, where), p.name.entry);
+		log_damage("%s/%s: no matching .n: the entry is ignored", dir_where(d->fd, where), p.name.entry);
 		return -ENOENT;
 	}
 	if (entry)
@@ -464,7 +464,7 @@ int dir_readlink(int fd, const char *entry, const struct name_keys *names, char 
 	r = name_link_decrypt(names, text, (size_t)n, out);
 	if (r >= 0)
 		return r;
-	log_err_once("%s%s%s: symlink target does not authenticate", dir_where(fd, where), *entry ? "/" : "", entry);
+	log_damage("%s%s%s: symlink target does not authenticate", dir_where(fd, where), *entry ? "/" : "", entry);
 	return -EIO;
 }
 

@@ -198,7 +198,7 @@ int domain_place(struct fs *fs, const struct fs_dir *parent, const char *entry, 
 		out->domain = index;
 		return 0;
 	}
-	log_err_once(
+	log_damage(
 	    "directory '%s' in the directory with inode %llu claims key domain %u but is not its root: refused", entry,
 	    (unsigned long long)parent->inode->ino, (unsigned)index);
 	return -EIO;
@@ -223,7 +223,7 @@ int domain_dir(struct fs *fs, struct inode *inode, struct dir *dir, struct inode
 	if (r || d->index == atomic_load_explicit(&inode->outer, memory_order_relaxed) ||
 	    atomic_load(&inode->removed) || bytes_equal(dir->id, d->root, sizeof(dir->id)))
 		return r;
-	log_err_once("directory inode %llu is not the root of key domain %u: refused", (unsigned long long)inode->ino,
+	log_damage("directory inode %llu is not the root of key domain %u: refused", (unsigned long long)inode->ino,
 	    (unsigned)d->index);
 	inode_dir_put(fs->inodes, *pin);
 	return -EIO;

@@ -28,9 +28,9 @@ int file_damaged(const struct file *f, enum unit_type type, uint64_t index, cons
 	if (f->params.describe)
 		f->params.describe(f->params.arg, name, sizeof(name));
 	if (type == UNIT_ROOT)
-		log_err_once("%s: page 0: %s", name, reason);
+		log_damage("%s: page 0: %s", name, reason);
 	else
-		log_err_once("%s: %s page %" PRIu64 ": %s", name, kind, index, reason);
+		log_damage("%s: %s page %" PRIu64 ": %s", name, kind, index, reason);
 	return -EIO;
 }
 

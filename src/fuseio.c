@@ -103,6 +103,7 @@ static ssize_t hook_read(int fd, void *buf, size_t size, void *userdata)
 	last = n > 0 ? (size_t)n : 0;
 	if (n <= 0)
 		return n;
+	fuseio_time_begin(buf, (size_t)n, histogram_clock());
 	kill_suidgid = fuseio_parse_kill(buf, (size_t)n);
 	if (fuseio_parse_init(buf, (size_t)n, &offer)) {
 		atomic_store(&offered_flags, offer.flags);
@@ -135,9 +136,14 @@ static bool patch_reply(const struct iovec *iov, int count, struct fuse_init_out
 static ssize_t hook_writev(int fd, struct iovec *iov, int count, void *userdata)
 {
 	struct fuse_init_out out;
+	struct fuse_out_header head;
 	struct iovec patched[2];
 
 	(void)userdata;
+	if (count > 0 && iov[0].iov_len >= sizeof(head)) {
+		memcpy(&head, iov[0].iov_base, sizeof(head));
+		fuseio_time_end(head.unique, histogram_clock());
+	}
 	if (!atomic_load_explicit(&offered_unique, memory_order_relaxed) || !patch_reply(iov, count, &out))
 		return writev(fd, iov, count);
 	/* The next request with this unique number is not an INIT. */

@@ -380,7 +380,7 @@ int inode_look(struct inode_table *t, int dirfd, const char *entry, const struct
 	}
 	r = look(t, dirfd, entry, st, where, out);
 	if (r == -EBADMSG) {
-		log_err_once("inode %llu is reached from two key domains: refused in the second",
+		log_damage("inode %llu is reached from two key domains: refused in the second",
 		    (unsigned long long)st->st_ino);
 		return -EIO;
 	}

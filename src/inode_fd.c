@@ -215,7 +215,7 @@ static int open_verified(const struct inode_table *t, struct inode *i, int flags
 	if (fstat(fd, st))
 		return -errno;
 	if (st->st_ino != i->ino || st->st_dev != i->dev || (st->st_mode & S_IFMT) != i->type) {
-		log_err_once("inode %llu is not what was looked up", (unsigned long long)i->ino);
+		log_damage("inode %llu is not what was looked up", (unsigned long long)i->ino);
 		return -EIO;
 	}
 	return steal_fd(&fd);
@@ -300,7 +300,7 @@ static int pin_identify(struct inode_table *t, struct inode *i, int fd, const st
 	if (r)
 		return r;
 	if (domain != atomic_load(&i->domain)) {
-		log_err_once(
+		log_damage(
 		    "directory inode %llu claims key domain %u: refused", (unsigned long long)i->ino, (unsigned)domain);
 		return -EIO;
 	}
@@ -308,7 +308,7 @@ static int pin_identify(struct inode_table *t, struct inode *i, int fd, const st
 	r = inode_set_dirid(t, i, id);
 	(void)pthread_mutex_unlock(&t->lock);
 	if (r == -EIO)
-		log_err_once("directory inode %llu has the id of another directory: refused (a copy inside the store?)",
+		log_damage("directory inode %llu has the id of another directory: refused (a copy inside the store?)",
 		    (unsigned long long)i->ino);
 	return r;
 }

@@ -45,7 +45,10 @@ int keywait_enter(
 		domain_leave(d, LEASE_WORK);
 	if (r != -EINPROGRESS)
 		return r;
+	uint64_t begun = histogram_clock();
+
 	sleep_until_ready(&k);
+	histogram_add(&d->key_wait, histogram_clock() - begun);
 	if (k.waiter.result)
 		return k.waiter.result;
 	r = domain_enter(d, LEASE_WORK);

@@ -86,8 +86,11 @@ static void raise_max(atomic_uint_fast64_t *max, uint64_t value)
 		;
 }
 
-static void count(struct kms *k, enum kms_status status, uint64_t ms)
+static void count(struct kms *k, enum kms_operation op, enum kms_status status, uint64_t ns)
 {
+	uint64_t ms = ns / 1000000;
+
+	histogram_add(&k->latency[op], ns);
 	atomic_fetch_add(&k->calls, 1);
 	atomic_fetch_add(&k->latency_sum, ms);
 	raise_max(&k->latency_max, ms);
@@ -99,7 +102,7 @@ static void count(struct kms *k, enum kms_status status, uint64_t ms)
 
 /* What any of the calls needs; each uses its part. */
 struct call {
-	enum { GENERATE, DECRYPT, ENCRYPT, REENCRYPT, DESCRIBE } op;
+	enum kms_operation op;
 	const char *key, *to; /* `to` is also the key expected to have answered */
 	const struct context *ctx, *dst;
 	const uint8_t *in; /* sealed key, or the secret to seal */
@@ -115,18 +118,18 @@ static enum kms_status dispatch(const struct kms *k, const struct call *c, uint6
 	const struct kms_provider *p = k->provider;
 
 	switch (c->op) {
-	case GENERATE:
+	case KMS_GENERATE:
 		return p->generate(k->priv, c->ctx, deadline, c->secret, c->blob, c->used, err);
-	case DECRYPT:
+	case KMS_DECRYPT:
 		return p->decrypt(k->priv, c->key, c->ctx, c->in, c->len, deadline, c->secret, c->used, err);
-	case ENCRYPT:
+	case KMS_ENCRYPT:
 		return p->encrypt(k->priv, c->ctx, c->in, deadline, c->blob, c->used, err);
-	case REENCRYPT:
+	case KMS_REENCRYPT:
 		if (p->reencrypt)
 			return p->reencrypt(
 			    k->priv, c->key, c->ctx, c->in, c->len, c->to, c->dst, deadline, c->blob, c->used, err);
 		break;
-	case DESCRIBE:
+	case KMS_DESCRIBE:
 		if (p->describe)
 			return p->describe(k->priv, c->key, deadline, c->description, err);
 		break;
@@ -159,27 +162,33 @@ static enum kms_status check_answer(const struct kms *k, const struct call *c, s
 	return KMS_OK;
 }
 
-/* The books, and whoever observes. */
-static void told(struct kms *k, const struct call *c, const struct kms_err *err, uint64_t ms)
+const char *kms_operation_name(enum kms_operation op)
 {
 	static const char *const names[] = { "GenerateDataKey", "Decrypt", "Encrypt", "ReEncrypt", "DescribeKey" };
+
+	return names[op];
+}
+
+/* The books, and whoever observes. */
+static void told(struct kms *k, const struct call *c, const struct kms_err *err, uint64_t ns)
+{
 	const struct kms_used *used = err->status == KMS_OK ? c->used : NULL;
 	const char *asked = c->key ? c->key : c->to;
-	const struct kms_event event = { .operation = names[c->op],
+	const struct kms_event event = { .operation = kms_operation_name(c->op),
 		.context = c->dst ? c->dst : c->ctx,
 		.key = c->used && *c->used->key ? c->used->key : asked,
 		.used = used,
 		.err = err,
-		.latency_ms = (uint32_t)ms };
+		.latency_ms = (uint32_t)(ns / 1000000) };
 
-	count(k, err->status, ms);
+	count(k, c->op, err->status, ns);
 	if (k->observe)
 		k->observe(k->observer, &event);
 }
 
 static enum kms_status attempt(struct kms *k, const struct call *c, uint64_t deadline, struct kms_err *err)
 {
-	uint64_t begun = io_boot_ms(), own_end = begun + k->request_timeout_ms;
+	uint64_t begun = histogram_clock(), own_end = io_boot_ms() + k->request_timeout_ms;
 	enum kms_status status;
 
 	memset(err, 0, sizeof(*err));
@@ -198,7 +207,7 @@ static enum kms_status attempt(struct kms *k, const struct call *c, uint64_t dea
 	err->status = status;
 	if (status != KMS_OK && c->blob)
 		c->blob->len = 0;
-	told(k, c, err, io_boot_ms() - begun);
+	told(k, c, err, histogram_clock() - begun);
 	return status;
 }
 
@@ -248,7 +257,7 @@ enum kms_status kms_generate(struct kms *k, const struct context *ctx, uint64_t 
     struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
 {
 	const struct call c = {
-		.op = GENERATE, .to = k->key, .ctx = ctx, .secret = secret, .blob = blob, .used = used
+		.op = KMS_GENERATE, .to = k->key, .ctx = ctx, .secret = secret, .blob = blob, .used = used
 	};
 	enum kms_status status = run(k, &c, deadline, err);
 
@@ -260,7 +269,7 @@ enum kms_status kms_generate(struct kms *k, const struct context *ctx, uint64_t 
 enum kms_status kms_decrypt(struct kms *k, const struct context *ctx, const uint8_t *blob, size_t len,
     uint64_t deadline, uint8_t secret[static 32], struct kms_used *used, struct kms_err *err)
 {
-	const struct call c = { .op = DECRYPT,
+	const struct call c = { .op = KMS_DECRYPT,
 		.key = k->key,
 		.to = k->key,
 		.ctx = ctx,
@@ -282,7 +291,7 @@ enum kms_status kms_decrypt(struct kms *k, const struct context *ctx, const uint
 enum kms_status kms_encrypt(struct kms *k, const struct context *ctx, const uint8_t secret[static 32],
     uint64_t deadline, struct kms_blob *blob, struct kms_used *used, struct kms_err *err)
 {
-	const struct call c = { .op = ENCRYPT, .to = k->key, .ctx = ctx, .in = secret, .blob = blob, .used = used };
+	const struct call c = { .op = KMS_ENCRYPT, .to = k->key, .ctx = ctx, .in = secret, .blob = blob, .used = used };
 
 	return run(k, &c, deadline, err);
 }
@@ -291,7 +300,7 @@ enum kms_status kms_reencrypt(struct kms *k, const char *from, const struct cont
     size_t len, const char *to, const struct context *dst, uint64_t deadline, struct kms_blob *out,
     struct kms_used *used, struct kms_err *err)
 {
-	const struct call c = { .op = REENCRYPT,
+	const struct call c = { .op = KMS_REENCRYPT,
 		.key = from,
 		.to = to,
 		.ctx = src,
@@ -309,7 +318,7 @@ enum kms_status kms_reencrypt(struct kms *k, const char *from, const struct cont
 enum kms_status kms_describe(
     struct kms *k, const char *key, uint64_t deadline, struct kms_description *out, struct kms_err *err)
 {
-	const struct call c = { .op = DESCRIBE, .key = key, .description = out };
+	const struct call c = { .op = KMS_DESCRIBE, .key = key, .description = out };
 
 	return run(k, &c, deadline, err);
 }
@@ -321,9 +330,9 @@ size_t kms_batch_max(const struct kms *k)
 	return k->provider->decrypt_batch && k->provider->batch_max ? k->provider->batch_max : 1;
 }
 
-static void settle_item(struct kms *k, struct kms_item *i, uint64_t ms)
+static void settle_item(struct kms *k, struct kms_item *i, uint64_t ns)
 {
-	const struct call c = { .op = DECRYPT, .key = k->key, .to = k->key, .ctx = i->context, .used = &i->used };
+	const struct call c = { .op = KMS_DECRYPT, .key = k->key, .to = k->key, .ctx = i->context, .used = &i->used };
 
 	if ((unsigned)i->err.status > KMS_CONFIG)
 		(void)kms_fail(
@@ -332,12 +341,12 @@ static void settle_item(struct kms *k, struct kms_item *i, uint64_t ms)
 		i->err.status = check_answer(k, &c, &i->err);
 	if (i->err.status != KMS_OK)
 		explicit_bzero(i->secret, 32);
-	told(k, &c, &i->err, ms);
+	told(k, &c, &i->err, ns);
 }
 
 static void batch(struct kms *k, struct kms_item *items, size_t n, uint64_t deadline)
 {
-	uint64_t begun = io_boot_ms(), own_end = begun + k->request_timeout_ms;
+	uint64_t begun = histogram_clock(), own_end = io_boot_ms() + k->request_timeout_ms;
 
 	for (size_t i = 0; i < n; i++) {
 		memset(&items[i].used, 0, sizeof(items[i].used));
@@ -347,7 +356,7 @@ static void batch(struct kms *k, struct kms_item *items, size_t n, uint64_t dead
 	}
 	k->provider->decrypt_batch(k->priv, k->key, items, n, own_end < deadline ? own_end : deadline);
 	for (size_t i = 0; i < n; i++)
-		settle_item(k, &items[i], io_boot_ms() - begun);
+		settle_item(k, &items[i], histogram_clock() - begun);
 }
 
 void kms_decrypt_batch(struct kms *k, struct kms_item *items, size_t n, uint64_t deadline)
@@ -356,7 +365,7 @@ void kms_decrypt_batch(struct kms *k, struct kms_item *items, size_t n, uint64_t
 
 	for (size_t i = 0, part; i < n; i += part) {
 		struct kms_item *it = &items[i];
-		const struct call c = { .op = DECRYPT,
+		const struct call c = { .op = KMS_DECRYPT,
 			.key = k->key,
 			.to = k->key,
 			.ctx = it->context,
@@ -404,6 +413,11 @@ void kms_stats(struct kms *k, struct kms_stats *out)
 		.config = atomic_load(&k->by_status[KMS_CONFIG]),
 		.latency_ms_sum = atomic_load(&k->latency_sum),
 		.latency_ms_max = atomic_load(&k->latency_max) };
+}
+
+void kms_latency(const struct kms *k, enum kms_operation op, struct histogram_view *out)
+{
+	histogram_read(&k->latency[op], out);
 }
 
 uint64_t kms_deadline(const struct kms *k)

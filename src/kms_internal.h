@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 
+#include "histogram.h"
 #include "kms_provider.h"
 
 struct kms {
@@ -11,6 +12,7 @@ struct kms {
 	void *priv;
 	uint32_t request_timeout_ms;
 	atomic_uint_fast64_t calls, errors, by_status[KMS_CONFIG + 1], latency_sum, latency_max;
+	struct histogram latency[KMS_OPERATIONS];
 	void (*observe)(void *arg, const struct kms_event *);
 	void *observer;
 	char key[KMS_KEY_MAX + 1];

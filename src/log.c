@@ -172,16 +172,43 @@ static bool said_lately(const char *message)
 	return again;
 }
 
-void log_err_once(const char *fmt, ...)
+static bool say_once(const char *fmt, va_list args)
 {
 	char message[LINE_MAX_BYTES];
+
+	print(message, fmt, args);
+	if (said_lately(message))
+		return false;
+	emit(LOG_LEVEL_ERR, message);
+	return true;
+}
+
+void log_err_once(const char *fmt, ...)
+{
 	int saved = errno;
 	va_list args;
 
 	va_start(args, fmt);
-	print(message, fmt, args);
+	(void)say_once(fmt, args);
 	va_end(args);
-	if (!said_lately(message))
-		emit(LOG_LEVEL_ERR, message);
 	errno = saved;
+}
+
+static _Atomic uint64_t damage;
+
+void log_damage(const char *fmt, ...)
+{
+	int saved = errno;
+	va_list args;
+
+	va_start(args, fmt);
+	if (say_once(fmt, args))
+		damage++;
+	va_end(args);
+	errno = saved;
+}
+
+uint64_t log_damage_count(void)
+{
+	return damage;
 }

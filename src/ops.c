@@ -164,6 +164,7 @@ static void task_ready(struct lease_waiter *w)
 {
 	struct task *t = (struct task *)(void *)((char *)w - offsetof(struct task, waiter));
 
+	histogram_add(&t->domain->key_wait, histogram_clock() - t->parked);
 	if (w->result) {
 		key_refused(t);
 		task_finish(t, w->result);
@@ -185,6 +186,7 @@ static void task_park(const struct task *t)
 		return;
 	}
 	atomic_fetch_add_explicit(&t->domain->parked, 1, memory_order_relaxed);
+	h->parked = histogram_clock();
 	task_finish(h, task_attempt(h));
 }
 

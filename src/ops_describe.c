@@ -86,5 +86,5 @@ void fs_damaged(struct inode *inode, const char *why)
 	char name[2 * SHOWN + 64];
 
 	fs_describe(inode, name, sizeof(name));
-	log_err_once("%s: %s", name, why);
+	log_damage("%s: %s", name, why);
 }

@@ -110,7 +110,7 @@ static ssize_t damaged(int fd, const char *backing)
 {
 	char where[DIR_WHERE];
 
-	log_err_once("%s: attribute '%s' does not authenticate", dir_where(fd, where), backing);
+	log_damage("%s: attribute '%s' does not authenticate", dir_where(fd, where), backing);
 	return -EIO;
 }
 

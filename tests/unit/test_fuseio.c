@@ -134,10 +134,85 @@ static void test_sysfs(void **state)
 	assert_int_equal(fuseio_readahead(4294967295u, 1024), -ENOENT);
 }
 
+static uint64_t taken(enum fuseio_kind kind, uint64_t *sum)
+{
+	struct histogram_view v = { 0 };
+
+	fuseio_latency(kind, &v);
+	*sum = v.sum_ns;
+	return v.count;
+}
+
+static void begin(uint64_t unique, uint32_t opcode, uint64_t now)
+{
+	const struct fuse_in_header in = { .len = sizeof(in), .unique = unique, .opcode = opcode };
+
+	fuseio_time_begin(&in, sizeof(in), now);
+}
+
+/* Answers count once, in their kind, whatever the order; what nobody asked for does not. */
+static void test_times(void **state)
+{
+	uint64_t sum;
+
+	(void)state;
+	begin(2, FUSE_READ, 1000);
+	begin(4, FUSE_WRITE, 2000);
+	fuseio_time_end(4, 7000);
+	fuseio_time_end(2, 4000);
+	fuseio_time_end(2, 9000);
+	fuseio_time_end(0, 9000);
+	fuseio_time_end(6, 9000);
+	assert_int_equal(taken(FUSEIO_READ, &sum), 1);
+	assert_int_equal(sum, 3000);
+	assert_int_equal(taken(FUSEIO_WRITE, &sum), 1);
+	assert_int_equal(sum, 5000);
+	begin(8, 4711, 0); /* an opcode of the future */
+	fuseio_time_end(8, 10);
+	begin(10, FUSE_RMDIR, 0);
+	fuseio_time_end(10, 20);
+	assert_int_equal(taken(FUSEIO_OTHER, &sum), 1);
+	assert_int_equal(taken(FUSEIO_UNLINK, &sum), 1);
+	for (unsigned i = 0; i < FUSEIO_KINDS; i++)
+		assert_true(*fuseio_kind_name(i));
+}
+
+/* Requests without an answer leave no trace; a request cut short is none. */
+static void test_times_of_nothing(void **state)
+{
+	const struct fuse_in_header in = { .unique = 14, .opcode = FUSE_LOOKUP };
+	uint64_t sum;
+
+	(void)state;
+	begin(12, FUSE_FORGET, 0);
+	fuseio_time_end(12, 10);
+	fuseio_time_begin(&in, sizeof(in) - 1, 0);
+	fuseio_time_end(14, 10);
+	begin(0, FUSE_LOOKUP, 0);
+	fuseio_time_end(0, 10);
+	assert_int_equal(taken(FUSEIO_LOOKUP, &sum), 0);
+}
+
+/* More under way than there are places: some go unmeasured, none is measured wrongly. */
+static void test_times_of_many(void **state)
+{
+	uint64_t sum, n;
+
+	(void)state;
+	for (uint64_t i = 1; i <= 10000; i++)
+		begin(1000 + 2 * i, FUSE_FLUSH, 1000);
+	for (uint64_t i = 1; i <= 10000; i++)
+		fuseio_time_end(1000 + 2 * i, 3000);
+	n = taken(FUSEIO_FLUSH, &sum);
+	assert_in_range(n, 1, 9999);
+	assert_int_equal(sum, 2000 * n);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_parse_init), cmocka_unit_test(test_patch_init),
-		cmocka_unit_test(test_parse_kill), cmocka_unit_test(test_notifications), cmocka_unit_test(test_sysfs) };
+		cmocka_unit_test(test_parse_kill), cmocka_unit_test(test_notifications), cmocka_unit_test(test_sysfs),
+		cmocka_unit_test(test_times), cmocka_unit_test(test_times_of_nothing), cmocka_unit_test(test_times_of_many) };
 
 	return cmocka_run_group_tests_name("fuseio", tests, NULL, NULL);
 }

@@ -72,13 +72,12 @@ struct task {
 	bool heap, kill; /* kill: drop setuid and setgid */
 	bool lenient;    /* while locked the answer is success (FLUSH) */
 	struct lease_key *key;
-	uint64_t parked; /* histogram_clock() of when it was parked */
 	fuse_ino_t ino;
 	struct handle *handle; /* NULL: by nodeid */
 	struct fuse_file_info fi;
 	char name[NAME_MAX_PLAIN + 1];
 	size_t size;
-	uint64_t off;
+	uint64_t off, parked; /* histogram_clock() of when it was parked */
 	int mode; /* create, fallocate mode, lseek whence, setattr mask, fsync datasync */
 	mode_t umask;
 	uid_t uid;

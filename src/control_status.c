@@ -83,9 +83,11 @@ static bool add_latencies(void *arg, struct domain *d)
 	struct latencies *l = arg;
 
 	histogram_read(&d->key_wait, &l->key_wait);
-	if (atomic_load(&d->lease))
+	const struct kms *kms = atomic_load(&d->lease) ? d->kms : NULL;
+
+	if (kms && (d->index == 0 || kms != d->fs->first->kms)) /* a rotation may have made it the same */
 		for (unsigned i = 0; i < KMS_OPERATIONS; i++)
-			kms_latency(d->kms, i, &l->kms[i]);
+			kms_latency(kms, i, &l->kms[i]);
 	return true;
 }
 
@@ -131,10 +133,11 @@ static json_t *kms_part(struct kms *kms)
 	kms_stats(kms, &st);
 	kms_where(kms, &at);
 	io_utc(expires, at.expires);
-	return json_pack("{s:s, s:o, s:o, s:b, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:f, s:I}", "provider",
+	return json_pack("{s:s, s:o, s:o, s:b, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:f, s:I}", "provider",
 	    kms_provider_name(kms), "key", control_text(kms_key(kms)), "region",
 	    *at.region ? control_text(at.region) : json_null(), "away", at.away, "identity", control_text(at.identity),
-	    "expires", at.expires ? json_string(expires) : json_null(), "calls", (json_int_t)st.calls, "errors",
+	    "expires", at.expires ? json_string(expires) : json_null(), "expires_unix",
+	    at.expires ? json_integer(at.expires) : json_null(), "calls", (json_int_t)st.calls, "errors",
 	    (json_int_t)st.errors, "denied", (json_int_t)st.denied, "throttled", (json_int_t)st.busy, "unreachable",
 	    (json_int_t)st.down, "latency_ms_mean", st.calls ? (double)st.latency_ms_sum / (double)st.calls : 0.0,
 	    "latency_ms_max", (json_int_t)st.latency_ms_max);
@@ -233,13 +236,14 @@ json_t *control_status(struct service *s, const json_t *request)
 	bytes_hex(id, s->fs->store->desc.store, 16);
 	io_utc(since, ls.since);
 	io_utc(started, s->started);
-	return json_pack("{s:i, s:s, s:o, s:o, s:s, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:s, s:i, s:o*, s:o*, s:o*, "
-	                 "s:I, s:o*, s:o*, s:o*}",
+	return json_pack("{s:i, s:s, s:o, s:o, s:s, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:s, s:I, s:s, s:i, "
+	                 "s:o*, s:o*, s:o*, s:I, s:o*, s:o*, s:o*}",
 	    "code", EXIT_OK, "message", "ok", "mountpoint", control_text(s->mountpoint), "cipherdir",
 	    control_text(s->fs->store->path), "store", id, "state", lease_state_name(ls.state), "reason",
 	    control_text(ls.reason), "since", since, "since_unix", (json_int_t)ls.since, "lease_left_ms",
 	    (json_int_t)ls.lease_left_ms, "by_admin", ls.by_admin, "watchdog", !s->watchdog_dead, "started", started,
-	    "pid", (int)getpid(), "kms", kms_part(s->fs->first->kms), "counters", all_counters(s->fs), "latency",
-	    latency_part(s->fs), "domain_count", (json_int_t)domains_count(s->fs), "domains", domains_part(s, request),
-	    "audit", audit_part(s->fs->audit), "key_age", control_age(s));
+	    "started_unix", (json_int_t)s->started, "version", BYOKFS_VERSION, "pid", (int)getpid(), "kms",
+	    kms_part(s->fs->first->kms), "counters", all_counters(s->fs), "latency", latency_part(s->fs),
+	    "domain_count", (json_int_t)domains_count(s->fs), "domains", domains_part(s, request), "audit",
+	    audit_part(s->fs->audit), "key_age", control_age(s));
 }

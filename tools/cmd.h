@@ -32,6 +32,7 @@ int cmd_policy(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_lock(int argc, char **argv);
 int cmd_unlock(int argc, char **argv);
+int cmd_reload(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_audit(int argc, char **argv);
 int cmd_domain(int argc, char **argv);
@@ -56,8 +57,9 @@ struct cmd_args {
 
 enum cmd_takes { CMD_CONFIG = 1, CMD_JSON = 2 };
 
-/* A verb's own long option: exactly one of value and flag. A NULL name ends the list. One whose name ends in "..." may
- * be given up to CMD_MANY times: value is an array of CMD_MANY + 1, zeroed, and ends with a NULL. */
+/* A verb's own long option: a value, a flag, or both: then the value may be missing, and stands behind a '=' only. A
+ * NULL name ends the list. One whose name ends in "..." may be given up to CMD_MANY times: value is an array of
+ * CMD_MANY + 1, zeroed, and ends with a NULL. */
 #define CMD_MANY 16u
 struct cmd_option {
 	const char *name;

@@ -116,8 +116,12 @@ static int take_long(struct parsing *p, const char *arg)
 			continue;
 		if (many)
 			return add_one(p, o->value, value_of(p, eq ? eq + 1 : NULL), arg);
-		if (o->value)
+		if (o->flag && o->value)
+			*o->flag = true;
+		if (o->value && (eq || !o->flag))
 			return set_once(p, o->value, value_of(p, eq ? eq + 1 : NULL), arg);
+		if (o->value)
+			return -1;
 		if (eq)
 			return wrong(p, "no value wanted:", arg);
 		*o->flag = true;

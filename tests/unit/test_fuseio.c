@@ -212,7 +212,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_parse_init), cmocka_unit_test(test_patch_init),
 		cmocka_unit_test(test_parse_kill), cmocka_unit_test(test_notifications), cmocka_unit_test(test_sysfs),
-		cmocka_unit_test(test_times), cmocka_unit_test(test_times_of_nothing), cmocka_unit_test(test_times_of_many) };
+		cmocka_unit_test(test_times), cmocka_unit_test(test_times_of_nothing),
+		cmocka_unit_test(test_times_of_many) };
 
 	return cmocka_run_group_tests_name("fuseio", tests, NULL, NULL);
 }

@@ -88,6 +88,8 @@ struct domain *domain_get(const struct fs *, uint16_t index);
 struct domain *domain_by_id(struct fs *, const uint8_t id[static CONTEXT_ID]);
 /* Calls fn for every domain, ascending; fn false stops. */
 void domains_each(struct fs *, bool (*fn)(void *arg, struct domain *), void *arg);
+/* lease_retime() of every domain, of those that open later too. */
+void domains_retime(struct fs *, const struct lease_times *);
 /* How many there are. */
 size_t domains_count(const struct fs *);
 /* Adds the nested domains of the store's table that are not there yet; nothing is opened. The store descriptor is

@@ -28,8 +28,8 @@ struct keyahead;
 struct locks;
 
 struct fs_params {
-	double timeout; /* seconds the kernel may keep attributes; at most the lease */
-	double entry_timeout;
+	_Atomic double timeout; /* seconds the kernel may keep attributes; at most the lease */
+	_Atomic double entry_timeout;
 	bool readonly, shared; /* the mount; other hosts have one too */
 	bool noatime;   /* reading moves no access time */
 	bool writeback;

@@ -45,6 +45,9 @@ enum fuseio_kind {
 /* Adds to *out. */
 void fuseio_latency(enum fuseio_kind, struct histogram_view *out);
 const char *fuseio_kind_name(enum fuseio_kind);
+/* Requests answered so far, and threads that wait for the next one. */
+uint64_t fuseio_answered(void);
+unsigned fuseio_idle(void);
 /* Raw notifications, 0 or -errno; -ENOENT: the kernel does not know it; -EINVAL: kernel too old. Callers hold no lock.
  */
 MUST_CHECK int fuseio_inval_inode(int fd, uint64_t nodeid);

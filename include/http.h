@@ -50,6 +50,8 @@ struct http_response {
 
 MUST_CHECK int http_open(struct http **out, const struct http_params *);
 void http_close(struct http *);
+/* For requests from now on; 0: the default. */
+void http_set_connect_timeout(struct http *, uint32_t ms);
 /* 0 when any HTTP answer came; else -EBUSY (all handles were in use until the deadline), -ETIMEDOUT, -ECONNREFUSED,
  * -EHOSTUNREACH, -EFBIG (answer too large), -EPROTO (TLS, protocol), -EKEYREJECTED (the server's certificate is not
  * accepted), -EINVAL (URL, header or CA bundle not usable), -ECANCELED, -ENOMEM, -EIO; `why` (may be NULL, 160 bytes)

@@ -40,6 +40,11 @@ struct lease_params {
 	struct kms *previous; /* the second key of a rotation, or NULL; borrowed as the first one is */
 };
 
+/* Those that may change while the lease is in use. */
+struct lease_times {
+	uint32_t probe_ms, lease_ms, max_age_ms, idle_ms;
+};
+
 enum lease_state { LEASE_OPEN, LEASE_LOCKING, LEASE_LOCKED, LEASE_OPENING };
 
 /* Called on lease threads with no lock held. */
@@ -82,6 +87,12 @@ enum kms_status lease_open(struct lease **out, const struct lease_params *, stru
     struct kms_err *err);
 /* Starts probe and KMS threads. After every fork. */
 MUST_CHECK int lease_start(struct lease *, const struct lease_hooks *);
+/* From now on these times, and the key service's request timeout anew. The lease ends no later than a lease of the new
+ * length that begins now, and no later than before; it is renewed, or not, by a canary that is asked at once. Times
+ * that are as they were change nothing. */
+void lease_retime(struct lease *, const struct lease_times *);
+/* Does the lease thread go its rounds, or is it at work that takes its time? Takes no lock. */
+bool lease_ticks(const struct lease *);
 /* The end, in steps for those who have many leases: tells the threads to stop and fails waiters, waits for nothing;
  * waits for the threads; does both, wipes everything, frees. No operation may be in flight at the last. NULL is
  * fine. */

@@ -13,6 +13,9 @@ enum log_level { LOG_LEVEL_ERR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG 
 /* ident is printed before every message ("byokfs: "). to_syslog switches from stderr to syslog. */
 void log_setup(const char *ident, enum log_level max, bool to_syslog);
 
+/* From now on; any thread. */
+void log_set_level(enum log_level max);
+
 /* What this thread is about, put before its messages until changed; borrowed. NULL or "": nothing. */
 void log_label(const char *label);
 

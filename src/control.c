@@ -212,6 +212,8 @@ json_t *control_answer(void *arg, const json_t *request)
 		return control_domain_result(arg, request);
 	if (strncmp(verb, "rotate-", 7) == 0)
 		return control_rotate(arg, verb, request);
+	if (strcmp(verb, "reload") == 0)
+		return control_reload(arg);
 	one = named(arg, request, &known);
 	if (!known)
 		return control_reply(EXIT_NO_MOUNT, "no such key domain in this mount");

@@ -4,6 +4,7 @@
  *   verb           request                             answer
  *   status         [from]                              see control.c
  *   lock, unlock   [domain | domain_inode]
+ *   reload                                             changed, next_mount, nested_next_mount
  *   domain-add     parent, dir, name, key, [seal]      job
  *   domain-result  job                                 running | index, id, key, seal
  *
@@ -35,6 +36,8 @@ json_t *control_text(const char *);
 json_t *control_reply(int code, const char *message);
 
 struct service;
+/* service_reload() for whoever wants to know what came of it. */
+json_t *control_reload(struct service *);
 /* State, lease, key service, counters, key domains (from the index in "from" on), audit. */
 json_t *control_status(struct service *, const json_t *request);
 struct domain;

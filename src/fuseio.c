@@ -27,6 +27,19 @@ static _Atomic uint64_t offered_unique;
 static _Atomic uint32_t offered_flags, negotiated_flags;
 static _Thread_local bool kill_suidgid;
 
+static atomic_uint idle;
+static _Atomic uint64_t answers;
+
+uint64_t fuseio_answered(void)
+{
+	return atomic_load(&answers);
+}
+
+unsigned fuseio_idle(void)
+{
+	return atomic_load(&idle);
+}
+
 /* ---- bytes ---- */
 
 bool fuseio_parse_init(const void *request, size_t n, struct fuseio_offer *out)
@@ -99,7 +112,9 @@ static ssize_t hook_read(int fd, void *buf, size_t size, void *userdata)
 	/* libfuse gives each thread one buffer for good: names and data of the last request must not wait in it for the
 	 * next. */
 	explicit_bzero(buf, last < size ? last : size);
+	atomic_fetch_add_explicit(&idle, 1, memory_order_relaxed);
 	n = read(fd, buf, size);
+	atomic_fetch_sub_explicit(&idle, 1, memory_order_relaxed);
 	last = n > 0 ? (size_t)n : 0;
 	if (n <= 0)
 		return n;
@@ -143,6 +158,7 @@ static ssize_t hook_writev(int fd, struct iovec *iov, int count, void *userdata)
 	if (count > 0 && iov[0].iov_len >= sizeof(head)) {
 		memcpy(&head, iov[0].iov_base, sizeof(head));
 		fuseio_time_end(head.unique, histogram_clock());
+		atomic_fetch_add_explicit(&answers, head.unique != 0, memory_order_relaxed);
 	}
 	if (!atomic_load_explicit(&offered_unique, memory_order_relaxed) || !patch_reply(iov, count, &out))
 		return writev(fd, iov, count);

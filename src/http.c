@@ -15,6 +15,8 @@
 #include "io.h"
 #include "secret.h"
 
+#define CONNECT_TIMEOUT_MS 2000u
+
 /* ---- process-wide ---- */
 
 static CURLcode global_result;
@@ -86,10 +88,15 @@ static int copy_text(char **out, const char *text)
 	return text && !*out ? -ENOMEM : 0;
 }
 
+void http_set_connect_timeout(struct http *h, uint32_t ms)
+{
+	h->connect_timeout_ms = ms ? ms : CONNECT_TIMEOUT_MS;
+}
+
 static int fill(struct http *h, const struct http_params *p)
 {
 	h->max = p->max_handles ? p->max_handles : 1;
-	h->connect_timeout_ms = p->connect_timeout_ms ? p->connect_timeout_ms : 2000;
+	http_set_connect_timeout(h, p->connect_timeout_ms);
 	h->idle = calloc(h->max, sizeof(*h->idle));
 	if (!h->idle || copy_text(&h->ca_bundle, p->ca_bundle) || copy_text(&h->proxy, p->proxy) ||
 	    copy_text(&h->user_agent, p->user_agent))

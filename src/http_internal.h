@@ -16,7 +16,7 @@ struct http {
 	uint32_t nidle, made, max;
 	CURLSH *share;
 	pthread_mutex_t share_lock[CURL_LOCK_DATA_LAST];
-	uint32_t connect_timeout_ms;
+	_Atomic uint32_t connect_timeout_ms;
 	char *ca_bundle, *proxy, *user_agent;
 };
 

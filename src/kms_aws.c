@@ -436,11 +436,13 @@ static int aws_take_over(struct aws *a, struct aws_set *fresh, const struct kms_
 	char region[64];
 	int r = a->borrowed ? 0 : awscred_reconfigure(a->cred, sts_region(region, params), sts_replicas(params));
 
-	if (r)
+	if (r) {
 		aws_set_put(a, fresh);
-	else
-		aws_set_swap(a, fresh);
-	return r;
+		return r;
+	}
+	http_set_connect_timeout(a->http, params->connect_timeout_ms);
+	aws_set_swap(a, fresh);
+	return 0;
 }
 
 /* The key may move to a sibling. An alias was resolved once: it keeps the key it stood for. */

@@ -10,7 +10,7 @@
 struct kms {
 	const struct kms_provider *provider;
 	void *priv;
-	uint32_t request_timeout_ms;
+	_Atomic uint32_t request_timeout_ms;
 	atomic_uint_fast64_t calls, errors, by_status[KMS_CONFIG + 1], latency_sum, latency_max;
 	struct histogram latency[KMS_OPERATIONS];
 	void (*observe)(void *arg, const struct kms_event *);

@@ -108,7 +108,11 @@ int kms_reconfigure(struct kms *k, const struct kms_params *params, struct kms_e
 		(void)kms_fail(err, KMS_CONFIG, "OtherProvider", "the provider of a mounted store cannot change");
 		return -EINVAL;
 	}
-	return k->provider->reconfigure ? k->provider->reconfigure(k->priv, params, err) : 0;
+	int r = k->provider->reconfigure ? k->provider->reconfigure(k->priv, params, err) : 0;
+
+	if (!r)
+		k->request_timeout_ms = params->request_timeout_ms ? params->request_timeout_ms : REQUEST_TIMEOUT_MS;
+	return r;
 }
 
 static int errno_of(enum kms_status status)

@@ -453,8 +453,10 @@ static int vault_reconfigure(void *priv, const struct kms_params *p, struct kms_
 {
 	const struct vault *v = priv;
 
-	if (vault_link_fits(v->link, p) && p->key && (!strcmp(p->key, v->name.name) || !strcmp(p->key, v->name.key)))
+	if (vault_link_fits(v->link, p) && p->key && (!strcmp(p->key, v->name.name) || !strcmp(p->key, v->name.key))) {
+		vault_link_retime(v->link, p);
 		return 0;
+	}
 	(void)kms_fail(err, KMS_CONFIG, "OtherSettings", "a mounted store keeps its settings in [vault]: remount it");
 	return -EINVAL;
 }

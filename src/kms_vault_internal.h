@@ -28,7 +28,7 @@ struct vault_link {
 	/* Constant. namespace: "" for none; token_file or role_id is NULL. */
 	struct http *http;
 	char *address, *namespace, *token_file, *role_id, *secret_id_file, *auth_mount;
-	uint32_t timeout_ms; /* for what the keeper does on its own */
+	_Atomic uint32_t timeout_ms; /* for what the keeper does on its own */
 
 	pthread_mutex_t lock; /* guards what follows; never held across a request */
 	pthread_cond_t changed;
@@ -111,6 +111,8 @@ MUST_CHECK int vault_link_open(struct vault_link **out, const struct kms_params 
 void vault_link_close(struct vault_link *);
 /* Would these settings open the same link? */
 bool vault_link_fits(const struct vault_link *, const struct kms_params *);
+/* Timeouts of requests from now on. */
+void vault_link_retime(struct vault_link *, const struct kms_params *);
 /* A transit key: its mount, its name there, and what kms_key() calls it. */
 struct vault_name {
 	char mount[VAULT_PATH_MAX], name[VAULT_NAME_MAX + 1];

@@ -190,6 +190,12 @@ static bool equal(const char *mine, const char *theirs)
 	return !strcmp(mine ? mine : "", theirs ? theirs : "");
 }
 
+void vault_link_retime(struct vault_link *l, const struct kms_params *p)
+{
+	l->timeout_ms = p->request_timeout_ms ? p->request_timeout_ms : TIMEOUT_MS;
+	http_set_connect_timeout(l->http, p->connect_timeout_ms);
+}
+
 bool vault_link_fits(const struct vault_link *l, const struct kms_params *p)
 {
 	CLEANUP_FREE char *namespace = vault_bare_path(p->vault.namespace);

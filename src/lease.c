@@ -18,6 +18,7 @@
 #define GATE_WRITEBACK (1ull << 31)
 #define GATE_COUNT     (GATE_WRITEBACK - 1)
 #define SLEEP_MAX_MS   1000u
+#define TICK_LATE_MS   20000u /* it goes round once a second */
 
 uint64_t (*lease_clock)(void) = io_boot_ms;
 
@@ -91,7 +92,7 @@ void lease_set_state(struct lease *l, enum lease_state state)
 
 void lease_renew(struct lease *l, uint64_t sent)
 {
-	uint64_t until = sent + l->params.lease_ms;
+	uint64_t until = sent + l->times.lease_ms;
 
 	l->trouble[0] = '\0';
 	if (until <= atomic_load(&l->work_until))
@@ -99,6 +100,49 @@ void lease_renew(struct lease *l, uint64_t sent)
 	/* Dirty pages may follow a moment after the lease ended: that is what the drain is for. */
 	atomic_store(&l->writeback_until, until + l->params.drain_ms);
 	atomic_store(&l->work_until, until);
+}
+
+bool lease_ticks(const struct lease *l)
+{
+	uint64_t ticked = atomic_load(&l->ticked);
+
+	return ticked == UINT64_MAX || lease_clock() < ticked + TICK_LATE_MS;
+}
+
+/* lock held. */
+static void take_times(struct lease *l, const struct kms *kms, const struct lease_times *t)
+{
+	uint64_t call_end = kms_deadline(kms), now = io_boot_ms();
+
+	atomic_store(&l->times.probe_ms, t->probe_ms);
+	atomic_store(&l->times.lease_ms, t->lease_ms);
+	atomic_store(&l->times.max_age_ms, t->max_age_ms);
+	atomic_store(&l->times.idle_ms, t->idle_ms);
+	atomic_store(&l->call_ms, call_end > now ? call_end - now : 1);
+}
+
+void lease_retime(struct lease *l, const struct lease_times *t)
+{
+	LOCK_SCOPE(&l->lock);
+	uint64_t most = lease_clock() + t->lease_ms;
+
+	bool same = t->probe_ms == l->times.probe_ms && t->lease_ms == l->times.lease_ms &&
+	    t->max_age_ms == l->times.max_age_ms && t->idle_ms == l->times.idle_ms;
+
+	take_times(l, lease_ring(l)->kms[0], t);
+	if (same)
+		return;
+	if (lease_state_of(l) == LEASE_OPEN && most < atomic_load(&l->work_until)) {
+		atomic_store(&l->work_until, most);
+		atomic_store(&l->writeback_until, most + l->params.drain_ms);
+	}
+	if (most < l->before_until)
+		l->before_until = most;
+	(void)pthread_mutex_lock(&l->keys.lock);
+	l->keys.sweep = 0;
+	(void)pthread_mutex_unlock(&l->keys.lock);
+	l->next_probe = 0;
+	(void)pthread_cond_broadcast(&l->changed);
 }
 
 void lease_want_lock(struct lease *l, const char *reason)
@@ -143,7 +187,6 @@ static int lease_make(struct lease **out, const struct lease_params *params, str
     const struct descriptor_domain *desc, const struct context_ids *ids, enum name_mode mode)
 {
 	CLEANUP_FREE struct lease *l = calloc(1, sizeof(*l));
-	uint64_t call_end = kms_deadline(kms), now = io_boot_ms();
 	int r;
 
 	if (!l)
@@ -151,7 +194,7 @@ static int lease_make(struct lease **out, const struct lease_params *params, str
 	l->params = *params;
 	l->ids = *ids;
 	l->mode = mode;
-	l->call_ms = call_end > now ? call_end - now : 1;
+	take_times(l, kms, &(struct lease_times){ params->probe_ms, params->lease_ms, params->max_age_ms, params->idle_ms });
 	l->context = malloc(sizeof(*l->context));
 	l->ring = lease_ring_make(desc, kms, params->previous);
 	if (!l->context || !l->ring) {
@@ -159,6 +202,7 @@ static int lease_make(struct lease **out, const struct lease_params *params, str
 		free(l->context);
 		return -ENOMEM;
 	}
+	atomic_store(&l->ticked, UINT64_MAX);
 	(void)pthread_mutex_init(&l->lock, NULL);
 	r = lease_cond_init(&l->changed);
 	if (!r)

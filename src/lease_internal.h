@@ -38,14 +38,20 @@ struct lease_ring {
 
 struct lease {
 	_Atomic(struct lease_ring *) ring; /* replaced with both locks held; load it once per call of the KMS */
-	/* constant after lease_open */
+	/* lease_retime() changes them under lock; anybody reads them */
+	struct {
+		_Atomic uint32_t probe_ms, lease_ms, max_age_ms, idle_ms;
+	} times;
+	_Atomic uint64_t call_ms; /* request timeout */
+	/* constant after lease_open; but for the four times, which are as they were then */
 	struct lease_params params;
 	struct context_ids ids;
 	enum name_mode mode;
-	uint64_t call_ms; /* request timeout */
 	struct lease_hooks hooks;
 	/* the gate: state, in flight of both classes, and until when each may enter */
 	_Atomic uint64_t gate, work_until, writeback_until;
+	/* when the lease thread last went round; UINT64_MAX: it is at work, or does not run */
+	_Atomic uint64_t ticked;
 	/* written before the gate opens, wiped after it closed and everyone left */
 	struct lease_domain domain;
 	pthread_mutex_t lock; /* guards what follows; state changes of the gate happen under it */

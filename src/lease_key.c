@@ -30,7 +30,7 @@ static bool key_serves(const struct lease_keys *k, const struct lease_key *key)
 	if (!key->loaded)
 		return false;
 	return !k->accepting || key->blob->wrap == HEADER_WRAP_DOMAIN ||
-	    lease_clock() - key->unwrapped < k->lease->params.max_age_ms;
+	    lease_clock() - key->unwrapped < k->lease->times.max_age_ms;
 }
 
 /* locked. Is there somebody to ask for it again? */
@@ -90,7 +90,7 @@ static int take(struct lease_keys *k, struct lease_key *key, struct lease_key **
 	k->hits++;
 	if (k->accepting && !key->busy && now >= key->refresh && askable(k, key->blob)) {
 		/* A renewal that fails is not tried again with every use. */
-		key->refresh = now + k->lease->params.max_age_ms / 10;
+		key->refresh = now + k->lease->times.max_age_ms / 10;
 		ask_for(k, key, &k->refreshes);
 	}
 	*out = key;
@@ -408,7 +408,7 @@ void lease_keys_wipe(struct lease_keys *k)
 /* locked. */
 static void sweep(struct lease_keys *k, uint64_t now, struct lease_key **dead)
 {
-	uint64_t idle = k->lease->params.idle_ms;
+	uint64_t idle = k->lease->times.idle_ms;
 
 	lease_pool_drain(k, now, false, dead);
 	if (now < k->sweep)

@@ -98,7 +98,7 @@ static void unwrapped(struct lease_keys *k, struct lease_key *key, struct outcom
 	} else {
 		/* The commitment was equal, so are the keys. */
 		key->unwrapped = o->sent;
-		key->refresh = o->sent + k->lease->params.max_age_ms / 5 * 4;
+		key->refresh = o->sent + k->lease->times.max_age_ms / 5 * 4;
 	}
 	for (struct lease_waiter *w = key->waiters; w; w = w->next) {
 		w->key = key;

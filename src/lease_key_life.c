@@ -72,7 +72,7 @@ void lease_key_load(struct lease_key *key, struct file_keys *keys, uint64_t sent
 	key->block.key = keys->page;
 	memcpy(key->commit, keys->commit, sizeof(key->commit));
 	key->unwrapped = sent;
-	key->refresh = sent + l->params.max_age_ms / 5 * 4;
+	key->refresh = sent + l->times.max_age_ms / 5 * 4;
 	key->used = lease_clock();
 	key->loaded = true;
 }

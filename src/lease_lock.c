@@ -130,7 +130,7 @@ static void lock_domain(struct lease *l)
 	l->busy = false;
 	l->good = 0;
 	l->locks++;
-	l->next_probe = l->hurry ? 0 : lease_clock() + l->params.probe_ms;
+	l->next_probe = l->hurry ? 0 : lease_clock() + l->times.probe_ms;
 	(void)pthread_cond_broadcast(&l->changed);
 }
 
@@ -154,6 +154,7 @@ void *lease_thread_main(void *arg)
 	log_label(l->params.label);
 	LOCK_SCOPE(&l->lock);
 	while (!l->stop) {
+		atomic_store(&l->ticked, UINT64_MAX);
 		if (l->opened_pending) {
 			l->opened_pending = false;
 			(void)pthread_mutex_unlock(&l->lock);
@@ -164,6 +165,7 @@ void *lease_thread_main(void *arg)
 		} else if (lock_due(l)) {
 			lock_domain(l);
 		} else {
+			atomic_store(&l->ticked, lease_clock());
 			(void)pthread_mutex_unlock(&l->lock);
 			lease_keys_tick(&l->keys);
 			(void)pthread_mutex_lock(&l->lock);
@@ -172,5 +174,6 @@ void *lease_thread_main(void *arg)
 				    lease_state_of(l) == LEASE_OPEN ? atomic_load(&l->work_until) : UINT64_MAX);
 		}
 	}
+	atomic_store(&l->ticked, UINT64_MAX);
 	return NULL;
 }

@@ -44,7 +44,7 @@ static struct lease_waiter *not_made(struct lease_keys *k, enum kms_status statu
 	bool one = status == KMS_BUSY || status == KMS_DOWN;
 	struct lease_waiter *told = NULL;
 
-	k->retry = lease_clock() + k->lease->params.probe_ms;
+	k->retry = lease_clock() + k->lease->times.probe_ms;
 	while (k->wanting && k->wanting->arrival <= asked && !(one && told)) {
 		struct lease_waiter *w = lease_pop_wanting(k);
 
@@ -125,11 +125,11 @@ static struct lease_key *pop_pool(struct lease_keys *k)
 
 void lease_pool_drain(struct lease_keys *k, uint64_t now, bool all, struct lease_key **dead)
 {
-	bool idle = all || now - k->demand >= k->lease->params.idle_ms;
+	bool idle = all || now - k->demand >= k->lease->times.idle_ms;
 
 	if (idle)
 		k->target = k->burst = 0;
-	while (k->pool && (idle || now - k->pool->unwrapped >= k->lease->params.max_age_ms)) {
+	while (k->pool && (idle || now - k->pool->unwrapped >= k->lease->times.max_age_ms)) {
 		struct lease_key *key = pop_pool(k);
 
 		if (!key)

@@ -167,13 +167,13 @@ static void reopen(struct lease *l)
 	status = lease_domain_open(l, &domain, &sent, &err);
 	(void)pthread_mutex_lock(&l->lock);
 	l->good = 0;
-	if (status == KMS_OK && !l->by_admin && !l->stop && lease_clock() < sent + l->params.lease_ms) {
+	if (status == KMS_OK && !l->by_admin && !l->stop && lease_clock() < sent + l->times.lease_ms) {
 		l->domain = domain;
 		l->hurry = l->withdrawn = false;
-		l->before_until = lease_clock() + l->params.lease_ms;
+		l->before_until = lease_clock() + l->times.lease_ms;
 		lease_keys_accept(&l->keys);
 		lease_renew(l, sent);
-		l->next_probe = lease_clock() + l->params.probe_ms;
+		l->next_probe = lease_clock() + l->times.probe_ms;
 		l->opened_pending = true;
 		lease_set_state(l, LEASE_OPEN);
 		return;
@@ -255,7 +255,7 @@ static void before_answered(
 		if (l->before_trouble[0])
 			log_info("key '%s', which a rotation is leaving, answers again", key);
 		l->before_trouble[0] = '\0';
-		l->before_until = sent + l->params.lease_ms;
+		l->before_until = sent + l->times.lease_ms;
 		l->withdrawn = false;
 		return;
 	}
@@ -301,7 +301,7 @@ static void probe(struct lease *l)
 	enum kms_status status;
 
 	l->last_probe = lease_clock();
-	l->next_probe = l->last_probe + l->params.probe_ms;
+	l->next_probe = l->last_probe + l->times.probe_ms;
 	l->probes++;
 	(void)pthread_mutex_unlock(&l->lock);
 	status = ask(l, ring, NULL, &sent, &err);

@@ -81,7 +81,7 @@ int lease_rekey(struct lease *l, const struct descriptor_domain *desc, struct km
 		pthread_mutex_unlock(&l->keys.lock);
 		/* The canary of the new key is asked at once. */
 		l->next_probe = 0;
-		l->before_until = lease_clock() + l->params.lease_ms;
+		l->before_until = lease_clock() + l->times.lease_ms;
 		l->before_trouble[0] = '\0';
 		l->withdrawn = false;
 		(void)pthread_cond_broadcast(&l->changed);

@@ -22,10 +22,10 @@
 #define AGAIN_S        3600
 #define REMEMBERED     1024u
 
-/* Set before there are threads, read-only afterwards. */
+/* Set before there are threads, read-only afterwards but for max. */
 static struct {
 	char ident[32];
-	enum log_level max;
+	_Atomic enum log_level max;
 	bool to_syslog;
 	bool to_journal;
 } setup = { .ident = "byokfs", .max = LOG_LEVEL_INFO };
@@ -51,6 +51,11 @@ void log_setup(const char *ident, enum log_level max, bool to_syslog)
 	else if (setup.to_syslog)
 		closelog();
 	setup.to_syslog = to_syslog;
+}
+
+void log_set_level(enum log_level max)
+{
+	setup.max = max;
 }
 
 static int priority_of(enum log_level level)

@@ -45,18 +45,6 @@ int main_fail_errno(const char *what, int err)
 	return main_fail(EXIT_FAILED, text, NULL);
 }
 
-static enum log_level level_of(const struct daemon *d)
-{
-	static const char *const names[] = { "err", "warn", "info", "debug" };
-
-	if (d->options.debug)
-		return LOG_LEVEL_DEBUG;
-	for (unsigned i = 0; i < 4; i++)
-		if (d->config.log.level && strcmp(d->config.log.level, names[i]) == 0)
-			return (enum log_level)i;
-	return LOG_LEVEL_INFO;
-}
-
 /* As many descriptors as allowed: open files and directories each want one. */
 static size_t raise_nofile(void)
 {
@@ -280,7 +268,7 @@ static int serve(struct daemon *d)
 	}
 	d->service.keep_stderr = !d->config.log.syslog;
 	if (!d->options.foreground && d->config.log.syslog)
-		log_setup("byokfs", level_of(d), true);
+		log_setup("byokfs", options_log_level(&d->options, &d->config), true);
 	log_info("mounted '%s' at '%s'", d->options.store, d->options.mountpoint);
 	r = fuse_session_loop_mt(fs->se, loop);
 	fuse_loop_cfg_destroy(loop);
@@ -377,7 +365,7 @@ int main(int argc, char **argv)
 	code = options_parse(&d.options, &d.config, argc, argv, &done);
 	if (code || done || d.options.fake)
 		return code;
-	log_setup("byokfs", level_of(&d), false);
+	log_setup("byokfs", options_log_level(&d.options, &d.config), false);
 	code = service_background(d.options.foreground, d.options.mountpoint, &d.service.ready_fd);
 	if (code)
 		return main_fail_errno("cannot go to the background", code);

@@ -300,6 +300,18 @@ int options_parse(struct options *o, struct config *c, int argc, char **argv, bo
 	return r;
 }
 
+enum log_level options_log_level(const struct options *o, const struct config *c)
+{
+	static const char *const names[] = { "err", "warn", "info", "debug" };
+
+	if (o->debug)
+		return LOG_LEVEL_DEBUG;
+	for (unsigned i = 0; i < 4; i++)
+		if (c->log.level && strcmp(c->log.level, names[i]) == 0)
+			return (enum log_level)i;
+	return LOG_LEVEL_INFO;
+}
+
 void options_free(struct options *o)
 {
 	for (size_t i = 0; i < o->nsettings; i++)

@@ -5,6 +5,7 @@
 #include <fuse_lowlevel.h>
 
 #include "config.h"
+#include "log.h"
 
 #define OPTIONS_SETTINGS 64u
 
@@ -25,6 +26,8 @@ MUST_CHECK int options_parse(struct options *, struct config *, int argc, char *
 /* The configuration anew, from the same file and the same -o. 0; or -errno with why (CONFIG_WHY bytes): *c is then to
  * be freed all the same. */
 MUST_CHECK int options_reload(const struct options *, struct config *c, char *why);
+/* As configured; -d says everything. */
+enum log_level options_log_level(const struct options *, const struct config *);
 void options_free(struct options *);
 
 #endif

@@ -5,21 +5,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 
-#include "audit.h"
+#include "alive.h"
 #include "control.h"
 #include "exitcode.h"
 #include "io.h"
 #include "log.h"
+#include "notify.h"
 
 #define FUSE_MAGIC 0x65735546
 
@@ -92,24 +90,43 @@ int service_background(bool foreground, const char *mountpoint, int *ready_fd)
 	return leave_directory();
 }
 
-/* sd_notify(3) without the library: one datagram. */
-static void tell_systemd(const char *message)
+struct others {
+	size_t all, open;
+};
+
+static bool count_open(void *arg, struct domain *d)
 {
-	const char *path = getenv("NOTIFY_SOCKET");
-	struct sockaddr_un to = { .sun_family = AF_UNIX };
+	struct others *o = arg;
 
-	if (!path || (*path != '/' && *path != '@') || strlen(path) >= sizeof(to.sun_path))
+	o->all++;
+	o->open += domain_is_open(d);
+	return true;
+}
+
+/* For `systemctl status`. */
+static void status_text(struct service *s, char *out, size_t size)
+{
+	struct lease_status ls;
+	struct others o = { 0 };
+	int n;
+
+	domain_status(s->fs->first, &ls);
+	domains_each(s->fs, count_open, &o);
+	n = snprintf(out, size, "%s%s%s", lease_state_name(ls.state), *ls.reason ? ": " : "", ls.reason);
+	if (n > 0 && (size_t)n < size && o.open < o.all && o.all > 1)
+		(void)snprintf(out + n, size - (size_t)n, "; %zu of %zu key domains are open", o.open, o.all);
+}
+
+void service_notify(struct service *s, bool ready)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	char text[400];
+
+	if (!notify_wanted())
 		return;
-	size_t n = strlen(path);
-
-	memcpy(to.sun_path, path, n);
-	if (*path == '@')
-		to.sun_path[0] = '\0';
-	CLEANUP_FD int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-
-	if (fd >= 0)
-		(void)sendto(fd, message, strlen(message), MSG_NOSIGNAL, (struct sockaddr *)&to,
-		    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n));
+	status_text(s, text, sizeof(text));
+	LOCK_SCOPE(&lock);
+	notify_status(text, ready);
 }
 
 void service_ready(void *arg)
@@ -117,7 +134,7 @@ void service_ready(void *arg)
 	struct service *s = arg;
 	char ok = EXIT_OK;
 
-	tell_systemd("READY=1");
+	service_notify(s, true);
 	if (s->ready_fd < 0)
 		return;
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -184,21 +201,9 @@ static bool wait_locked(void *arg, struct domain *d)
 	return true;
 }
 
-static bool refresh_one(void *arg, struct domain *d)
-{
-	(void)arg;
-	struct kms *kms = atomic_load(&d->kms), *previous = atomic_load(&d->previous);
-
-	if (kms)
-		kms_refresh(kms);
-	if (previous)
-		kms_refresh(previous);
-	return true;
-}
-
 static void stop_mount(struct service *s)
 {
-	tell_systemd("STOPPING=1");
+	notify_send("STOPPING=1");
 	if (s->stopping)
 		return;
 	s->stopping = true;
@@ -223,10 +228,37 @@ static void check_watchdog(struct service *s)
 	log_err("the watchdog died: cached plaintext would outlive a killed daemon; remount '%s' soon", s->mountpoint);
 }
 
+/* How long the signal thread sleeps: systemd hears of a change within a second, and that we are alive twice as often as
+ * it asks. */
+static struct timespec patience(uint64_t watchdog_ms)
+{
+	uint64_t ms = notify_wanted() ? 1000 : 5000;
+
+	if (watchdog_ms && watchdog_ms / 2 < ms)
+		ms = watchdog_ms / 2;
+	return (struct timespec){ .tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000 };
+}
+
+/* Says that we are alive when it is time. *next: io_boot_ms() of it. */
+static void pat(struct service *s, struct alive *alive, uint64_t watchdog_ms, uint64_t *next)
+{
+	uint64_t now = io_boot_ms();
+
+	if (!watchdog_ms || now < *next)
+		return;
+	*next = now + watchdog_ms / 2;
+	if (alive_check(alive, s->fs))
+		notify_send("WATCHDOG=1");
+	else
+		log_err("no thread serves requests, and nothing is waited for: systemd is not told that all is well");
+}
+
 static void *signals(void *arg)
 {
 	struct service *s = arg;
-	struct timespec wait = { .tv_sec = 5 };
+	struct alive alive = { 0 };
+	uint64_t watchdog_ms = notify_watchdog_ms(), next = 0;
+	struct timespec wait = patience(watchdog_ms);
 	sigset_t set;
 
 	stop_set(&set);
@@ -236,16 +268,15 @@ static void *signals(void *arg)
 
 		if (!__atomic_load_n(&s->running, __ATOMIC_ACQUIRE))
 			return NULL;
-		if (sig == SIGHUP) {
-			audit_reopen(s->fs->audit);
-			domains_each(s->fs, refresh_one, NULL);
-			log_info("credentials will be read again");
+		if (sig == SIGHUP)
 			service_reload(s);
-		} else if (sig > 0) {
+		else if (sig > 0)
 			stop_mount(s);
-		}
 		check_watchdog(s);
 		control_age_tick(s);
+		if (!s->stopping)
+			service_notify(s, false);
+		pat(s, &alive, watchdog_ms, &next);
 	}
 }
 

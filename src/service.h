@@ -42,6 +42,8 @@ void service_block_signals(void);
 /* Signal thread and control socket. After every fork, after the mount. */
 MUST_CHECK int service_start(struct service *);
 void service_stop(struct service *);
+/* Tells systemd the state, when it changed; ready: and that a start or a reload is over. Any thread. */
+void service_notify(struct service *, bool ready);
 /* SIGHUP: reads the configuration again and takes over what can change while mounted. On the signal thread. */
 void service_reload(struct service *);
 

@@ -1,21 +1,24 @@
-/* SIGHUP: the configuration anew, from where it came from. All of it must be good, and the key a key the store is
- * under; else one line says why and nothing changes. What can only change with a mount is named and waits for the next
- * one.
- */
+/* SIGHUP and `byokfsctl reload`: the configuration anew, from where it came from. All of it must be good, and the key a
+ * key the store is under; else one line says why and nothing changes. What can only change with a mount is named and
+ * waits for the next one. */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "audit.h"
+#include "control.h"
+#include "exitcode.h"
 #include "log.h"
+#include "notify.h"
 #include "params.h"
 #include "service.h"
 
 /* What becomes of the key that a rotation is leaving. */
 enum previous { PREVIOUS_SAME, PREVIOUS_TAKEN, PREVIOUS_LATER };
 
+/* Names of settings, between commas. */
 struct changes {
-	char now[400], later[400];
-	bool kms; /* now: of the key service, which nested domains have one of their own of */
+	char now[600], later[600], nested[600]; /* nested: those of now that nested key domains do not take over */
 	enum previous previous;
 };
 
@@ -37,12 +40,15 @@ static bool is_one(const char *name, const char *const *list)
 static void sort(void *arg, const char *name)
 {
 	static const char *const taken[] = { "kms.key", "vault.key", "pkcs11.key", "kms.region", "kms.endpoint",
-		"kms.replicas", "kms.failover", "kms.failover_after", NULL };
-	static const char *const others[] = { "alert.key_age_days", NULL };
+		"kms.replicas", "kms.failover", "kms.failover_after", "kms.connect_timeout", "kms.request_timeout",
+		NULL };
+	static const char *const others[] = { "cache.probe", "cache.lease", "cache.max_age", "cache.idle",
+		"mount.attr_timeout", "log.level", "alert.key_age_days", NULL };
 	static const char *const previous[] = { "kms.previous", "vault.previous", "pkcs11.previous", NULL };
 	struct changes *c = arg;
 
-	c->kms = c->kms || is_one(name, taken);
+	if (is_one(name, taken))
+		add(c->nested, sizeof(c->nested), name);
 	if (is_one(name, taken) || is_one(name, others) || (is_one(name, previous) && c->previous == PREVIOUS_TAKEN))
 		add(c->now, sizeof(c->now), name);
 	else
@@ -175,39 +181,136 @@ static enum previous take_previous(struct service *s, const struct config *fresh
 	return r ? PREVIOUS_LATER : PREVIOUS_TAKEN;
 }
 
-static void tell(const struct config *old, const struct config *fresh, bool nested, enum previous previous)
-{
-	struct changes c = { .previous = previous };
+/* ---- all of it ---- */
 
-	config_compare(old, fresh, sort, &c);
-	if (*c.now)
-		log_info("the configuration was read again; changed: %s", c.now);
-	if (c.kms && nested)
-		log_warn("nested key domains take these changes over with the next mount: %s", c.now);
-	if (*c.later)
-		log_warn("the configuration was read again; changed, but only for the next mount: %s", c.later);
-	if (!*c.now && !*c.later)
+/* Before the lease: no reply may promise the kernel more than it. Shared or not waits for the next mount, and until then
+ * nothing may be kept for longer than that allows. */
+static void take_timeout(struct fs_params *p, const struct config *fresh)
+{
+	double timeout = fresh->mount.attr_timeout_ms / 1000.0;
+
+	if (fresh->mount.shared != p->shared && p->timeout < timeout)
+		timeout = p->timeout;
+	p->timeout = timeout;
+	if (!p->shared)
+		p->entry_timeout = timeout;
+}
+
+/* What cannot fail. */
+static void take_settings(struct service *s, const struct config *fresh)
+{
+	struct lease_times times = { fresh->cache.probe_ms, fresh->cache.lease_ms, fresh->cache.max_age_ms,
+		fresh->cache.idle_ms };
+
+	take_timeout(&s->fs->params, fresh);
+	domains_retime(s->fs, &times);
+	log_set_level(options_log_level(s->options, fresh));
+	atomic_store(&s->key_age_days, fresh->alert.key_age_days);
+}
+
+static void tell(const struct changes *c)
+{
+	if (*c->now)
+		log_info("the configuration was read again; changed: %s", c->now);
+	if (*c->nested)
+		log_warn("nested key domains take these changes over with the next mount: %s", c->nested);
+	if (*c->later)
+		log_warn("the configuration was read again; changed, but only for the next mount: %s", c->later);
+	if (!*c->now && !*c->later)
 		log_info("the configuration was read again; nothing changed");
 }
 
-void service_reload(struct service *s)
+/* -errno with why: everything is as it was. */
+static int reload(struct service *s, struct changes *c, char *why)
 {
 	struct config *fresh = calloc(1, sizeof(*fresh));
-	char why[CONFIG_WHY] = "out of memory";
-	enum previous previous;
+	int r = -ENOMEM;
 
-	if (!fresh || options_reload(s->options, fresh, why) || take_over(s, fresh, why)) {
+	(void)snprintf(why, CONFIG_WHY, "out of memory");
+	if (fresh)
+		r = options_reload(s->options, fresh, why);
+	if (!r)
+		r = take_over(s, fresh, why);
+	if (r) {
 		log_err("the configuration stays as it was: %s", why);
 		if (fresh)
 			config_free(fresh);
 		free(fresh);
-		return;
+		return r;
 	}
-	previous = take_previous(s, fresh);
-	tell(s->config, fresh, domains_count(s->fs) > 1, previous);
+	c->previous = take_previous(s, fresh);
+	take_settings(s, fresh);
+	config_compare(s->config, fresh, sort, c);
+	if (domains_count(s->fs) == 1)
+		c->nested[0] = '\0';
+	tell(c);
 	if (s->own)
 		config_free(s->own);
 	free(s->own);
 	s->config = s->own = fresh;
-	atomic_store(&s->key_age_days, fresh->alert.key_age_days);
+	return 0;
+}
+
+static bool refresh_one(void *arg, struct domain *d)
+{
+	(void)arg;
+	struct kms *kms = atomic_load(&d->kms), *previous = atomic_load(&d->previous);
+
+	if (kms)
+		kms_refresh(kms);
+	if (previous)
+		kms_refresh(previous);
+	return true;
+}
+
+/* By one at a time: a signal and a request may come together. Who waits waits no longer than the call of the KMS that
+ * the name of a key may take. */
+static int reload_all(struct service *s, struct changes *c, char *why)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+	LOCK_SCOPE(&lock);
+	notify_reloading();
+	audit_reopen(s->fs->audit);
+	domains_each(s->fs, refresh_one, NULL);
+	log_info("credentials will be read again");
+	int r = reload(s, c, why);
+
+	service_notify(s, true);
+	return r;
+}
+
+void service_reload(struct service *s)
+{
+	struct changes c = { 0 };
+	char why[CONFIG_WHY];
+
+	if (reload_all(s, &c, why))
+		log_debug("nothing was taken over");
+}
+
+/* "a, b" as an array. */
+static json_t *names(const char *list)
+{
+	json_t *out = json_array();
+
+	while (*list) {
+		size_t n = strcspn(list, ",");
+
+		(void)json_array_append_new(out, json_stringn(list, n));
+		list += n + strspn(list + n, ", ");
+	}
+	return out;
+}
+
+json_t *control_reload(struct service *s)
+{
+	struct changes c = { 0 };
+	char why[CONFIG_WHY];
+
+	if (reload_all(s, &c, why))
+		return json_pack("{s:i, s:o}", "code", EXIT_CONFIG, "message", control_text(why));
+	return json_pack("{s:i, s:s, s:o, s:o, s:o}", "code", EXIT_OK, "message",
+	    *c.now ? "changed" : "nothing changed", "changed", names(c.now), "next_mount", names(c.later),
+	    "nested_next_mount", names(c.nested));
 }

@@ -42,8 +42,15 @@ const struct cmd cmd_table[] = {
 	    "  --key ARN          this key only\n"
 	    "  --only=DOCUMENT    that document alone, as the AWS CLI takes it\n"
 	    "  --terraform        resources instead of JSON\n" },
-	{ "status", cmd_status, "[MOUNT] [--json]", "show the state of a mount, or of all",
-	    "open, or locked with the reason and since when; lease, counters, the KMS's latency and errors.\n" },
+	{ "status", cmd_status, "[MOUNT] [--json | --prometheus] [--watch[=SECONDS]]",
+	    "show the state of a mount, or of all",
+	    "open, or locked with the reason and since when; lease, counters, the KMS's latency and errors. A mount\n"
+	    "whose daemon died is 'dead'.\n"
+	    "\n"
+	    "  --json             for programs; with --watch one line each time\n"
+	    "  --prometheus       metrics in the text format 0.0.4, for node_exporter's textfile collector;\n"
+	    "                     without MOUNT of all mounts. A mount that is down is byokfs_up 0, and no error\n"
+	    "  --watch[=SECONDS]  over and over (default: every 2 seconds), with rates; SIGINT ends it\n" },
 	{ "lock", cmd_lock, "MOUNT [--domain=PATH|ID]", "write back, then drop every key and all cached plaintext now",
 	    "The mount answers EIO until 'byokfsctl unlock', whatever the KMS says meanwhile.\n"
 	    "\n"
@@ -51,6 +58,9 @@ const struct cmd cmd_table[] = {
 	    "                    without it all key domains of the mount\n" },
 	{ "unlock", cmd_unlock, "MOUNT [--domain=PATH|ID]", "ask the KMS again and open",
 	    "Undoes 'byokfsctl lock', and does not wait for the next probe. --domain as there.\n" },
+	{ "reload", cmd_reload, "MOUNT [--json]", "read the mount's configuration and credentials again",
+	    "What SIGHUP does, with an answer: which settings changed, and which wait for the next mount. When the\n"
+	    "configuration is wrong nothing changes, and the exit code is 3.\n" },
 	{ "domain", cmd_domain, "add PATH --key KEY [--seal=file|domain] [--json] | list MOUNT|CIPHERDIR [--json]",
 	    "give a directory of a mounted store a key of its own, or list such key domains",
 	    "add   makes an empty directory of a live mount the root of a new key domain: what is in it is sealed\n"

@@ -85,3 +85,62 @@ int cmd_unlock(int argc, char **argv)
 {
 	return plain_verb(argc, argv);
 }
+
+static void print_names(FILE *f, const char *what, const json_t *names)
+{
+	const json_t *name;
+	size_t i;
+
+	if (json_array_size(names) == 0)
+		return;
+	(void)fprintf(f, "%s", what);
+	json_array_foreach(names, i, name)
+	{
+		const char *text = json_string_value(name);
+		char safe[4 * 64 + 1], cut[65];
+
+		(void)snprintf(cut, sizeof(cut), "%s", text ? text : "?");
+		cmd_escape(safe, cut);
+		(void)fprintf(f, "%s%s", i ? ", " : " ", safe);
+	}
+	(void)fputc('\n', f);
+}
+
+static int print_reload(const char *mount, const json_t *answer)
+{
+	const json_t *changed = json_object_get(answer, "changed"), *later = json_object_get(answer, "next_mount");
+
+	if (cmd_answer_code(answer) != EXIT_OK) {
+		cmd_answer_error(answer, "the configuration of '%s' stays as it was", mount);
+		return cmd_answer_code(answer);
+	}
+	if (json_array_size(changed) == 0 && json_array_size(later) == 0)
+		(void)printf("nothing changed\n");
+	print_names(stdout, "changed:", changed);
+	print_names(stdout, "for the next mount:", later);
+	print_names(stdout, "for the next mount in nested key domains:", json_object_get(answer, "nested_next_mount"));
+	return fflush(stdout) == 0 ? EXIT_OK : EXIT_FAILED;
+}
+
+int cmd_reload(int argc, char **argv)
+{
+	struct cmd_args args;
+	json_t *request, *answer = NULL;
+	int ret, code = cmd_parse(&args, argc, argv, CMD_JSON, NULL, 1, 1);
+
+	if (code >= 0)
+		return code;
+	request = json_pack("{s:s}", "verb", argv[0]);
+	ret = request ? ctl_call(args.operand[0], request, LOCK_MS, &answer) : -ENOMEM;
+	json_decref(request);
+	if (ret < 0)
+		return cmd_call_failed(args.operand[0], ret);
+	if (args.json) {
+		code = cmd_answer_code(answer);
+		ret = cmd_print_json(answer);
+		return code ? code : ret;
+	}
+	code = print_reload(args.operand[0], answer);
+	json_decref(answer);
+	return code;
+}

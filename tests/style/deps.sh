@@ -25,9 +25,9 @@ BEGIN {
 	place(1, "layout context kdf block header name descriptor acl keyage job")
 	place(2, "sigv4 http awsclock stsxml awscred kms seal audit lease")
 	place(3, "dir store file inode xattr newborn reslot")
-	place(4, "fuseio fs domain ops state reseal purge keywait keyahead sweep watchdog")
+	place(4, "fuseio fs domain ops state reseal purge keywait keyahead sweep watchdog alive")
 	place(5, "config ctl")
-	place(6, "control service options params pathcheck main")
+	place(6, "control service options params pathcheck notify main")
 
 	may("fuse_lowlevel.h", "include/fs.h|src/(ops.*|fuseio.*|purge|main|options)\\.[ch]")
 	may("curl/curl.h", "src/http(_.*)?\\.[ch]")

@@ -1,0 +1,205 @@
+"""Under systemd: readiness, state, reloads, and proof of life, as sd_notify(3) tells them; the log as the journal takes it."""
+import os
+import signal
+import socket
+import subprocess
+
+import pytest
+
+from conftest import BYOKFS, Mount, wait_until
+from faults import put
+from programs import Systemd, terminate
+
+
+@pytest.fixture
+def systemd(tmp_path, monkeypatch):
+    s = Systemd(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", s.name)
+    yield s
+    s.close()
+
+
+def until(systemd, wanted):
+    """Messages up to the one that is, or satisfies, what is wanted."""
+    heard = []
+    while not heard or not (wanted(heard[-1]) if callable(wanted) else heard[-1] == wanted):
+        heard.append(systemd.hear())
+        assert len(heard) < 200, heard
+    return heard
+
+
+@pytest.mark.sanitizer
+def test_state(store, systemd, devkms):
+    store.mount()
+    assert systemd.hear() == "READY=1\nSTATUS=open"
+    store.ctl("lock", store.plain, check=True)
+    assert until(systemd, "STATUS=locked: locked by the administrator")
+    store.ctl("unlock", store.plain, check=True)
+    assert until(systemd, "STATUS=open")
+    devkms.disable()
+    assert until(systemd, lambda m: m.startswith("STATUS=locked: KMS said DisabledException"))
+    devkms.enable()
+    assert until(systemd, "STATUS=open")
+    terminate(store)
+    assert systemd.hear() == "STOPPING=1"
+
+
+def test_state_of_nested_domains(store, systemd, devkms):
+    store.mount()
+    other = devkms.client.create_key()["KeyMetadata"]["Arn"]
+    os.mkdir(store.path("n"))
+    store.ctl("domain", "add", store.path("n"), "--key", other, check=True)
+    devkms.disable(other)
+    until(systemd, "STATUS=open; 1 of 2 key domains are open")
+    devkms.enable(other)
+    until(systemd, "STATUS=open")
+
+
+def test_locked_start(store, systemd, devkms):
+    """Ready although locked; the state says why."""
+    devkms.disable()
+    store.mount("locked_start", check=False)
+    first = systemd.hear()
+    assert first.startswith("READY=1\nSTATUS=locked: KMS said DisabledException"), first
+    devkms.enable()
+    until(systemd, "STATUS=open")
+
+
+@pytest.mark.parametrize("how", ["signal", "verb"])
+def test_reload(store, systemd, how):
+    store.mount()
+    systemd.hear()
+
+    def once():
+        if how == "signal":
+            store.process.send_signal(signal.SIGHUP)
+        else:
+            store.ctl("reload", store.plain)
+        begin, end = systemd.hear(), systemd.hear()
+        assert begin.startswith("RELOADING=1\nMONOTONIC_USEC=") and int(begin.rsplit("=", 1)[1]) > 0, begin
+        assert end == "READY=1\nSTATUS=open"
+
+    once()
+    with open(store.ini, "a") as f:
+        f.write("nonsense\n")
+    once()  # a service that keeps its configuration is ready too
+
+
+# ---- WATCHDOG=1
+
+@pytest.fixture
+def watched(monkeypatch):
+    monkeypatch.setenv("WATCHDOG_USEC", "300000")
+
+
+def pats(systemd, n):
+    for _ in range(n):
+        until(systemd, "WATCHDOG=1")
+
+
+def test_alive_when_idle_and_without_a_kms(store, systemd, watched, devkms):
+    store.mount()
+    put(store.path("a"), b"x")
+    pats(systemd, 5)
+    devkms.fault(hang=True)
+    wait_until(lambda: store.state() == "locked")
+    pats(systemd, 5)
+    devkms.clear()
+    wait_until(lambda: store.state() == "open")
+    pats(systemd, 5)
+
+
+def test_no_proof_for_somebody_else(store, systemd, monkeypatch):
+    """WATCHDOG_PID names the process that is watched; nothing is sent where nothing is asked for."""
+    monkeypatch.setenv("WATCHDOG_USEC", "100000")
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    store.mount()
+    assert systemd.hear() == "READY=1\nSTATUS=open"
+    store.ctl("lock", store.plain, check=True)
+    heard = until(systemd, lambda m: m.startswith("STATUS=locked"))
+    assert "WATCHDOG=1" not in heard
+
+
+def threads_in_storage(pid):
+    """Threads of a process in uninterruptible sleep."""
+    n = 0
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{tid}/stat") as f:
+            n += f.read().rsplit(")", 1)[1].split()[0] == "D"
+    return n
+
+
+def answers(m, begun):
+    """Is a thread free to answer a request that needs no storage? The one who asks is left behind when not."""
+    asks = subprocess.Popen(["stat", "-f", m.plain], stdout=subprocess.DEVNULL)
+    try:
+        return asks.wait(0.3) == 0
+    except subprocess.TimeoutExpired:
+        begun.append(asks)
+        return False
+
+
+def test_alive_while_the_storage_hangs(tmp_path, shared_devkms, systemd, watched):
+    """Every thread that serves requests waits for a frozen disk: killing the daemon would lose what it holds."""
+    image, disk = tmp_path / "image", tmp_path / "disk"
+    with open(image, "wb") as f:
+        f.truncate(64 << 20)
+    disk.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", "-b", "4096", image], check=True)
+    if subprocess.run(["mount", "-o", "loop", image, disk], check=False).returncode:
+        pytest.skip("no loop devices here")
+    frozen, writers, m = False, [], None
+    try:
+        (disk / "cipher").mkdir()
+        (tmp_path / "m").mkdir()
+        os.symlink(disk / "cipher", tmp_path / "m" / "cipher")
+        m = Mount(tmp_path / "m", shared_devkms)
+        m.mount()
+        for i in range(8):
+            put(m.path(f"f{i}"), b"x" * 5000)
+        subprocess.run(["fsfreeze", "-f", disk], check=True)
+        frozen = True
+        for i in range(8):
+            writers.append(subprocess.Popen(["dd", "if=/dev/zero", f"of={m.path(f'f{i}')}", "bs=5000", "count=1", "conv=notrunc,fsync"],
+                                            stderr=subprocess.DEVNULL))
+        wait_until(lambda: threads_in_storage(m.process.pid) >= 1)
+        wait_until(lambda: not answers(m, writers))
+        pats(systemd, 10)
+        assert threads_in_storage(m.process.pid) >= 1 and not answers(m, writers)
+        subprocess.run(["fsfreeze", "-u", disk], check=True)
+        frozen = False
+        assert not any(w.wait(30) for w in writers)
+        pats(systemd, 3)
+        m.umount()
+    finally:
+        if frozen:
+            subprocess.run(["fsfreeze", "-u", disk], check=False)
+        for w in writers:
+            w.wait(30)
+        if m:
+            m.close()
+        while os.path.ismount(disk):
+            subprocess.run(["umount", "-l", disk], check=True)
+
+
+# ---- the journal
+
+def test_journal(store, monkeypatch):
+    """Priorities before lines when stderr is the journal's stream, and only then."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs:
+        st = os.fstat(theirs.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{st.st_dev}:{st.st_ino}")
+        args = [BYOKFS, "-f", "-c", store.ini, store.cipher, store.plain]
+        store.process = subprocess.Popen(args, stderr=theirs, env=store.environment())
+        wait_until(store.mounted)
+        os.listdir(store.plain)
+        store.ctl("lock", store.plain, check=True)
+        store.umount()
+        theirs.close()
+        lines = b"".join(iter(lambda: ours.recv(65536), b"")).decode().splitlines()
+    assert any(line.startswith("<6>byokfs: mounted ") for line in lines), lines
+    assert any(line.startswith("<4>byokfs: locked: ") for line in lines), lines
+    assert all(line[0] == "<" and line[1] in "34567" and line[2:].startswith(">byokfs: ") for line in lines), lines
+    store.mount()
+    assert "byokfs: mounted" in store.read_log() and "<6>" not in store.read_log()

@@ -4,8 +4,10 @@
 #include "options.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,8 +83,13 @@ static int say(const char *what, const char *quoted, int code)
 	return code;
 }
 
-/* One word of -o. section.key=value pairs are kept for after the file was read. */
+#define LISTS 32u
+
+/* The words of -o. section.key=value pairs are kept for after the file was read. */
 struct words {
+	char *list[LISTS]; /* as given */
+	size_t lists;
+	bool sloppy;      /* what nobody knows is passed over */
 	const char *file; /* config=FILE; -c wins over it */
 	char *fuse;       /* comma-joined words for libfuse */
 };
@@ -122,14 +129,16 @@ static int take_word(struct options *o, struct words *w, char *word)
 	}
 	if (strcmp(word, "noatime") == 0)
 		o->noatime = true;
+	if (strcmp(word, "remount") == 0)
+		return say("a mounted store keeps its options: unmount it, and mount it again", NULL, EXIT_USAGE);
 	if (listed(word, ignored, sizeof(ignored) / sizeof(*ignored)) || strncmp(word, "x-", 2) == 0 ||
-	    strncmp(word, "comment=", 8) == 0 || *word == '\0')
+	    strncmp(word, "comment=", 8) == 0 || strncmp(word, "user=", 5) == 0 || *word == '\0')
 		return 0;
 	if (listed(word, handed_on, sizeof(handed_on) / sizeof(*handed_on)))
 		return hand_on(w, word);
 	if (eq && dot && dot < eq)
 		return keep(o, word);
-	return say("unknown option", word, EXIT_USAGE);
+	return w->sloppy ? 0 : say("unknown option", word, EXIT_USAGE);
 }
 
 static int take_words(struct options *o, struct words *w, char *list)
@@ -145,7 +154,26 @@ static int take_words(struct options *o, struct words *w, char *list)
 	return 0;
 }
 
-/* mount(8) calls its helper with flags of its own: -f is "fake" there, -n -s -v are noise. */
+static int keep_words(struct words *w, char *list)
+{
+	if (w->lists == LISTS)
+		return say("too many -o at", list, EXIT_USAGE);
+	w->list[w->lists++] = list;
+	return 0;
+}
+
+/* mount -N: the helper goes there itself. Before there are threads. */
+static int enter_namespace(const char *path)
+{
+	CLEANUP_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd >= 0 && setns(fd, CLONE_NEWNS) == 0)
+		return 0;
+	fprintf(stderr, "byokfs: error: cannot enter the mount namespace '%s': %s\n", path, strerror(errno));
+	return EXIT_FAILED;
+}
+
+/* mount(8) calls its helper with flags of its own: -f is "fake" there, -s "sloppy", -n and -v are noise. */
 static int take_flags(struct options *o, struct words *w, int argc, char **argv, bool *done)
 {
 	bool helper = strncmp(o->program, "mount.", 6) == 0;
@@ -158,7 +186,13 @@ static int take_flags(struct options *o, struct words *w, int argc, char **argv,
 			o->config_path = optarg;
 			break;
 		case 'o':
-			r = take_words(o, w, optarg);
+			r = keep_words(w, optarg);
+			break;
+		case 's':
+			w->sloppy = true;
+			break;
+		case 'N':
+			r = enter_namespace(optarg);
 			break;
 		case 'f':
 			*(helper ? &o->fake : &o->foreground) = true;
@@ -181,6 +215,8 @@ static int take_flags(struct options *o, struct words *w, int argc, char **argv,
 			break;
 		}
 	}
+	for (size_t i = 0; !r && i < w->lists; i++)
+		r = take_words(o, w, w->list[i]);
 	return r;
 }
 

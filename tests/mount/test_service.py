@@ -1,14 +1,16 @@
 """Under systemd: readiness, state, reloads, and proof of life, as sd_notify(3) tells them; the log as the journal takes it."""
 import os
+import shutil
 import signal
 import socket
+import stat
 import subprocess
 
 import pytest
 
 from conftest import BYOKFS, Mount, wait_until
 from faults import put
-from programs import Systemd, terminate
+from programs import Systemd, background, terminate
 
 
 @pytest.fixture
@@ -203,3 +205,74 @@ def test_journal(store, monkeypatch):
     assert all(line[0] == "<" and line[1] in "34567" and line[2:].startswith(">byokfs: ") for line in lines), lines
     store.mount()
     assert "byokfs: mounted" in store.read_log() and "<6>" not in store.read_log()
+
+
+# ---- the unit
+
+UNIT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "systemd", "byokfs@.service")
+NAMESPACE = {"PrivateTmp", "PrivateDevices", "PrivateMounts", "PrivateUsers", "PrivateIPC", "ProtectSystem", "ProtectHome", "ProtectProc",
+             "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs", "ProtectControlGroups", "ProcSubset", "MountFlags",
+             "ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths", "BindPaths", "BindReadOnlyPaths",
+             "TemporaryFileSystem", "RootDirectory", "RootImage", "MountImages", "ExtensionImages", "DynamicUser", "LogNamespace"}
+BREAKS = {"ProtectClock", "DevicePolicy", "DeviceAllow", "RestrictSUIDSGID", "MemoryDenyWriteExecute", "NoNewPrivileges", "StandardError"}
+
+
+def directives():
+    with open(UNIT) as f:
+        return dict(line.strip().split("=", 1) for line in f if "=" in line and not line.startswith("#"))
+
+
+def test_unit_keeps_the_mount_visible():
+    """Nothing that makes a mount namespace, nor what else the daemon or what lies in a mount cannot do without."""
+    unit = directives()
+    assert not NAMESPACE & set(unit) and not BREAKS & set(unit)
+    assert unit["Type"] == "notify" and int(unit["WatchdogSec"]) >= 30 and unit["KillMode"] == "process"
+    assert unit["LimitCORE"] == "0" and unit["WatchdogSignal"] == "SIGKILL"
+
+
+def test_unit_verifies(tmp_path):
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("no systemd-analyze")
+    build = os.path.dirname(os.path.abspath(BYOKFS))
+    with open(UNIT) as f:
+        text = f.read().replace("/usr/local/sbin", build).replace("Documentation=man:byokfs(8)\n", "")
+    (tmp_path / "byokfs@.service").write_text(text)
+    (tmp_path / "byokfs.target").write_text("[Unit]\nDescription=t\n")
+    r = subprocess.run(["systemd-analyze", "verify", "./byokfs@data.service"], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+                       env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"})
+    assert r.returncode == 0 and "byokfs" not in r.stderr, r
+
+
+def test_with_the_capabilities_of_the_unit(tmp_path, shared_devkms):
+    """Every kind of object, owner and mode, and a mount that stops as it should."""
+    keep = ",".join("+" + c.removeprefix("CAP_").lower() for c in directives()["CapabilityBoundingSet"].split())
+    m = Mount(tmp_path / "m", shared_devkms)
+    wrapper = tmp_path / "byokfs"
+    wrapper.write_text(f'#!/bin/sh\nexec setpriv --bounding-set=-all,{keep} {os.path.abspath(BYOKFS)} "$@"\n')
+    wrapper.chmod(0o755)
+    try:
+        with background(m, program=str(wrapper)) as (r, pid):
+            assert r.code == 0, r
+            with open(f"/proc/{pid}/status") as f:
+                assert "CapBnd:\t000001ffffffffff" not in f.read()
+            p = m.path("file")
+            put(p, b"x" * 5000)
+            os.chown(p, 1234, 2345)
+            os.chmod(p, 0o6755)
+            os.mknod(m.path("null"), 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+            os.mkfifo(m.path("fifo"))
+            os.symlink("file", m.path("link"))
+            os.link(p, m.path("hard"))
+            os.setxattr(p, "trusted.t", b"1")
+            os.setxattr(p, "user.u", b"2")
+            os.mkdir(m.path("d"), 0o700)
+            os.chown(m.path("d"), 1234, 2345)
+            put(m.path("d", "inside"), b"y")
+            subprocess.run(["setpriv", "--reuid=1234", "--regid=2345", "--clear-groups", "sh", "-c", 'echo theirs > "$1/mine"', "sh", m.path("d")],
+                           check=True)
+            assert os.stat(m.path("d", "mine")).st_uid == 1234 and stat.S_IMODE(os.stat(p).st_mode) == 0o6755
+            m.ctl("lock", m.plain, check=True)
+            m.ctl("unlock", m.plain, check=True)
+            assert os.stat(m.path("null")).st_rdev == os.makedev(1, 3) and os.getxattr(p, "trusted.t") == b"1"
+    finally:
+        m.close()

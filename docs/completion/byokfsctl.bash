@@ -8,7 +8,7 @@ _byokfsctl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]} words=
 	COMPREPLY=()
 	if ((COMP_CWORD == 1)); then
-		mapfile -t COMPREPLY < <(compgen -W 'init info test policy status lock unlock domain check keys rotate history audit import help version' -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W 'init info test policy status lock unlock reload domain check keys rotate history audit import help version' -- "$cur")
 		return
 	fi
 	case $prev in
@@ -32,14 +32,15 @@ _byokfsctl() {
 	rotate)
 		words='-c -o --to --from --domain --jobs --rate --patience --dry-run --same-key --through-host --json'
 		;;
-	info | status | history) words=--json ;;
+	info | reload | history) words=--json ;;
+	status) words='--json --prometheus --watch --watch=' ;;
 	check) words='--data --repair -c -o --jobs --json' ;;
 	keys) words='--needs --key --alert --max-age --descriptors --instances --jobs -c -o --json' ;;
 	lock | unlock) words=--domain= ;;
 	domain) words='--key --seal=file --seal=domain --json' ;;
 	audit) words='--anchor= --json' ;;
 	import) words='-c -o --into= --jobs= --verify=copied --verify=full --verify=none --overwrite --json' ;;
-	help) words='init info test policy status lock unlock domain check keys rotate history audit import version byokfs.ini' ;;
+	help) words='init info test policy status lock unlock reload domain check keys rotate history audit import version byokfs.ini' ;;
 	esac
 	if [[ $verb == audit && $COMP_CWORD -eq 2 ]]; then
 		mapfile -t COMPREPLY < <(compgen -W verify -- "$cur")
@@ -49,7 +50,7 @@ _byokfsctl() {
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 	elif [[ $cur == -* || $verb == help ]]; then
 		mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
-	elif [[ $verb == status || $verb == lock || $verb == unlock ]]; then
+	elif [[ $verb == status || $verb == lock || $verb == unlock || $verb == reload ]]; then
 		mapfile -t COMPREPLY < <(compgen -W "$(_byokfsctl_mounts)" -- "$cur")
 	else
 		mapfile -t COMPREPLY < <(compgen -d -- "$cur")

@@ -268,8 +268,8 @@ def test_with_the_capabilities_of_the_unit(tmp_path, shared_devkms):
             os.mkdir(m.path("d"), 0o700)
             os.chown(m.path("d"), 1234, 2345)
             put(m.path("d", "inside"), b"y")
-            subprocess.run(["setpriv", "--reuid=1234", "--regid=2345", "--clear-groups", "sh", "-c", 'echo theirs > "$1/mine"', "sh", m.path("d")],
-                           check=True)
+            subprocess.run(["setpriv", "--reuid=1234", "--regid=2345", "--clear-groups", "sh", "-c", "echo theirs > mine"],
+                           cwd=m.path("d"), check=True)
             assert os.stat(m.path("d", "mine")).st_uid == 1234 and stat.S_IMODE(os.stat(p).st_mode) == 0o6755
             m.ctl("lock", m.plain, check=True)
             m.ctl("unlock", m.plain, check=True)

@@ -89,6 +89,10 @@ static const struct metric metrics[] = {
 	    .path = "kms.throttled", .kind = "throttled" },
 	{ "byokfs_kms_refusals_total", "Failed requests to the KMS by kind.", COUNTER, OF_DOMAIN,
 	    .path = "kms.unreachable", .kind = "unreachable" },
+	{ "byokfs_keys_sealed_time_seconds", "Since when keys are sealed under the same key material, in Unix time.",
+	    GAUGE, OF_DOMAIN, .path = "key_age.since_unix" },
+	{ "byokfs_keys_to_be_rotated", "1 when that is longer ago than key_age_days.", GAUGE, OF_DOMAIN,
+	    .path = "key_age.alert" },
 	{ "byokfs_credentials_expiry_time_seconds", "When the credentials end, in Unix time.", GAUGE, OF_DOMAIN,
 	    .path = "kms.expires_unix" },
 };

@@ -43,6 +43,7 @@ def test_prometheus(mount):
     assert one(f, "byokfs_written_bytes_total") >= 20 * 5000 and one(f, "byokfs_read_bytes_total") >= 20 * 5000
     assert 0 < one(f, "byokfs_lease_remaining_seconds") <= 3
     assert one(f, "byokfs_key_unwraps_total") == 20
+    assert one(f, "byokfs_keys_sealed_time_seconds") > 1e9 and one(f, "byokfs_keys_to_be_rotated") == 0
     assert one(f, "byokfs_damage_total") == 0 and one(f, "byokfs_watchdog_alive") == 1
     spent = f["byokfs_operation_duration_seconds"].samples
     counts = {dict(l)["operation"]: v for (n, l), v in spent.items() if n.endswith("_count")}

@@ -137,7 +137,9 @@ static void test_ticks(void **state)
 	/* Work in flight keeps the thread in the lock sequence: that is no standstill. */
 	assert_int_equal(lease_enter(w.lease, LEASE_WORK), 0);
 	assert_int_equal(lease_lock(w.lease, "closed"), 0);
-	UNTIL(status_now().state != LEASE_OPEN);
+	UNTIL(status_now().state == LEASE_LOCKING);
+	advance(2000);
+	UNTIL(events_are("purge "));
 	advance(100000);
 	assert_true(lease_ticks(w.lease));
 	lease_leave(w.lease, LEASE_WORK);

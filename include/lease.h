@@ -40,11 +40,9 @@ struct lease_params {
 	struct kms *previous; /* the second key of a rotation, or NULL; borrowed as the first one is */
 };
 
-/* Those that may change while the lease is in use. */
-struct lease_times {
+struct lease_times { /* may change while the lease is in use */
 	uint32_t probe_ms, lease_ms, max_age_ms, idle_ms;
 };
-
 enum lease_state { LEASE_OPEN, LEASE_LOCKING, LEASE_LOCKED, LEASE_OPENING };
 
 /* Called on lease threads with no lock held. */
@@ -87,9 +85,8 @@ enum kms_status lease_open(struct lease **out, const struct lease_params *, stru
     struct kms_err *err);
 /* Starts probe and KMS threads. After every fork. */
 MUST_CHECK int lease_start(struct lease *, const struct lease_hooks *);
-/* From now on these times, and the key service's request timeout anew. The lease ends no later than a lease of the new
- * length that begins now, and no later than before; it is renewed, or not, by a canary that is asked at once. Times
- * that are as they were change nothing. */
+/* From now on these times, and the key service's request timeout anew. The lease ends no later than before, nor than a
+ * new one that begins now; a canary is asked at once. Times that are as they were change nothing. */
 void lease_retime(struct lease *, const struct lease_times *);
 /* Does the lease thread go its rounds, or is it at work that takes its time? Takes no lock. */
 bool lease_ticks(const struct lease *);

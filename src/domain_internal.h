@@ -35,6 +35,10 @@ void domain_close_services(struct domain *);
 /* domain_open.c. One attempt to open it. true: there is a lease now, which goes on by itself. */
 bool domain_try(struct domain *);
 
+/* domain_times.c. table lock held: its lease takes the times of now, which may have changed since it was opened, when
+ * domains_retime() did not see it yet. */
+void domain_follow(struct domain *);
+
 /* domain_queue.c. table lock held: has it opened by a thread of the pool, now. */
 void domain_enqueue(struct domain *);
 /* No lock held: the same for one without a lease, whether it waits for its next attempt or lost its thread. */

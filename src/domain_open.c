@@ -112,38 +112,6 @@ static struct lease_params nested_params(const struct domain *d)
 	return lp;
 }
 
-static bool retime_one(void *arg, struct domain *d)
-{
-	struct lease *lease = atomic_load(&d->lease);
-
-	if (lease)
-		lease_retime(lease, arg);
-	return true;
-}
-
-void domains_retime(struct fs *fs, const struct lease_times *times)
-{
-	struct lease_times copy = *times;
-	struct lease_params *lp = &fs->domains->params.lease;
-
-	pthread_mutex_lock(&fs->domains->lock);
-	lp->probe_ms = times->probe_ms;
-	lp->lease_ms = times->lease_ms;
-	lp->max_age_ms = times->max_age_ms;
-	lp->idle_ms = times->idle_ms;
-	pthread_mutex_unlock(&fs->domains->lock);
-	domains_each(fs, retime_one, &copy);
-}
-
-/* table lock held. The times may have changed since the lease was opened, when domains_retime() did not see it yet. */
-static void follow(struct domain *d)
-{
-	const struct lease_params *lp = &d->fs->domains->params.lease;
-	struct lease_times now = { lp->probe_ms, lp->lease_ms, lp->max_age_ms, lp->idle_ms };
-
-	(void)retime_one(&now, d);
-}
-
 /* One copy of the descriptor, one round of questions. 0: there is a lease, open or locked. */
 static int attempt_copy(struct domain *d, int rank, struct attempt *a, struct kms_err *err)
 {
@@ -228,7 +196,7 @@ static int publish(struct domain *d, struct attempt *a)
 	atomic_store(&d->lease, a->lease);
 	pthread_mutex_unlock(&d->lock);
 	pthread_mutex_lock(&d->fs->domains->lock);
-	follow(d);
+	domain_follow(d);
 	pthread_mutex_unlock(&d->fs->domains->lock);
 	atomic_store_explicit(&d->ready, true, memory_order_release);
 	if (domain_is_open(d))
@@ -291,7 +259,7 @@ int domain_publish(struct domain *d)
 	}
 	LOCK_SCOPE(&t->lock);
 	domains_insert(d);
-	follow(d);
+	domain_follow(d);
 	d->begun = true;
 	if (r)
 		domain_enqueue(d);

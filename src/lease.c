@@ -194,7 +194,8 @@ static int lease_make(struct lease **out, const struct lease_params *params, str
 	l->params = *params;
 	l->ids = *ids;
 	l->mode = mode;
-	take_times(l, kms, &(struct lease_times){ params->probe_ms, params->lease_ms, params->max_age_ms, params->idle_ms });
+	take_times(l, kms,
+	    &(struct lease_times){ params->probe_ms, params->lease_ms, params->max_age_ms, params->idle_ms });
 	l->context = malloc(sizeof(*l->context));
 	l->ring = lease_ring_make(desc, kms, params->previous);
 	if (!l->context || !l->ring) {

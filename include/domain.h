@@ -30,9 +30,6 @@ struct fs_dir;
 
 #define DOMAIN_MAX 65536u
 
-/* Asynchronous requests of the kernel with several domains, at least. */
-#define FS_BACKGROUND 1024u
-
 struct domain {
 	uint16_t index;
 	struct fs *fs;

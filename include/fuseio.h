@@ -62,4 +62,7 @@ MUST_CHECK int fuseio_readahead(unsigned connection, unsigned kib);
  * and that it is mounted. */
 MUST_CHECK int fuseio_background(unsigned connection, unsigned n);
 
+/* Asynchronous requests of the kernel with several domains, at least. */
+#define FUSEIO_BACKGROUND 1024u
+
 #endif

@@ -263,7 +263,7 @@ int domain_publish(struct domain *d)
 	d->begun = true;
 	if (r)
 		domain_enqueue(d);
-	if (domains_count(d->fs) == 2 && fuseio_background(d->fs->connection, FS_BACKGROUND))
+	if (domains_count(d->fs) == 2 && fuseio_background(d->fs->connection, FUSEIO_BACKGROUND))
 		log_info("until the next mount 'mount.max_background' bounds the requests that wait for keys");
 	return r;
 }

@@ -270,7 +270,7 @@ static unsigned background(const struct fs *fs)
 	bool one = domains_count(fs) == 1 && atomic_load(&fs->first->ready);
 	unsigned configured = fs->params.max_background;
 
-	return one || configured > FS_BACKGROUND ? configured : FS_BACKGROUND;
+	return one || configured > FUSEIO_BACKGROUND ? configured : FUSEIO_BACKGROUND;
 }
 
 static void op_init(void *userdata, struct fuse_conn_info *conn)

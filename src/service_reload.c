@@ -183,7 +183,7 @@ static enum previous take_previous(struct service *s, const struct config *fresh
 
 /* ---- all of it ---- */
 
-/* Before the lease: no reply may promise the kernel more than it. Shared or not waits for the next mount, and until then
+/* Before the lease: no reply may promise the kernel more than it. Shared or not waits for the next mount; until then
  * nothing may be kept for longer than that allows. */
 static void take_timeout(struct fs_params *p, const struct config *fresh)
 {

@@ -163,8 +163,14 @@ MUST_CHECK int file_verify(struct file *, const struct file_key *, uint64_t from
  * records that protect against rollback begin anew too. fd as in file_open(), but never taken over; params->readonly:
  * only reports what would be lost. Durable when it returns: 0, there was nothing but perhaps a
  * wrong end or hint, or 1, units were made anew (would be). After a failure, or a crash, it can be called again. With
- * a root that is lost the size is STATE's, or the hint's if that is larger. -EIO: beyond repair. */
-MUST_CHECK int file_mend(int fd, const struct file_key *, const struct file_params *,
-    void (*report)(void *arg, const struct file_fault *), void *arg);
+ * a root that is lost the size is STATE's, or the hint's if that is larger. -EIO: beyond repair.
+ * may is asked for each unit before it is made anew (would be), in ascending order of physical pages; false ends it
+ * with -EIO and this unit as it was. So a repair does what an earlier look has told, whatever else fails this time. */
+struct file_mender {
+	void (*report)(void *arg, const struct file_fault *);
+	bool (*may)(void *arg, enum unit_type, uint64_t index);
+	void *arg;
+};
+MUST_CHECK int file_mend(int fd, const struct file_key *, const struct file_params *, const struct file_mender *);
 
 #endif

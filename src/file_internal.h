@@ -278,6 +278,7 @@ struct file_scan {
 	bool mend;  /* nodes that fail are made anew, in memory at least */
 	bool write; /* and written, and pages that fail become zeros */
 	void (*report)(void *arg, const struct file_fault *);
+	bool (*may)(void *arg, enum unit_type, uint64_t index); /* with mend: file_mend() */
 	void *arg;
 	uint64_t bytes;
 	bool met; /* with mend: something was made anew */

@@ -26,8 +26,10 @@ static int settle(struct file *f, const struct file_key *key)
 
 static int mend(struct file *f, const struct file_key *key, struct file_scan *s)
 {
-	int rc = s->write ? file_io->sync(f->fd) : 0;
+	int rc = f->root_lost && !s->may(s->arg, UNIT_ROOT, 0) ? -EIO : 0;
 
+	if (rc == 0 && s->write)
+		rc = file_io->sync(f->fd);
 	if (rc == 0)
 		rc = file_lock_quiet(f, key);
 	if (rc != 0)
@@ -42,15 +44,16 @@ static int mend(struct file *f, const struct file_key *key, struct file_scan *s)
 	return rc == 0 && s->write ? file_io->sync(f->fd) : rc;
 }
 
-int file_mend(int fd, const struct file_key *key, const struct file_params *params,
-    void (*sink)(void *arg, const struct file_fault *), void *arg)
+int file_mend(
+    int fd, const struct file_key *key, const struct file_params *params, const struct file_mender *mender)
 {
 	struct file_scan s = { .key = key,
 		.to = UINT64_MAX,
 		.mend = true,
 		.write = !params->readonly,
-		.report = sink,
-		.arg = arg };
+		.report = mender->report,
+		.may = mender->may,
+		.arg = mender->arg };
 	int own = fcntl(fd, F_DUPFD_CLOEXEC, 0), rc;
 
 	if (own < 0)

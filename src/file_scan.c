@@ -174,6 +174,8 @@ static int judge_page(struct file_scan *s, struct pages *p, uint32_t i)
 	uint64_t k = p->k + i, at = k * LAYOUT_PAGE;
 
 	if (p->fault[i]) {
+		if (s->mend && !s->may(s->arg, UNIT_DATA, k))
+			return -EIO;
 		s->met = s->mend;
 		s->reason = p->fault[i];
 		report(s, s->mend ? FILE_LOST : FILE_UNREADABLE, UNIT_DATA, k, at, at + LAYOUT_PAGE);
@@ -234,6 +236,8 @@ static int get_node(struct file_scan *s, enum unit_type type, uint64_t index, st
 		report_below(s, FILE_UNREADABLE, type, index);
 		return -EIO;
 	}
+	if (!s->may(s->arg, type, index))
+		return -EIO;
 	*anew = s->met = true;
 	return file_node_anew(s->f, s->key, type, index, n);
 }

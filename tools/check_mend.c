@@ -1,15 +1,28 @@
 /* check_mend.c — one file's content: what will be lost is written down and the file copied before anything is changed
- * in place. */
+ * in place. Hides that nothing else is changed then: what cannot be read only now may be well again tomorrow. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "check_repair.h"
+#include "cmd.h"
 #include "io.h"
+#include "layout.h"
 #include "secret.h"
+
+#define RUNS_MAX (1u << 20)
+
+/* Physical pages that were damaged when the repair was planned, ascending. */
+struct runs {
+	struct run {
+		uint64_t first, n;
+	} *run;
+	size_t n, room;
+};
 
 struct mend {
 	const struct repair_at *at;
@@ -21,6 +34,8 @@ struct mend {
 	int err;
 	uint64_t lost, doubted;
 	json_t *ranges;
+	struct runs planned;
+	bool strange; /* something fails that did not when it was planned */
 };
 
 static void page0_reason(void *arg, enum unit_type type, uint64_t index, const char *reason)
@@ -28,6 +43,54 @@ static void page0_reason(void *arg, enum unit_type type, uint64_t index, const c
 	(void)type;
 	(void)index;
 	((struct mend *)arg)->reason = reason;
+}
+
+static int add_page(struct runs *to, uint64_t phys)
+{
+	struct run *last = to->n ? &to->run[to->n - 1] : NULL;
+
+	if (last && last->first + last->n == phys) {
+		last->n++;
+		return 0;
+	}
+	if (to->n == to->room) {
+		size_t room = 2 * to->room + 16;
+
+		last = room <= RUNS_MAX ? realloc(to->run, room * sizeof(*last)) : NULL;
+		if (!last)
+			return -ENOMEM;
+		to->run = last;
+		to->room = room;
+	}
+	to->run[to->n++] = (struct run){ phys, 1 };
+	return 0;
+}
+
+static int run_order(const void *key, const void *run)
+{
+	const struct run *r = run;
+	uint64_t phys = *(const uint64_t *)key;
+
+	return phys < r->first ? -1 : phys >= r->first + r->n;
+}
+
+static bool may_plan(void *arg, enum unit_type type, uint64_t index)
+{
+	struct mend *m = arg;
+
+	if (m->err == 0)
+		m->err = add_page(&m->planned, layout_phys(type, index));
+	return m->err == 0;
+}
+
+static bool was_planned(void *arg, enum unit_type type, uint64_t index)
+{
+	struct mend *m = arg;
+	uint64_t phys = layout_phys(type, index);
+
+	m->strange = !m->planned.n ||
+	    !bsearch(&phys, m->planned.run, m->planned.n, sizeof(*m->planned.run), run_order);
+	return !m->strange;
 }
 
 static int keep_copy(struct mend *m)
@@ -81,8 +144,7 @@ static int plan(struct mend *m)
 {
 	const struct file_key key = { m->keys, &m->block };
 	const struct file_params params = { .readonly = true, .damaged = page0_reason, .arg = m };
-	int ret = file_mend(m->fd, &key, &params, planned, m);
-
+	int ret = file_mend(m->fd, &key, &params, &(struct file_mender){ planned, may_plan, m });
 	int kept = m->err;
 
 	if (kept == 0 && ret == 1)
@@ -97,8 +159,10 @@ static int carry_out(struct mend *m)
 	const struct file_key key = { m->keys, &m->block };
 	const struct file_params params = { .damaged = page0_reason, .arg = m };
 	struct repair *r = m->at->r;
-	int ret = file_mend(m->fd, &key, &params, done, NULL);
+	int ret = file_mend(m->fd, &key, &params, &(struct file_mender){ done, was_planned, m });
 
+	if (ret < 0 && m->strange)
+		cmd_error("%s: more of it cannot be read now than when its repair was planned", m->at->cipher);
 	if (ret < 0)
 		return ret;
 	r->lost_bytes += m->lost;
@@ -163,6 +227,7 @@ int repair_mend(const struct repair_at *at)
 	m.keys = secret_alloc(sizeof(*m.keys));
 	ret = m.keys ? get_keys(&m) : -ENOMEM;
 	secret_free(m.keys);
+	free(m.planned.run);
 	json_decref(m.ranges);
 	(void)close(m.fd);
 	return ret;

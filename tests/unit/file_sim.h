@@ -153,6 +153,7 @@ static struct {
 	bool no_fallocate, mtime_moves;
 	unsigned reads, writes, syncs, sizes, allocs, mtimes;
 	unsigned locks, naps;
+	unsigned fail_read;   /* this one, and the next, fail; 0: none */
 	uint64_t us;          /* clock of the lock's deadline */
 	uint8_t locked[1024]; /* by descriptor: F_RDLCK + 1, F_WRLCK + 1, 0 */
 	void (*during)(void); /* called before every write */
@@ -212,6 +213,8 @@ static ssize_t sim_read(int fd, void *buf, size_t n, uint64_t off)
 {
 	(void)fd;
 	sim.reads++;
+	if (sim.fail_read && (sim.reads == sim.fail_read || sim.reads == sim.fail_read + 1))
+		return -EIO;
 	return (ssize_t)image_get(&sim.live, buf, n, off);
 }
 

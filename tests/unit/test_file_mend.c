@@ -94,15 +94,35 @@ static uint64_t verify(uint64_t from, uint64_t to)
 	return bytes / PAGE;
 }
 
-static int mend(bool dry, struct faults *to)
+static bool anything(void *arg, enum unit_type type, uint64_t index)
+{
+	(void)arg;
+	(void)type;
+	(void)index;
+	return true;
+}
+
+/* The unit in physical page 50. */
+static bool only_page_50(void *arg, enum unit_type type, uint64_t index)
+{
+	(void)arg;
+	return layout_phys(type, index) == 50;
+}
+
+static int mend_if(bool dry, struct faults *to, bool (*may)(void *arg, enum unit_type, uint64_t index))
 {
 	struct file_params params = { .readonly = dry, .damaged = heard };
 	int fd = null_fd(), rc;
 
 	to->n = 0;
-	rc = file_mend(fd, &test_key, &params, note, to);
+	rc = file_mend(fd, &test_key, &params, &(struct file_mender){ note, may, to });
 	(void)close(fd);
 	return rc;
+}
+
+static int mend(bool dry, struct faults *to)
+{
+	return mend_if(dry, to, anything);
 }
 
 /* Bytes that may be something else than what was written: zeros then. */
@@ -381,6 +401,34 @@ static void with_holes(void)
 	image_copy(&clean, &sim.live);
 }
 
+/* A read that fails only while a repair writes is no damage: what was not planned is never replaced. */
+static void only_what_was_planned(void **state)
+{
+	struct image cut = { .size = 0 };
+	unsigned refused = 0;
+	int rc = -EIO;
+
+	(void)state;
+	for (unsigned at = 1; rc != 1; at++) {
+		sim_boot(&clean);
+		damage(0, 50);
+		assert_int_equal(mend(true, &planned), 1);
+		sim.reads = 0;
+		sim.fail_read = at;
+		rc = mend_if(false, &done, only_page_50);
+		sim.fail_read = 0;
+		assert_true(rc == 1 || rc == -EIO);
+		refused += rc != 1;
+		image_copy(&cut, &sim.live);
+		sim_boot(&cut);
+		image_make(&sim.live, 50)[100] ^= 1; /* zeros by now, or not yet, or but for their end */
+		assert_int_equal(mend(false, &done), 1);
+		same_but(&planned);
+	}
+	assert_true(refused >= 5);
+	image_clear(&cut);
+}
+
 static void many_at_once(void **state)
 {
 	(void)state;
@@ -414,6 +462,7 @@ int main(void)
 		T(a_torn_tail),
 		T(an_old_page_put_back),
 		T(interrupted_anywhere),
+		T(only_what_was_planned),
 		T(many_at_once),
 	};
 

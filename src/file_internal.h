@@ -185,6 +185,8 @@ MUST_CHECK int file_pwrite(struct file *, const void *buf, size_t pages, uint64_
 /* One slot of an encoded page 0 (0/1): its sector only. */
 MUST_CHECK int file_pwrite_slot(struct file *, const uint8_t page[static LAYOUT_PAGE], int which);
 MUST_CHECK int file_set_length(struct file *, uint64_t size);
+/* Space for a page of a node, beyond the end, too. */
+MUST_CHECK int file_secure_backing(struct file *, uint64_t page);
 MUST_CHECK int file_punch_backing(struct file *, uint64_t page, uint64_t pages);
 /* First page at or after `page` that may not be a hole of the backing; UINT64_MAX: none. */
 uint64_t file_next_backed(struct file *, uint64_t page);

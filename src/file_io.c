@@ -202,6 +202,13 @@ static int zero_backing(struct file *f, uint64_t page, uint64_t pages)
 	return rc;
 }
 
+int file_secure_backing(struct file *f, uint64_t page)
+{
+	int rc = keep_mtime(f); /* the backing takes this for a change, too */
+
+	return rc == 0 ? file_io->allocate(f->fd, FALLOC_FL_KEEP_SIZE, page * LAYOUT_PAGE, LAYOUT_PAGE) : rc;
+}
+
 int file_punch_backing(struct file *f, uint64_t page, uint64_t pages)
 {
 	int rc = keep_mtime(f);

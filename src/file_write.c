@@ -5,7 +5,6 @@
  * run goes out in one call. What memory believes (versions, spills, size) changes only after the
  * run was written. */
 #include <errno.h>
-#include <fcntl.h>
 
 #include "bytes.h"
 #include "file_internal.h"
@@ -108,9 +107,7 @@ static int secure(struct file *f, const struct file_key *key, struct file_node *
 	int rc = 0;
 
 	for (; rc == 0 && !n->secured; n = n->up) {
-		uint64_t at = layout_phys(n->type, n->index) * LAYOUT_PAGE;
-
-		rc = file_io->allocate(f->fd, FALLOC_FL_KEEP_SIZE, at, LAYOUT_PAGE);
+		rc = file_secure_backing(f, layout_phys(n->type, n->index));
 		if (rc == -EOPNOTSUPP)
 			rc = file_write_node(f, key, n);
 		n->secured = rc == 0;

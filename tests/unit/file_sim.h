@@ -296,6 +296,7 @@ static int sim_allocate(int fd, int mode, uint64_t off, uint64_t n)
 	if (sim.no_fallocate)
 		return -EOPNOTSUPP;
 	assert_true(mode & FALLOC_FL_KEEP_SIZE);
+	sim.mtime.tv_sec = (time_t)++sim.tick;
 	if (!(mode & FALLOC_FL_PUNCH_HOLE))
 		return 0;
 	assert_int_equal(off % PAGE + n % PAGE, 0);

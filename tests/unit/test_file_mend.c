@@ -150,6 +150,7 @@ static void same_but(const struct faults *lost)
 /* The repair keeps its word, and a second check finds nothing. */
 static void mend_and_look(void)
 {
+	time_t mtime = sim.mtime.tv_sec;
 	int met = mend(true, &planned);
 
 	assert_in_range(met, 0, 1);
@@ -164,6 +165,7 @@ static void mend_and_look(void)
 	same_but(&done);
 	assert_int_equal(mend(false, &done), 0);
 	assert_int_equal(done.n, 0);
+	assert_int_equal(sim.mtime.tv_sec, mtime);
 }
 
 static const uint64_t units[] = { 1, 4, 5, 6, 50, 111, 112, 113, 122, 6425, 6426, 6427 };
@@ -401,6 +403,38 @@ static void with_holes(void)
 	image_copy(&clean, &sim.live);
 }
 
+/* A write that died half way, in a group that has no page yet: the end is put right, the time stays. */
+static void what_died_beyond_the_end(void **state)
+{
+	struct file *f;
+	struct image cut = { .size = 0 };
+	uint8_t got[PAGE];
+	time_t mtime;
+
+	(void)state;
+	sim_reset();
+	f = sim_new(false);
+	assert_int_equal(file_write(f, &test_key, now, 2 * PAGE, 0), 0);
+	assert_int_equal(file_truncate(f, &test_key, 5 * PAGE + 100), 0);
+	assert_int_equal(file_fsync(f, &test_key), 0);
+	assert_int_equal(file_write(f, &test_key, now, PAGE, 5 * PAGE + 300), 0);
+	image_copy(&cut, &sim.live);
+	file_close(f);
+	sim_boot(&cut);
+	mtime = sim.mtime.tv_sec;
+	sim.allocs = 0;
+	assert_int_equal(mend(false, &done), 0);
+	assert_true(sim.allocs > 0);
+	assert_int_equal(done.n, 0);
+	assert_int_equal(sim.mtime.tv_sec, mtime);
+	assert_int_equal(open_ro(&f), 0);
+	assert_int_equal(file_size(f), 5 * PAGE + 100);
+	assert_int_equal(file_read(f, &test_key, got, PAGE, PAGE), PAGE);
+	assert_memory_equal(got, now + PAGE, PAGE);
+	file_close(f);
+	image_clear(&cut);
+}
+
 /* A read that fails only while a repair writes is no damage: what was not planned is never replaced. */
 static void only_what_was_planned(void **state)
 {
@@ -462,6 +496,7 @@ int main(void)
 		T(a_torn_tail),
 		T(an_old_page_put_back),
 		T(interrupted_anywhere),
+		T(what_died_beyond_the_end),
 		T(only_what_was_planned),
 		T(many_at_once),
 	};

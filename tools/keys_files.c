@@ -96,8 +96,8 @@ static void understood(struct scan *s, const struct item *i, const struct reslot
 {
 	bool ours = bytes_equal(v->ident.store, s->k->store->desc.store, CONTEXT_ID);
 
-	/* Whose key wraps a file of an unknown domain, nobody can tell. */
-	if (!s->quarantine && (!ours || (v->ruling.wrap == HEADER_WRAP_DOMAIN && !has_domain(s, v->ident.domain))))
+	/* Whose key opens the name, or wraps the key, of a file of an unknown domain, nobody can tell. */
+	if (!s->quarantine && (!ours || !has_domain(s, v->ident.domain)))
 		trouble(s->k, &s->k->damaged, i->place->path, i->name);
 	if (v->ruling.wrap == HEADER_WRAP_KMS || ours)
 		count(s, i, v);

@@ -35,6 +35,19 @@ static bool has_form(const char *name, const char *prefix, const char *inside)
 	return strncmp(name, prefix, n) == 0 && name[n] && strstr(name + n, inside);
 }
 
+/* As providers write them: another spelling would have another hash. */
+static bool is_keyfile(const char *name)
+{
+	return has_form(name, "keyfile:", "") && strlen(name) == strlen("keyfile:") + 16 &&
+	    strspn(name + strlen("keyfile:"), "0123456789abcdef") == 16;
+}
+
+static bool is_vault(const char *name)
+{
+	return has_form(name, "vault:", "/keys/") && name[6] != '/' && !strstr(name, "//") &&
+	    name[strlen(name) - 1] != '/';
+}
+
 /* An ARN in other letters would have another hash. */
 static int check_arn(const char *name)
 {
@@ -59,8 +72,7 @@ int keys_check_name(const char *name)
 			    name, "has blanks or other characters that no key's name has", "quote it as it was shown");
 	if (strncmp(name, "arn:", 4) == 0)
 		return check_arn(name);
-	if (has_form(name, "keyfile:", "") || has_form(name, "vault:", "/keys/") ||
-	    has_form(name, "pkcs11:token=", ";object="))
+	if (is_keyfile(name) || is_vault(name) || has_form(name, "pkcs11:token=", ";object="))
 		return EXIT_OK;
 	if (strncmp(name, "alias/", 6) == 0 || (*name && looks_like_key_id(name)))
 		return refuse(name, "is an alias or a key id, not a key's full name",

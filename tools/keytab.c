@@ -172,9 +172,11 @@ bool keytab_row_needed(const struct keytab_row *r)
 	return keytab_row_files(r) || r->domains || r->rotating;
 }
 
-/* A Region's copy of the key that nobody named is a hash like any other. */
+/* A Region's copy of the key that nobody named is a hash like any other. No hash at all is any key's. */
 static bool may_be(const struct keytab_row *r, const char *name)
 {
+	if (bytes_zero(r->hash, sizeof(r->hash)))
+		return true;
 	return !r->name && r->provider == kms_provider_from_name("aws") && kms_name_is_multi(name);
 }
 

@@ -294,7 +294,8 @@ def test_needs(copy):
 @pytest.mark.parametrize("name", [
     "", "alias/customer", "12345678-1234-1234-1234-123456789012", "mrk-0123456789abcdef0123456789abcdef", "key", "arn:", "arn:aws:kms",
     NEW.replace("key/", "alias/"), NEW + " ", " " + NEW, NEW.replace("99999999", "ABCDEF99"), NEW.replace("kms", "s3"), NEW + "/x",
-    NEW.replace("us-east-1", "US-EAST-1"), NEW.replace("111122223333", ""), NEW + "\n", "vault:key", "keyfile:", "pkcs11:object=x", "*"])
+    NEW.replace("us-east-1", "US-EAST-1"), NEW.replace("111122223333", ""), NEW + "\n", "vault:key", "keyfile:", "pkcs11:object=x", "*",
+    "keyfile:0123456789ABCDEF", "keyfile:0123456789abcde", "vault:/transit/keys/a", "vault:transit//keys/a", "vault:transit/keys/"])
 def test_names_that_stores_do_not_hold(copy, name):
     for option in (["--needs", name], ["--key", name]):
         r = ctl(copy.path, *option)
@@ -376,6 +377,8 @@ def hole(copy, how, tmp_path):
         write(one, 16, bytes(16))
     elif how == "wrapped by an unknown domain's key":
         write(copy.files["domain/a"], 32, bytes(16))
+    elif how == "of an unknown domain":  # its name depends on a descriptor that is not there
+        write(copy.files["one"], 32, bytes(16))
     elif how == "descriptor":
         for path in descriptors(copy.path, 2):
             os.truncate(path, 100)
@@ -387,7 +390,8 @@ def hole(copy, how, tmp_path):
         raise AssertionError(how)
 
 
-HOLES = ["both slots", "magic", "cut off", "no byokfs file", "another store's", "wrapped by an unknown domain's key", "descriptor",
+HOLES = ["both slots", "magic", "cut off", "no byokfs file", "another store's", "wrapped by an unknown domain's key",
+         "of an unknown domain", "descriptor",
          "one copy of a descriptor", "a copy of the store's"]
 
 

@@ -157,6 +157,21 @@ static void siblings_in_other_regions_are_the_same_key(void **state)
 	assert_int_equal(need(t, MRK_3).maybe, 0);
 }
 
+/* The format allows a slot that does not say under which key it was sealed. */
+static void a_slot_that_names_no_key_keeps_every_answer_from_being_no(void **state)
+{
+	struct keytab *t = *state;
+	struct header_slot s = file_slot(KEY_A, 1, 1);
+
+	memset(s.key_hash, 0, sizeof(s.key_hash));
+	assert_int_equal(keytab_file(t, &s, KEYTAB_SUPERSEDED, "dir", "a"), 0);
+	assert_int_equal(need(t, KEY_A).maybe, 0);
+	assert_int_equal(keytab_file(t, &s, KEYTAB_RULING, "dir", "b"), 0);
+	assert_int_equal(need(t, KEY_A).maybe, 1);
+	assert_int_equal(need(t, MRK_1).maybe, 1);
+	assert_int_equal(need(t, KEY_A).files, 0);
+}
+
 static void what_finds_no_room_keeps_every_answer_from_being_no(void **state)
 {
 	struct keytab *t = *state;
@@ -202,6 +217,7 @@ int main(void)
 		T(a_key_is_needed_by_what_rules_and_by_any_descriptor),
 		T(the_provider_does_not_part_equal_names),
 		T(siblings_in_other_regions_are_the_same_key),
+		T(a_slot_that_names_no_key_keeps_every_answer_from_being_no),
 		T(what_finds_no_room_keeps_every_answer_from_being_no),
 		T(paths_are_joined),
 	};

@@ -149,6 +149,17 @@ static int new_file(struct quarantine *q)
 	return fd < 0 ? -errno : fd;
 }
 
+/* Half of a copy is none, and takes the space that is missing. */
+static int copied(struct quarantine *q, int ret)
+{
+	char name[24];
+
+	(void)snprintf(name, sizeof(name), "%" PRIu64, q->n);
+	if (ret < 0)
+		(void)unlinkat(q->fd, name, 0);
+	return ret < 0 ? ret : sync_fd(q->fd);
+}
+
 /* What the backing cannot read stays a hole of the copy. */
 static int copy_range(int from, int to, uint8_t *buf, uint64_t at, uint64_t end)
 {
@@ -204,20 +215,21 @@ int quarantine_copy(struct quarantine *q, int fd)
 	if (to < 0)
 		return to;
 	if (fstat(fd, &st) < 0)
-		return -errno;
-	if (ioctl(to, FICLONE, fd) < 0)
+		ret = -errno;
+	else if (ioctl(to, FICLONE, fd) < 0)
 		ret = copy_data(fd, to, (uint64_t)st.st_size);
 	if (ret == 0)
 		ret = sync_fd(to);
-	return ret == 0 ? sync_fd(q->fd) : ret;
+	return copied(q, ret);
 }
 
 int quarantine_save(struct quarantine *q, const void *bytes, size_t n)
 {
 	int to CLEANUP_FD = new_file(q);
-	int ret = to < 0 ? to : io_pwrite(to, bytes, n, 0);
+	int ret;
 
-	if (ret == 0)
-		ret = sync_fd(to);
-	return ret == 0 ? sync_fd(q->fd) : ret;
+	if (to < 0)
+		return to;
+	ret = io_pwrite(to, bytes, n, 0);
+	return copied(q, ret == 0 ? sync_fd(to) : ret);
 }

@@ -8,10 +8,11 @@ import time
 
 import pytest
 
-from conftest import CTL, environment
+from conftest import CTL, Mount, environment
 from damage import GROUP_0, PAGE, ROOT, SLOT_A, backing_of, data_page, flip, punch, read, replace, states, swap, write, zero
 from faults import get, pattern, put
 from programs import ALREADY, DAMAGE
+from test_disk import Disk
 from test_domains import add, new_key, read_all
 
 SIZE = 40000
@@ -77,7 +78,6 @@ DAMAGES = {
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, shared_devkms):
     """An unmounted store with two files of two names each; yields it and {name: backing file}."""
-    from conftest import Mount
     m = Mount(tmp_path_factory.mktemp("two"), shared_devkms).mount()
     put(m.path("paged"), pattern(1, SIZE))
     put(m.path("big"), pattern(2, BIG))
@@ -345,3 +345,26 @@ def test_killed_and_run_again(make_mount, shared_devkms):
         with open(os.path.join(top, run, "index")) as f:
             copies += sum("\tcopy\t" in line for line in f)
     assert copies >= len(names)
+
+
+def test_no_room_for_the_copy(tmp_path, shared_devkms):
+    """Then nothing is changed, half a copy does not stay, and it is repaired when there is room."""
+    disk = Disk(tmp_path, "tmpfs", 16)
+    m = Mount(tmp_path, shared_devkms)
+    try:
+        m.mount()
+        put(m.path("f"), pattern(7, 4_000_000))
+        path = backing_of(m, "f")
+        m.umount()
+        flip(path, page(300))
+        hurt = read(path, 0, 8_000_000)
+        disk.fill(leave=2 << 20)
+        r = m.ctl("check", "--data", "--repair", "-c", m.ini, m.cipher)
+        assert r.returncode == DAMAGE and "cannot be repaired: No space left on device" in r.stderr, r
+        assert read(path, 0, 8_000_000) == hurt
+        assert os.listdir(quarantine(m)[1]) == ["index"]
+        disk.free()
+        assert ranges(repair(m)[1], "f") == [(300 * PAGE, PAGE)]
+    finally:
+        m.close()
+        disk.close()

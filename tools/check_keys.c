@@ -21,6 +21,7 @@ struct domain_keys_at {
 	atomic_int code; /* EXIT_OK, or why it is shut */
 	atomic_bool told;
 	atomic_bool throttled; /* a call was, to the end of its time */
+	atomic_bool lapsed;    /* its lease ended for a while, when names were to be authenticated */
 	char why[CHECK_WHY];
 };
 
@@ -273,10 +274,15 @@ int check_keys_enter(struct check_keys *k, uint16_t index, char why[static CHECK
 
 const struct name_keys *check_keys_get(struct check_keys *k, uint16_t index)
 {
-	const struct domain_keys_at *d = find(k, index);
+	struct domain_keys_at *d = find(k, index);
 	struct lease *lease = d ? atomic_load(&d->lease) : NULL;
 
-	return lease && lease_enter(lease, LEASE_WORK) == 0 ? lease_names(lease) : NULL;
+	if (!lease)
+		return NULL;
+	if (lease_enter(lease, LEASE_WORK) == 0)
+		return lease_names(lease);
+	atomic_store(&d->lapsed, true);
+	return NULL;
 }
 
 void check_keys_put(struct check_keys *k, uint16_t index)
@@ -404,6 +410,14 @@ bool check_keys_first(struct check_keys *k, uint16_t index)
 	struct domain_keys_at *d = find(k, index);
 
 	return d && !atomic_exchange(&d->told, true);
+}
+
+bool check_keys_lapsed(const struct check_keys *k)
+{
+	for (size_t i = 0; k && i < k->n; i++)
+		if (atomic_load(&k->d[i].lapsed))
+			return true;
+	return false;
 }
 
 int check_keys_code(const struct check_keys *k)

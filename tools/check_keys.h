@@ -32,6 +32,8 @@ enum check_key check_keys_file(struct check_keys *, uint16_t index, const uint8_
     const struct header_ident *, struct file_keys *out, char why[static CHECK_WHY]);
 /* True once for each domain: for telling why its files' keys do not come. */
 bool check_keys_first(struct check_keys *, uint16_t index);
+/* Was a domain that had opened shut for a while, so that some names, links and attributes were not authenticated? */
+bool check_keys_lapsed(const struct check_keys *);
 /* The worst that kept something shut, as an exit code; EXIT_OK: nothing. */
 int check_keys_code(const struct check_keys *);
 

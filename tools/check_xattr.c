@@ -2,6 +2,7 @@
 #include "check.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/xattr.h>
 
@@ -52,13 +53,13 @@ void check_xattrs(
     struct check *c, int fd, uint16_t domain, const uint8_t id[static 16], const char *path, const char *name)
 {
 	struct attrs at = { .c = c, .fd = fd, .id = id, .path = path, .name = name };
-	ssize_t n = flistxattr(fd, NULL, 0);
-	char *list CLEANUP_FREE = NULL;
+	char *list CLEANUP_FREE = malloc(XATTR_LIST_MAX + 1);
+	ssize_t n = list ? flistxattr(fd, list, XATTR_LIST_MAX) : 0;
 
-	if (n <= 0)
-		return;
-	list = malloc((size_t)n + 1);
-	n = list ? flistxattr(fd, list, (size_t)n) : 0;
+	if (!list)
+		c->err = -ENOMEM;
+	else if (n < 0 && errno != EOPNOTSUPP)
+		check_say(c, CHECK_DAMAGE, path, name, "its attributes cannot be listed: %s", strerror(errno));
 	if (n <= 0)
 		return;
 	list[n] = '\0';

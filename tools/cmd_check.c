@@ -33,7 +33,7 @@ static int exit_code(const struct check *c, const struct repair *r)
 		return EXIT_DAMAGE;
 	if (keys != EXIT_OK)
 		return keys;
-	return c->unchecked ? EXIT_FAILED : EXIT_OK;
+	return c->unchecked || check_keys_lapsed(c->keys) ? EXIT_FAILED : EXIT_OK;
 }
 
 static uint64_t megabytes_per_second(const struct check *c)
@@ -130,6 +130,10 @@ static int check(struct store *store, struct check_keys *keys, const struct opti
 	code = ret < 0 ? EXIT_FAILED : exit_code(&c, o->repair ? &r : NULL);
 	if (ret < 0)
 		cmd_error("the check ended early: %s", strerror(-ret));
+	if (check_keys_lapsed(keys)) {
+		cmd_error("the store's key was denied or out of reach for a while: names met then were not checked");
+		cmd_hint("check it again");
+	}
 	ret = o->args.json ? sum_up_json(&c, o->repair ? &r : NULL, code) : sum_up(&c, o->repair ? &r : NULL);
 	repair_end(&r);
 	check_end(&c);

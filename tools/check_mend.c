@@ -93,6 +93,14 @@ static bool was_planned(void *arg, enum unit_type type, uint64_t index)
 	return !m->strange;
 }
 
+/* With the root its size was lost: what there is of it may be older, or rounded to a page, or the storage's claim. */
+#define ROOT_LOST "; its root was lost, and its length may be wrong"
+
+static bool root_planned(const struct mend *m)
+{
+	return m->planned.n && m->planned.run[0].first == 0;
+}
+
 static int keep_copy(struct mend *m)
 {
 	const struct repair_at *at = m->at;
@@ -175,8 +183,8 @@ static int carry_out(struct mend *m)
 	}
 	r->mended++;
 	repair_say(m->at, "repaired", r->q.n, json_incref(m->ranges),
-	    "lost %" PRIu64 " bytes, perhaps %" PRIu64 " more; what was made anew has no memory of older versions",
-	    m->lost, m->doubted);
+	    "lost %" PRIu64 " bytes, perhaps %" PRIu64 " more; what was made anew has no memory of older versions%s",
+	    m->lost, m->doubted, root_planned(m) ? ROOT_LOST : "");
 	return 0;
 }
 

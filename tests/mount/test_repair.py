@@ -105,15 +105,16 @@ def test_one_file(two, name):
     os.utime(path, (10**9, 10**9))
     hurt = read(path, 0, os.stat(path).st_size)
     try:
-        repaired_as_promised(m, which, want, hurt, expected)
+        repaired_as_promised(m, which, want, hurt, expected, name in ("root flipped", "newest state zeroed"))
     finally:
         os.truncate(path, 0)
         write(path, 0, saved)
 
 
-def repaired_as_promised(m, which, want, hurt, expected):
+def repaired_as_promised(m, which, want, hurt, expected, root_lost):
     code, answer = repair(m)
     lost = ranges(answer, which) or ranges(answer, "d/" + which)
+    assert any("its length may be wrong" in a["what"] for a in answer["repair"]["actions"]) == root_lost
     if expected is not None:
         assert lost == expected
     assert code == (DAMAGE if lost else 0), answer

@@ -150,30 +150,38 @@ static int open_source(const struct request *r, int *src)
 	return EXIT_FAILED;
 }
 
-/* Below the mount's root; made when it is not there. */
+/* One component further down; made when it is not there. */
+static int step_into(int *dir, const char *part)
+{
+	int next;
+
+	if (!*part || strcmp(part, ".") == 0)
+		return 0;
+	if (mkdirat(*dir, part, 0755) && errno != EEXIST)
+		return -errno;
+	next = openat(*dir, part, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (next < 0)
+		return -errno;
+	(void)close(*dir);
+	*dir = next;
+	return 0;
+}
+
+/* Below the mount's root. */
 static int open_into(const struct request *r, int root, int *dst)
 {
 	char *copy CLEANUP_FREE = strdup(r->into ? r->into : "."), *rest = copy;
 	const char *part;
+	int ret = copy ? 0 : -ENOMEM;
 
 	*dst = fcntl(root, F_DUPFD_CLOEXEC, 0);
-	while (copy && *dst >= 0 && (part = strsep(&rest, "/"))) {
-		int next;
-
-		if (!*part || strcmp(part, ".") == 0)
-			continue;
-		if (mkdirat(*dst, part, 0755) && errno != EEXIST)
-			break;
-		next = openat(*dst, part, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		if (next < 0)
-			break;
-		(void)close(*dst);
-		*dst = next;
-		errno = 0;
-	}
-	if (copy && *dst >= 0 && !rest)
+	if (*dst < 0)
+		ret = -errno;
+	while (ret == 0 && (part = strsep(&rest, "/")))
+		ret = step_into(dst, part);
+	if (ret == 0)
 		return EXIT_OK;
-	cmd_error("cannot open '%s' in the store: %s", r->into ? r->into : ".", strerror(errno));
+	cmd_error("cannot open '%s' in the store: %s", r->into ? r->into : ".", strerror(-ret));
 	return EXIT_FAILED;
 }
 

@@ -529,6 +529,13 @@ def test_which_mount(tmp_path, store):
     assert "lies in" in r.stderr and "copied into itself" in r.stderr
     r = bring(store, store.cipher, code=FAILED)
     assert "lies in the store itself" in r.stderr
+    before = sorted(os.listdir(store.plain))
+    os.symlink(store.base, store.path("link"))
+    for into in ("link", "c/f00000", "n" * 300):
+        r = bring(store, src, f"--into={into}", code=FAILED)
+        assert r.stderr.startswith(f"byokfsctl: error: cannot open '{into}' in the store: ") and not r.stdout, r
+    os.unlink(store.path("link"))
+    assert sorted(os.listdir(store.plain)) == before
     store.ctl("lock", store.plain, check=True)
     r = bring(store, src, code=FAILED)
     assert r.stderr == f"byokfsctl: error: cannot import through the mount '{store.plain}': the store is locked: locked by the administrator\n"

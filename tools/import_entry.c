@@ -53,6 +53,8 @@ static int open_source(struct import_work *w)
 {
 	int flags = O_NOFOLLOW | O_CLOEXEC | (S_ISREG(w->st.st_mode) ? O_RDONLY | O_NONBLOCK | O_NOCTTY : O_PATH);
 	mode_t type = w->st.st_mode & S_IFMT;
+	bool several = w->st.st_nlink > 1;
+	ino_t seen = w->st.st_ino;
 
 	w->src = openat(w->dir->src, w->name, S_ISREG(w->st.st_mode) ? flags | O_NOATIME : flags);
 	if (w->src < 0 && errno == EPERM)
@@ -61,7 +63,8 @@ static int open_source(struct import_work *w)
 		return import_fault(w, false, "open");
 	if (fstat(w->src, &w->st))
 		return import_fault(w, false, "look at");
-	return (w->st.st_mode & S_IFMT) == type ? 0 : -EAGAIN;
+	/* Its other names will be links to the copy of what was seen. */
+	return (w->st.st_mode & S_IFMT) == type && (!several || w->st.st_ino == seen) ? 0 : -EAGAIN;
 }
 
 static int make_link(struct import_work *w, const char *temp)

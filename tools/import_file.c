@@ -101,7 +101,7 @@ int import_file_copy(struct import_work *w, uint8_t hash[static IMPORT_HASH])
 		if (n < 0)
 			return as_fault(w, (int)n, false, "read");
 		if (n == 0)
-			break; /* it has shrunk: the caller sees that */
+			return -EAGAIN; /* it has shrunk, or never was that long */
 		if (w->im->verify != VERIFY_NONE)
 			hash_block(&state, off, w->buffer, (size_t)n);
 		ret = holes ? write_runs(w->dst, w->buffer, (size_t)n, off)

@@ -131,7 +131,8 @@ static int replace(struct import_work *w, int above, const char *first)
 	return 0;
 }
 
-/* 0: there is a link. 1: it is there already. -EEXIST: something else is. */
+/* 0: there is a link. 1: it is there already. -EEXIST: something else is. -ECHILD: the copy is of something else; the
+ * source changes, and its inode numbers are used again. */
 static int make(struct import_work *w, const char *path)
 {
 	const char *first;
@@ -140,6 +141,8 @@ static int make(struct import_work *w, const char *path)
 
 	if (above < 0 || fstatat(above, first, &copy, AT_SYMLINK_NOFOLLOW))
 		return import_fault(w, true, "find the first name of");
+	if (!import_same(w->im, &w->st, &copy))
+		return -ECHILD;
 	if (fstatat(w->dir->dst, w->name, &there, AT_SYMLINK_NOFOLLOW) == 0) {
 		if (there.st_dev == copy.st_dev && there.st_ino == copy.st_ino)
 			return 1;
@@ -176,7 +179,7 @@ int import_link_enter(struct import *im, struct import_dir *dir, const char *nam
 		import_say(
 		    im, IMPORT_WARNING, dir, name, "a hard link cannot be made here (%s): copied", strerror(-ret));
 		return 0;
-	case -ECHILD: /* the first name failed: this one may fare better */
+	case -ECHILD: /* this name may fare better */
 		return 0;
 	default:
 		import_failed(&w, ret);

@@ -155,7 +155,42 @@ static int base_directory(char *base)
 	return S_ISDIR(st.st_mode) && st.st_uid == geteuid() && (st.st_mode & 022) == 0 ? 0 : -EPERM;
 }
 
-/* Mount points of imports that were killed: is there one? Empty ones may be cleared; those in use are busy. */
+/* fusermount3(1) unmounts for an ordinary user. No other thread is there, before the work and after it. */
+static bool unmount_as_user(const char *point, bool cut)
+{
+	pid_t pid = fork();
+	int status = 1;
+
+	if (pid == 0) {
+		(void)execlp("fusermount3", "fusermount3", cut ? "-quz" : "-qu", point, (char *)NULL);
+		_exit(EXIT_FAILED);
+	}
+	return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
+}
+
+static bool unmount(const char *point, bool cut)
+{
+	return geteuid() == 0 ? umount2(point, UMOUNT_NOFOLLOW | (cut ? MNT_DETACH : 0)) == 0
+	                      : unmount_as_user(point, cut);
+}
+
+/* The mount stays when its daemon is killed as well. One that still answers ends by itself. */
+static void clear_orphan(int dir, const char *base, const char *name)
+{
+	char point[CTL_PATH + NAME_MAX + 2];
+	json_t *answer = NULL;
+	int ret;
+
+	if (unlinkat(dir, name, AT_REMOVEDIR) == 0 || errno != EBUSY)
+		return;
+	(void)snprintf(point, sizeof(point), "%s/%s", base, name);
+	ret = ask(point, &answer);
+	json_decref(answer);
+	if ((ret == -ECONNREFUSED || ret == -ENOENT) && unmount(point, true))
+		(void)unlinkat(dir, name, AT_REMOVEDIR);
+}
+
+/* Mount points of imports that were killed: is there one? */
 static bool orphans(const char *base, bool clear)
 {
 	DIR *dir = opendir(base);
@@ -170,7 +205,7 @@ static bool orphans(const char *base, bool clear)
 			continue;
 		found = true;
 		if (clear)
-			(void)unlinkat(dirfd(dir), entry->d_name, AT_REMOVEDIR);
+			clear_orphan(dirfd(dir), base, entry->d_name);
 	}
 	if (dir)
 		(void)closedir(dir);
@@ -251,7 +286,7 @@ static void compose(struct command *c, const struct import_mount *m, const struc
 }
 
 /* The child: of its own session, so that a ^C is for us to act upon. */
-static _Noreturn void become(const struct command *c, int lock)
+static _Noreturn void become(const struct command *c, int lock, pid_t parent)
 {
 	char *argv[2 * CMD_SETTINGS + 16];
 	int null = open("/dev/null", O_RDONLY);
@@ -261,12 +296,15 @@ static _Noreturn void become(const struct command *c, int lock)
 		memcpy(&argv[i], &c->argv[i], sizeof(argv[i])); /* execvp() wants them writable, and does not write */
 	(void)setsid();
 	(void)prctl(PR_SET_PDEATHSIG, SIGTERM);
+	if (getppid() != parent)
+		_exit(EXIT_FAILED); /* it died before */
 	for (int sig = 1; sig < NSIG; sig++)
 		(void)signal(sig, SIG_DFL);
 	(void)sigemptyset(&none);
 	(void)sigprocmask(SIG_SETMASK, &none, NULL);
 	(void)unsetenv("NOTIFY_SOCKET");
-	if (null < 0 || dup2(null, 0) < 0 || dup2(2, 1) < 0 || dup2(lock, 3) < 0)
+	lock = fcntl(lock, F_DUPFD, 4); /* dup2() onto itself would leave it to close */
+	if (null < 0 || lock < 0 || dup2(null, 0) < 0 || dup2(2, 1) < 0 || dup2(lock, 3) < 0)
 		_exit(EXIT_FAILED);
 	(void)close_range(4, ~0u, 0);
 	(void)execvp(argv[0], argv);
@@ -303,8 +341,10 @@ static int wait_ready(struct import_mount *m)
 			return code ? code : EXIT_FAILED;
 		if (ret == -EACCES || ret == -EPERM || ret == -ENOMEM)
 			return cmd_call_failed(m->point, ret);
-		if (import_signalled())
+		if (import_signalled()) {
+			cmd_error("interrupted");
 			return EXIT_FAILED;
+		}
 		if (io_boot_ms() > end) {
 			cmd_error("the mount did not begin in time");
 			return EXIT_FAILED;
@@ -318,6 +358,7 @@ static int wait_ready(struct import_mount *m)
 static int start(struct import_mount *m, const struct cmd_args *args, const char *cipherdir)
 {
 	struct command command = { .n = 0 };
+	pid_t self = getpid();
 	int code = make_point(m);
 
 	if (code != EXIT_OK)
@@ -329,7 +370,7 @@ static int start(struct import_mount *m, const struct cmd_args *args, const char
 	compose(&command, m, args);
 	m->daemon = fork();
 	if (m->daemon == 0)
-		become(&command, m->store);
+		become(&command, m->store, self);
 	if (m->daemon > 0)
 		return wait_ready(m);
 	cmd_error("cannot start the mount: %s", strerror(errno));
@@ -389,29 +430,15 @@ int import_mount_open(struct import_mount *m, const struct cmd_args *args, const
 	return EXIT_FAILED;
 }
 
-/* fusermount3(1) unmounts for an ordinary user. No other thread is there any more. */
-static bool unmount_as_user(const char *point)
-{
-	pid_t pid = fork();
-	int status = 1;
-
-	if (pid == 0) {
-		(void)execlp("fusermount3", "fusermount3", "-q", "-u", point, (char *)NULL);
-		_exit(EXIT_FAILED);
-	}
-	return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
-}
-
 /* In order; a mount that somebody looks into is cut off. */
-static int end_daemon(struct import_mount *m)
+static int end_daemon(struct import_mount *m, bool began)
 {
-	bool gone = geteuid() == 0 ? umount2(m->point, UMOUNT_NOFOLLOW) == 0 : unmount_as_user(m->point);
 	int code;
 
-	if (!gone)
+	if (!unmount(m->point, false))
 		(void)kill(m->daemon, SIGTERM);
 	code = reap(m, END_MS);
-	if (code == 0)
+	if (code == 0 || (code > 0 && !began))
 		return EXIT_OK;
 	cmd_error(code < 0 ? "the mount '%s' does not end" : "the mount '%s' did not end in order", m->point);
 	return EXIT_FAILED;
@@ -419,11 +446,12 @@ static int end_daemon(struct import_mount *m)
 
 int import_mount_close(struct import_mount *m)
 {
+	bool began = m->root >= 0;
 	int code = EXIT_OK;
 
 	cleanup_fd(&m->root);
 	if (m->daemon > 0)
-		code = end_daemon(m);
+		code = end_daemon(m, began);
 	if (m->own)
 		(void)rmdir(m->point);
 	cleanup_fd(&m->store);

@@ -82,12 +82,13 @@ void import_say(struct import *im, enum import_kind kind, const struct import_di
 
 void import_stop(struct import *im, int code, const char *fmt, ...)
 {
-	char text[600];
+	char text[600], safe[4 * sizeof(text)]; /* JSON takes UTF-8 only */
 	va_list ap;
 
 	va_start(ap, fmt);
 	(void)vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	cmd_escape(safe, text);
 	LOCK_SCOPE(&im->lock);
 	if (im->stop_code)
 		return;
@@ -95,7 +96,7 @@ void import_stop(struct import *im, int code, const char *fmt, ...)
 	atomic_store(&im->stop, true);
 	progress_clear(&im->progress);
 	cmd_error("%s", text);
-	keep(im, IMPORT_FAILED, "", text);
+	keep(im, IMPORT_FAILED, "", safe);
 }
 
 /* Is the store locked? It may refuse a file a moment before it says so; a store with many damaged files is not asked so

@@ -197,7 +197,8 @@ static int sweep(struct import_work *w, struct import_dir *dir)
 	if (!stream)
 		return import_fault(w, true, "list");
 	while ((errno = 0, entry = readdir(stream)))
-		if (import_is_temp(entry->d_name) && unlinkat(dir->dst, entry->d_name, 0) && errno != ENOENT)
+		if (import_is_temp(entry->d_name) && unlinkat(dir->dst, entry->d_name, 0) && errno != ENOENT &&
+		    errno != EISDIR)
 			break;
 	int ret = errno ? import_fault(w, true, "clear") : 0;
 

@@ -319,6 +319,48 @@ def test_killed_and_again(tmp_path, make_mount, shared_devkms):
     assert m.ctl("check", m.cipher).returncode == 0
 
 
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as f:
+        return [int(n) for n in f.read().split()]
+
+
+def test_killed_with_its_daemon(tmp_path, make_mount, shared_devkms):
+    """The mount stays then: the next import takes it away, into whatever store."""
+    m, other = make_mount("m", shared_devkms), make_mount("other", shared_devkms)
+    src = flat(tmp_path / "src", 1500)
+    p = spawn(m, src)
+    wait_until(lambda: entries(m) > 50, step=0.002)
+    daemon, = children(p.pid)
+    watchdogs = children(daemon)
+    p.send_signal(signal.SIGSTOP)
+    os.kill(daemon, signal.SIGKILL)
+    p.kill()
+    p.communicate()
+    for pid in (daemon, *watchdogs):
+        os.waitpid(pid, 0)
+    assert len(private_mounts(m)) == 1
+    bring(other, src)
+    assert not private_mounts(m) and not [n for n in os.listdir("/run/byokfs") if n.startswith(f"import-{p.pid}.")]
+    bring(m, src)
+    m.mount()
+    same(src, m.plain)
+
+
+def test_interrupted_before_the_mount(tmp_path, make_mount, shared_devkms):
+    m = make_mount("m", shared_devkms)
+    src = flat(tmp_path / "src", 1)
+    shared_devkms.fault(latency_ms=1500)
+    try:
+        p = spawn(m, src)
+        wait_until(lambda: children(p.pid), step=0.002)
+        p.send_signal(signal.SIGTERM)
+        out, err = done(p, FAILED)
+    finally:
+        shared_devkms.clear()
+    assert err == "byokfsctl: error: interrupted\n" and not out
+    assert not private_mounts(m)
+
+
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted(tmp_path, make_mount, shared_devkms, sig):
     src = flat(tmp_path / "src", 1500)
@@ -460,6 +502,34 @@ def test_source_changes(tmp_path, make_mount, shared_devkms):
     assert json.loads(bring(m, src, "--json").stdout)["files"] == 1
     m.mount()
     same(src, m.plain)
+
+
+def test_link_to_what_changed(tmp_path, make_mount, shared_devkms):
+    """A further name of something that is not any more what was copied: its inode may be another file's by now."""
+    m = make_mount("m", shared_devkms).mount()
+    src = tmp_path / "src"
+    os.makedirs(src)
+    write(src / "first", b"old")
+    flat(src / "sub", 3000)
+    os.mkdir(src / "sub/deep")
+    os.link(src / "first", src / "sub/deep/second")
+    p = spawn(m, src, "--jobs=1")
+    wait_until(lambda: os.path.exists(m.path("first")), step=0.002)
+    p.send_signal(signal.SIGSTOP)
+    assert not os.path.exists(m.path("sub", "deep", "second"))
+    write(src / "first", b"newer")
+    p.send_signal(signal.SIGCONT)
+    done(p, 0)
+    assert read(m.path("first")) == b"old" and read(m.path("sub", "deep", "second")) == b"newer"
+    r = bring(m, src, code=FAILED)
+    assert r.stderr == "byokfsctl: error: 'first': conflict: it is there already, and different\n"
+
+
+def test_shorter_than_it_says(mount):
+    """What cannot be read to its end is not copied, whoever compares."""
+    r = bring(mount, "/sys/module/fuse/parameters", "--verify=none", "--json", code=FAILED)
+    assert json.loads(r.stdout)["files"] == 0 and r.stderr.count("it changes while it is copied: not copied") == json.loads(r.stdout)["failed"] > 0
+    assert os.listdir(mount.plain) == []
 
 
 def test_damaged_before(tmp_path, mount):

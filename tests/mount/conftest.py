@@ -222,6 +222,9 @@ class Mount:
 @pytest.fixture(scope="module")
 def whole_machine():
     """For tests that put something into /sbin or install packages: one at a time, whoever runs them."""
+    if os.geteuid() != 0:  # those tests are skipped, and another user's file cannot be locked
+        yield
+        return
     with open("/run/lock/byokfs-tests", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

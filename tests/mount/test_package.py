@@ -33,8 +33,8 @@ def packages(tmp_path_factory, whole_machine):
     if os.geteuid() != 0 or not shutil.which("lintian"):
         pytest.skip("packages are installed by root only, and judged by lintian")
     build = tmp_path_factory.mktemp("deb")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-    run("sh", "tools/deb.sh", str(build), cwd=TOP, env=env)
+    run("sh", "tools/deb.sh", str(build), cwd=TOP, env={**os.environ, "MAKEFLAGS": f" -- BUILD={build}/other"})
+    assert not os.path.exists(f"{build}/other"), "built with the caller's settings"
     return sorted(glob.glob(f"{build}/deb/*.deb")), glob.glob(f"{build}/deb/*.changes")[0]
 
 
@@ -48,6 +48,62 @@ def installed(packages):
         yield debs
     finally:
         subprocess.run(["dpkg", "--purge", "byokfs", "byokfs-devkms"], capture_output=True)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of the repository; what would build the packages keeps what it would be given."""
+    os.makedirs(tmp_path / "bin")
+    with open(tmp_path / "bin/dpkg-buildpackage", "w") as f:
+        f.write(f"#!/bin/sh\ncp -a . {tmp_path}/given && touch ../a.deb\n")
+    os.chmod(tmp_path / "bin/dpkg-buildpackage", 0o755)
+    top = tmp_path / "outer/tree"
+    os.makedirs(top)
+    for name in ("tools", "LICENSE", "README.md"):
+        run("cp", "-a", f"{TOP}/{name}", str(top))
+    return top
+
+
+def source(tree, build, **env):
+    """What deb.sh says on stderr, the changelog of its packages, and what is in their source."""
+    given = tree.parent.parent / "given"
+    shutil.rmtree(given, ignore_errors=True)
+    p = subprocess.run(["sh", f"{tree}/tools/deb.sh", build], env={**os.environ, "PATH": f"{tree.parent.parent}/bin:{os.environ['PATH']}", **env},
+                       capture_output=True, text=True, timeout=60)
+    assert p.returncode == 0 and p.stdout.endswith("/deb/a.deb\n"), p
+    return p.stderr, open(given / "debian/changelog").read(), given
+
+
+def git(where, *argv):
+    run("git", "-C", str(where), "-c", "user.name=n", "-c", "user.email=m", "-c", "commit.gpgsign=false", *argv)
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="no git")
+def test_sources_of_the_package(tree):
+    """The last commit, or the tree when it is not a repository: then not what it is built into, nor another's version."""
+    outer = tree.parent
+    git(outer, "init", "-q")
+    git(outer, "commit", "-q", "--allow-empty", "-m", "other")
+    git(outer, "tag", "v9.9")
+    err, log, given = source(tree, "out", DEB_MAINTAINER="A & B | C <a@b.c>")
+    assert err == "deb.sh: no repository of this user's here: the packages are of the tree as it is\n" and log.startswith("byokfs (1.0.0~git2") and " -- A & B | C <a@b.c>  " in log
+    assert "\nMaintainer: A & B | C <a@b.c>\n" in open(given / "debian/control").read()
+    assert sorted(os.listdir(given)) == ["LICENSE", "README.md", "debian", "tools"]
+
+    git(tree, "init", "-q")
+    git(tree, "add", "tools", "LICENSE")
+    git(tree, "commit", "-q", "-m", "first")
+    git(tree, "tag", "v1.2.0")
+    err, log, given = source(tree, str(tree / "build"))
+    assert not err and log.startswith("byokfs (1.2.0-1) ") and "README.md" not in os.listdir(given)
+    with open(tree / "LICENSE", "a") as f:
+        f.write("changed\n")
+    err, log, given = source(tree, "build")
+    assert err == "deb.sh: warning: changes that are not committed are not in the packages\n"
+    assert "changed" not in open(given / "LICENSE").read()
+    git(tree, "commit", "-q", "-a", "-m", "second")
+    err, log, given = source(tree, "build")
+    assert not err and log.startswith("byokfs (1.2.0+1.g") and "changed" in open(given / "LICENSE").read()
 
 
 def test_package_is_clean_for_lintian(packages):
@@ -91,7 +147,8 @@ def test_installed_mounted_through_fstab_and_removed(installed, devkms, tmp_path
         assert not shutil.which("byokfs")
         assert open(f"{point}/file").read() == "kept"
     finally:
-        subprocess.run(["umount", point], capture_output=True)
+        if os.path.ismount(point):
+            subprocess.run(["umount", "-l", point], capture_output=True)
     wait_until(lambda: not os.path.ismount(point))
     run("dpkg", "--purge", "byokfs", "byokfs-devkms")
     assert traces() == []

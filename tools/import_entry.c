@@ -203,7 +203,8 @@ static int verify_there(struct import_work *w)
 	int ret = open_source(w);
 
 	if (ret == 0) {
-		w->dst = openat(w->dir->dst, w->name, O_NOFOLLOW | O_CLOEXEC | (regular ? O_RDONLY : O_PATH));
+		w->dst = openat(w->dir->dst, w->name,
+		    O_NOFOLLOW | O_CLOEXEC | (regular ? O_RDONLY | O_NONBLOCK : O_PATH));
 		if (w->dst < 0)
 			ret = import_fault(w, true, "open");
 	}

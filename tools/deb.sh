@@ -3,7 +3,8 @@
 # maintainer, date) is filled in here; all else is tools/debian. DEB_MAINTAINER="Name <mail>" names who built it.
 set -eu
 build=${1:?the build directory}
-unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL # a BUILD or SAN of the caller's make must not reach that of the packages
+# The caller's objects and settings are not the packages'.
+unset BUILD SAN OPT WERROR MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL
 cd "$(dirname "$0")/.."
 dir=$build/deb
 version=

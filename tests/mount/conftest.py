@@ -221,13 +221,14 @@ class Mount:
 
 @pytest.fixture(scope="module")
 def whole_machine():
-    """For tests that put something into /sbin or install packages: one at a time, whoever runs them."""
+    """For tests that put something into /sbin or install packages: one at a time, whoever runs them. The file, where they
+    may note what is to be undone should they be killed."""
     if os.geteuid() != 0:  # those tests are skipped, and another user's file cannot be locked
         yield
         return
-    with open("/run/lock/byokfs-tests", "w") as lock:
+    with open("/run/lock/byokfs-tests", "a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock
 
 
 @pytest.fixture

@@ -327,7 +327,7 @@ def children(pid):
 def test_killed_with_its_daemon(tmp_path, make_mount, shared_devkms):
     """The mount stays then: the next import takes it away, into whatever store."""
     m, other = make_mount("m", shared_devkms), make_mount("other", shared_devkms)
-    src = flat(tmp_path / "src", 1500)
+    src = flat(tmp_path / "src", 400)
     p = spawn(m, src)
     wait_until(lambda: entries(m) > 50, step=0.002)
     daemon, = children(p.pid)

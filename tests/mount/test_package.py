@@ -33,21 +33,30 @@ def packages(tmp_path_factory, whole_machine):
     if os.geteuid() != 0 or not shutil.which("lintian"):
         pytest.skip("packages are installed by root only, and judged by lintian")
     build = tmp_path_factory.mktemp("deb")
-    run("sh", "tools/deb.sh", str(build), cwd=TOP, env={**os.environ, "MAKEFLAGS": f" -- BUILD={build}/other"})
-    assert not os.path.exists(f"{build}/other"), "built with the caller's settings"
+    run("sh", "tools/deb.sh", str(build), cwd=TOP, env={**os.environ, "MAKEFLAGS": f" -- BUILD={build}/other", "BUILD": f"{build}/more"})
+    assert sorted(os.listdir(build)) == ["deb"], "built with the caller's settings"
     return sorted(glob.glob(f"{build}/deb/*.deb")), glob.glob(f"{build}/deb/*.changes")[0]
 
 
+def purge(note):
+    subprocess.run(["dpkg", "--purge", "byokfs", "byokfs-devkms"], capture_output=True)
+    note.truncate(0)
+
+
 @pytest.fixture
-def installed(packages):
+def installed(packages, whole_machine):
+    whole_machine.seek(0)
+    if whole_machine.read():
+        purge(whole_machine)
     assert not shutil.which("byokfs"), "byokfs is installed on this machine: its package would be replaced"
     debs = [p for p in packages[0] if "dbgsym" not in p]
     assert [re.sub("_.*", "", os.path.basename(p)) for p in debs] == ["byokfs-devkms", "byokfs"]
+    print("packages are installed", file=whole_machine, flush=True)
     try:
         run("dpkg", "-i", *debs)
         yield debs
     finally:
-        subprocess.run(["dpkg", "--purge", "byokfs", "byokfs-devkms"], capture_output=True)
+        purge(whole_machine)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@
  *
  * Shared mode (12): each change locks the backing file (an OFD lock on byte 2^62), takes in what others wrote, and is
  * flushed before the lock goes, so nothing is ever dirty between calls. A lock not had within FILE_LOCK_MS is -EIO, and
- * logged. Readers lock only when what they see does not fit together.
+ * logged; at once for those who queued behind one that waited so. Readers lock only when what they see does not fit
+ * together.
  *
  * Sizes and offsets are plaintext bytes. Errors are -errno: -EIO for anything that does not authenticate (logged once,
  * with the unit), -EFBIG beyond LAYOUT_SIZE_MAX, else the backing's own (ENOSPC, EDQUOT, EROFS). */
@@ -49,6 +50,8 @@ struct file_params {
 	void *arg;
 	/* Hears of a unit that is not acceptable, instead of the log. May be NULL. */
 	void (*damaged)(void *arg, enum unit_type, uint64_t index, const char *reason);
+	/* Shared mode: true ends a wait for the lock with -EIO. Asked with this file's locks held. May be NULL. */
+	bool (*withdrawn)(void *arg);
 };
 
 /* Page 0 of a new, empty file: seq 1, clock 1, dclock 0, inline. The caller writes it (dir_create) before any name

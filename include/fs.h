@@ -192,9 +192,9 @@ void fs_modified(struct fs *, struct file *);
 void fs_describe_in(struct fs *);
 /* Names a file for a log line: its plain path, when the domains on the way are open, and its path in the store. */
 void fs_describe(void *inode, char *out, size_t size);
+bool fs_withdrawn(void *inode); /* its key domain is being locked: whoever has entered must leave soon */
 /* Says in the log, once, that this object is refused and why. Between enter and leave. */
 void fs_damaged(struct inode *, const char *why);
-/* The same for a key that did not come; the lease module has logged why, but knows no names. */
-void fs_key_refused(struct fs *, struct inode *);
+void fs_key_refused(struct fs *, struct inode *); /* the same for a key that did not come: why is logged */
 
 #endif

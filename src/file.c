@@ -370,11 +370,12 @@ bool file_fresh(const struct file *f)
 
 static int lock_for(struct file *f, const struct file_key *key, int type)
 {
+	uint64_t since = f->params.shared ? file_io->now_us() : 0;
 	int rc = 0;
 
 	(void)pthread_rwlock_wrlock(&f->content);
 	if (f->params.shared)
-		rc = file_section_begin(f, key, type);
+		rc = file_section_begin(f, key, type, since);
 	else if (!f->loaded)
 		rc = load_from_disk(f, key);
 	if (rc != 0)

@@ -127,6 +127,7 @@ struct file {
 	bool held;            /* the backing file is locked: what is there now is all there is */
 	uint64_t section_seq; /* of page 0 when it was */
 	uint64_t let_go, streak;
+	uint64_t missed; /* when a wait for the lock ended in vain */
 
 	_Atomic uint64_t pub_size, pub_seq;
 	atomic_bool pub_dirty, pub_pending, pub_fresh;
@@ -149,11 +150,11 @@ MUST_CHECK int file_read_page0(int fd, uint8_t page[static LAYOUT_PAGE]);
 int file_damaged(const struct file *, enum unit_type, uint64_t index, const char *reason);
 
 /* ---- file_shared.c; only in shared mode, but for file_end() ---- */
-/* The content lock is held exclusively. Locks the backing file and takes in what others wrote: F_WRLCK or F_RDLCK. On
- * failure nothing is locked. */
-MUST_CHECK int file_section_begin(struct file *, const struct file_key *, int type);
+/* The content lock is held exclusively, and was asked for at `since` (us). Locks the backing file and takes in what
+ * others wrote: F_WRLCK or F_RDLCK. On failure nothing is locked. */
+MUST_CHECK int file_section_begin(struct file *, const struct file_key *, int type, uint64_t since);
 /* For work without a key: page0 is as on disk, and if others wrote, the state is loaded again before its next use. */
-MUST_CHECK int file_section_begin_keyless(struct file *);
+MUST_CHECK int file_section_begin_keyless(struct file *, uint64_t since);
 /* What a section changed, durable: until then the lock stays. */
 MUST_CHECK int file_section_end(struct file *, const struct file_key *, int rc);
 void file_section_unlock(struct file *);

@@ -47,7 +47,26 @@ static void be_polite(struct file *f, uint64_t now)
 	}
 }
 
-static int take(struct file *f, int type)
+/* A wait for the lock ends here without it. */
+static bool in_vain(struct file *f, uint64_t begun, uint64_t since)
+{
+	uint64_t now = file_io->now_us();
+
+	/* The keys must go, and wait for us. */
+	if (f->params.withdrawn && f->params.withdrawn(f->params.arg))
+		return true;
+	/* Those behind one who waited in vain do not do so one after the other. */
+	if (since < f->missed)
+		return true;
+	if (now - begun < FILE_LOCK_MS * 1000ull)
+		return false;
+	f->missed = now;
+	(void)!not_locked(
+	    f, "another one has held its lock for too long (the storage frees that of a host that died)");
+	return true;
+}
+
+static int take(struct file *f, int type, uint64_t since)
 {
 	uint64_t begun = file_io->now_us(), nap = NAP_MIN_US;
 	int rc;
@@ -57,10 +76,8 @@ static int take(struct file *f, int type)
 		rc = file_io->lock(f->fd, type);
 		if (rc != -EAGAIN)
 			break;
-		if (file_io->now_us() - begun >= FILE_LOCK_MS * 1000ull)
-			return not_locked(f,
-			    "another one has held its lock for too long (the storage frees that of a "
-			    "host that died)");
+		if (in_vain(f, begun, since))
+			return -EIO;
 		file_io->nap_us(nap);
 		nap = nap * 3 / 2 < NAP_MAX_US ? nap * 3 / 2 : NAP_MAX_US;
 	}
@@ -155,10 +172,10 @@ static int take_in(struct file *f, const struct file_key *key, const uint8_t pag
 	return file_load(f, key, page);
 }
 
-int file_section_begin(struct file *f, const struct file_key *key, int type)
+int file_section_begin(struct file *f, const struct file_key *key, int type, uint64_t since)
 {
 	uint8_t page[LAYOUT_PAGE];
-	int rc = take(f, type);
+	int rc = take(f, type, since);
 
 	if (rc != 0)
 		return rc;
@@ -171,10 +188,10 @@ int file_section_begin(struct file *f, const struct file_key *key, int type)
 	return rc;
 }
 
-int file_section_begin_keyless(struct file *f)
+int file_section_begin_keyless(struct file *f, uint64_t since)
 {
 	uint8_t page[LAYOUT_PAGE];
-	int rc = take(f, F_WRLCK);
+	int rc = take(f, F_WRLCK, since);
 
 	if (rc != 0)
 		return rc;

@@ -43,10 +43,11 @@ static int exchange(struct file *f, uint32_t seq, const struct header_slot *fres
 
 static int change(struct file *f, uint32_t seq, const struct header_slot *fresh)
 {
+	uint64_t since = f->params.shared ? file_io->now_us() : 0;
 	int rc;
 
 	(void)pthread_rwlock_wrlock(&f->content);
-	rc = f->params.shared ? file_section_begin_keyless(f) : 0;
+	rc = f->params.shared ? file_section_begin_keyless(f, since) : 0;
 	if (rc != 0) {
 		(void)pthread_rwlock_unlock(&f->content);
 		return rc;

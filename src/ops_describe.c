@@ -71,6 +71,11 @@ void fs_describe(void *arg, char *out, size_t size)
 		(void)snprintf(out, size, "'%s' (in the store '%s')", tail(plain), tail(backing));
 }
 
+bool fs_withdrawn(void *inode)
+{
+	return mounted && !domain_is_open(domain_of_inode(mounted, inode));
+}
+
 /* Only when the key service works, yet not for this file: an outage is no news of each file. */
 void fs_key_refused(struct fs *fs, struct inode *inode)
 {

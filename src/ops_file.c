@@ -107,6 +107,7 @@ static int create_reply_open(struct task *t, struct birth *b)
 	struct file_params params = { .commit_strict = fs->params.commit_strict,
 		.shared = fs->params.shared,
 		.describe = fs_describe,
+		.withdrawn = fs_withdrawn,
 		.arg = b->inode };
 	struct handle *h = handle_new(b->inode, t->fi.flags);
 	struct file *f = NULL;

@@ -205,6 +205,7 @@ static int load_locked(struct fs *fs, struct inode *inode, int *fd, bool readonl
 		.commit_strict = fs->params.commit_strict,
 		.shared = fs->params.shared,
 		.describe = fs_describe,
+		.withdrawn = fs_withdrawn,
 		.arg = inode,
 	};
 	struct file *f = NULL;

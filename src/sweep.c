@@ -35,7 +35,10 @@ static void nap(void)
 static int with_key(struct fs *fs, struct inode *inode, int *fd, struct lease_key *key)
 {
 	struct file_key fk = { lease_key_file(key), lease_key_block(key) };
-	struct file_params params = { .shared = fs->params.shared, .describe = fs_describe, .arg = inode };
+	struct file_params params = { .shared = fs->params.shared,
+		.describe = fs_describe,
+		.withdrawn = fs_withdrawn,
+		.arg = inode };
 	struct file *f = NULL;
 	uint64_t mark;
 	bool wrong;

@@ -332,6 +332,64 @@ static void test_lock_not_had(void **state)
 	(void)close(other);
 }
 
+/* Those who queued here behind one who waited in vain have waited long enough; whoever comes later waits anew. */
+static void test_lock_not_had_by_many(void **state)
+{
+	int other = null_fd();
+	struct file *f;
+
+	(void)state;
+	begin();
+	f = host();
+	assert_int_equal(do_write(f, 0, 5000), 0);
+	assert_int_equal(sim_lock(other, F_WRLCK), 0);
+	sim.us = 1000;
+	assert_int_equal(file_write(f, &test_key, buf, 10, 0), -EIO);
+	sim.naps = 0;
+	assert_int_equal(file_section_begin(f, &test_key, F_WRLCK, 1000), -EIO);
+	assert_int_equal(file_section_begin_keyless(f, 1000), -EIO);
+	assert_int_equal(sim.naps, 0);
+	assert_int_equal(file_section_begin(f, &test_key, F_WRLCK, sim.us), -EIO);
+	assert_true(sim.naps > 100);
+	assert_int_equal(sim_lock(other, F_UNLCK), 0);
+	assert_int_equal(file_section_begin(f, &test_key, F_WRLCK, 1000), 0); /* it is free: no matter when they came */
+	file_section_unlock(f);
+	file_close(f);
+	(void)close(other);
+}
+
+static unsigned asked;
+
+static bool withdrawn_soon(void *arg)
+{
+	(void)arg;
+	return ++asked > 3;
+}
+
+/* Keys that must go do not wait for a lock. */
+static void test_lock_not_waited_for_when_withdrawn(void **state)
+{
+	struct file_params params = { .shared = true, .withdrawn = withdrawn_soon };
+	struct file *f = NULL;
+	int other = null_fd();
+	bool wrong = false;
+
+	(void)state;
+	begin();
+	assert_int_equal(file_open(&f, null_fd(), &test_key, &params, &wrong), 0);
+	assert_int_equal(do_write(f, 0, 5000), 0);
+	assert_int_equal(asked, 0);
+	assert_int_equal(sim_lock(other, F_WRLCK), 0);
+	sim.naps = sim.writes = 0;
+	assert_int_equal(file_write(f, &test_key, buf, 10, 0), -EIO);
+	assert_int_equal(sim.naps, 3);
+	assert_int_equal(sim.writes, 0);
+	assert_int_equal(sim_lock(other, F_UNLCK), 0);
+	assert_int_equal(do_write(f, 0, 10), 0);
+	file_close(f);
+	(void)close(other);
+}
+
 /* Who writes on and on leaves gaps longer than others sleep. */
 static void test_leaves_gaps(void **state)
 {
@@ -445,6 +503,8 @@ int main(void)
 		cmocka_unit_test(test_host_fails),
 		cmocka_unit_test(test_reader_in_the_middle),
 		cmocka_unit_test(test_lock_not_had),
+		cmocka_unit_test(test_lock_not_had_by_many),
+		cmocka_unit_test(test_lock_not_waited_for_when_withdrawn),
 		cmocka_unit_test(test_leaves_gaps),
 		cmocka_unit_test(test_slot_of_another_host),
 		cmocka_unit_test(test_wiped),

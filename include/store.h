@@ -109,5 +109,8 @@ MUST_CHECK int store_creatable(const char *path, bool torn_ok, char *why);
  * is what was passed. -EROFS: the store is read-only; -EOVERFLOW: no seq is left. On failure one copy may have been
  * written; seq stays raised. */
 MUST_CHECK int store_put_domain(const struct store *, struct descriptor_domain *, char *why);
+/* May descriptors be changed? -EOPNOTSUPP on a store mounted shared, with why. What changes them asks by itself; this
+ * is for refusing before a key service is asked. */
+MUST_CHECK int store_may_change(const struct store *, char *why);
 
 #endif

@@ -58,15 +58,20 @@ static size_t raise_nofile(void)
 	return lim.rlim_cur / 4 > 65536 ? 65536 : lim.rlim_cur / 4;
 }
 
-/* umount(8) comes back before the daemon it ends has flushed everything: whoever mounts again at once need not know. */
+/* umount(8) comes back before the daemon it ends has flushed everything: whoever mounts again at once need not know.
+ * A mount that is there to stay, or on another host, is not waited for. */
 static int open_free_store(struct daemon *d, const struct store_options *so, char *why)
 {
 	const struct timespec pause = { .tv_nsec = 50 * 1000 * 1000 };
 	uint64_t end = io_boot_ms() + PREDECESSOR_MS;
 	int r = store_open(&d->store, d->options.store, so, why);
+	bool here = true;
 
-	while (r == -EBUSY && io_boot_ms() < end && !pathcheck_mounted(d->options.store)) {
-		(void)nanosleep(&pause, NULL);
+	/* It may go between a look at it and a try: only who fails after the look is kept out from elsewhere. */
+	while (r == -EBUSY && here && io_boot_ms() < end && !pathcheck_mounted(d->options.store)) {
+		here = pathcheck_locked(d->options.store, ".byokfs/lock");
+		if (here)
+			(void)nanosleep(&pause, NULL);
 		r = store_open(&d->store, d->options.store, so, why);
 	}
 	return r;
@@ -174,7 +179,7 @@ static int open_fs(struct daemon *d)
 	if (!r)
 		r = states_open(fs);
 	if (!r && d->config.mount.shared)
-		r = locks_open(fs);
+		r = locks_open(fs, ip.max_fds);
 	if (r)
 		return main_fail_errno("cannot set up the file table", r);
 	fs->audit = d->audit;

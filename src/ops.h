@@ -30,7 +30,7 @@ void op_getlk(fuse_req_t, fuse_ino_t, struct fuse_file_info *, struct flock *);
 void op_setlk(fuse_req_t, fuse_ino_t, struct fuse_file_info *, struct flock *, int);
 void op_flock(fuse_req_t, fuse_ino_t, struct fuse_file_info *, int);
 /* Applications' locks between hosts (ops_lock.c): before the session, and after its end. */
-MUST_CHECK int locks_open(struct fs *);
+MUST_CHECK int locks_open(struct fs *, size_t max);
 /* After every fork. */
 MUST_CHECK int locks_start(struct fs *);
 void locks_stop(struct fs *);

@@ -123,10 +123,13 @@ static int check_entry(struct adding *a)
 static int check(struct adding *a)
 {
 	struct fs *fs = a->fs;
+	char why[STORE_WHY];
 	int r;
 
 	if (fs->params.readonly)
 		return refuse(a, EXIT_FAILED, "the mount is read-only");
+	if (store_may_change(fs->store, why))
+		return refuse(a, EXIT_FAILED, "%s", why);
 	a->parent = by_number(fs, a->wish->parent);
 	a->dir = by_number(fs, a->wish->dir);
 	if (!a->parent || !a->dir)

@@ -39,7 +39,7 @@ static struct lock_owner *find(struct locks *l, const struct inode *inode, uint6
 	return NULL;
 }
 
-static void owner_free(struct lock_owner *o)
+static void owner_free(struct locks *l, struct lock_owner *o)
 {
 	struct flock all = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
 
@@ -48,6 +48,7 @@ static void owner_free(struct lock_owner *o)
 		log_debug("cannot give back locks: %s", strerror(errno));
 	(void)close(o->fd);
 	free(o);
+	atomic_fetch_sub(&l->held, 1);
 }
 
 void lock_owner_put(struct locks *l, struct lock_owner *o)
@@ -58,7 +59,7 @@ void lock_owner_put(struct locks *l, struct lock_owner *o)
 	last = --o->users == 0 && o->gone;
 	pthread_mutex_unlock(&l->lock);
 	if (last)
-		owner_free(o);
+		owner_free(l, o);
 }
 
 static int open_backing(struct fs *fs, struct inode *inode)
@@ -70,12 +71,29 @@ static int open_backing(struct fs *fs, struct inode *inode)
 	return fd == -EMFILE || fd == -ENFILE ? -ENOLCK : fd;
 }
 
+/* With a descriptor, if there is one left for locks. */
+static int owner_new(struct fs *fs, struct inode *inode, struct lock_owner **out)
+{
+	struct locks *l = fs->locks;
+	struct lock_owner *o = atomic_fetch_add(&l->held, 1) < l->max ? calloc(1, sizeof(*o)) : NULL;
+	int r = o ? open_backing(fs, inode) : -ENOLCK;
+
+	if (r >= 0) {
+		o->fd = r;
+		*out = o;
+		return 0;
+	}
+	free(o);
+	atomic_fetch_sub(&l->held, 1);
+	return r;
+}
+
 /* Found or made; in use. */
 static int owner_get(struct fs *fs, const struct handle *h, uint64_t id, bool flock, struct lock_owner **out)
 {
 	struct locks *l = fs->locks;
 	struct lock_owner *o, *fresh;
-	int fd;
+	int r;
 
 	pthread_mutex_lock(&l->lock);
 	o = find(l, h->inode, id, flock);
@@ -85,15 +103,10 @@ static int owner_get(struct fs *fs, const struct handle *h, uint64_t id, bool fl
 	*out = o;
 	if (o)
 		return 0;
-	fd = open_backing(fs, h->inode);
-	if (fd < 0)
-		return fd;
-	fresh = calloc(1, sizeof(*fresh));
-	if (!fresh) {
-		(void)close(fd);
-		return -ENOLCK;
-	}
-	*fresh = (struct lock_owner){ .inode = h->inode, .handle = h, .id = id, .flock = flock, .fd = fd };
+	r = owner_new(fs, h->inode, &fresh);
+	if (r)
+		return r;
+	*fresh = (struct lock_owner){ .inode = h->inode, .handle = h, .id = id, .flock = flock, .fd = fresh->fd };
 	pthread_mutex_lock(&l->lock);
 	o = find(l, h->inode, id, flock); /* another thread of the owner may have been faster */
 	if (!o) {
@@ -103,7 +116,7 @@ static int owner_get(struct fs *fs, const struct handle *h, uint64_t id, bool fl
 	o->users++;
 	pthread_mutex_unlock(&l->lock);
 	if (fresh)
-		owner_free(fresh);
+		owner_free(l, fresh);
 	*out = o;
 	return 0;
 }
@@ -119,12 +132,12 @@ int lock_try(const struct lock_owner *o, const struct flock *lock)
 	return errno == EACCES ? -EAGAIN : -errno;
 }
 
-/* flock(2) gives up what it has before it waits for more: two who both want more would wait for each other. */
-static void yield_flock(const struct lock_owner *o)
+static void give_back(const struct lock_owner *o, const struct flock *lock)
 {
-	struct flock all = { .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = FILE_LOCK_FLOCK, .l_len = 1 };
+	struct flock range = *lock;
 
-	if (o->flock && lock_try(o, &all))
+	range.l_type = F_UNLCK;
+	if (lock_try(o, &range))
 		log_debug("cannot give back a lock");
 }
 
@@ -176,6 +189,7 @@ static int acquire(struct fs *fs, fuse_req_t req, const struct handle *h, uint64
 {
 	struct locks *l = fs->locks;
 	struct lock_owner *o;
+	bool granted;
 	uint64_t seq;
 	int r = owner_get(fs, h, id, flock, &o);
 
@@ -188,11 +202,14 @@ static int acquire(struct fs *fs, fuse_req_t req, const struct handle *h, uint64
 		return 0;
 	}
 	if (!r || (r == -EAGAIN && sleep)) {
-		if (r)
-			yield_flock(o);
-		r = lock_park(l, req, o, domain_of_inode(fs, h->inode), lock, r == 0);
+		if (r && flock) /* flock(2) lets go before it waits for more: two who do would wait for each other */
+			give_back(o, lock);
+		granted = r == 0;
+		r = lock_park(l, req, o, domain_of_inode(fs, h->inode), lock, granted);
 		if (!r)
 			return 0;
+		if (granted)
+			give_back(o, lock);
 	}
 	lock_owner_put(l, o);
 	return r;
@@ -263,6 +280,8 @@ static int query(struct fs *fs, fuse_req_t req, const struct fuse_file_info *fi,
 	lock_owner_put(fs->locks, o);
 	if (r)
 		return r;
+	if (lock->l_len == (off_t)FILE_LOCK_SECTION - lock->l_start)
+		lock->l_len = 0; /* to the end: keep_below() */
 	lock->l_pid = 0; /* nobody's here, or a host's that has other numbers */
 	(void)fuse_reply_lock(req, lock);
 	return 0;
@@ -298,7 +317,7 @@ void locks_flush(struct fs *fs, const struct handle *h, uint64_t id)
 	if (!o)
 		return;
 	if (idle)
-		owner_free(o);
+		owner_free(l, o);
 	else /* another thread of it waits for more */
 		release(fs, h, id, false, &all);
 	somebody_may_go_on(l);
@@ -327,12 +346,12 @@ void locks_release(struct fs *fs, const struct handle *h)
 		return;
 	while ((o = LIST_FIRST(&gone))) {
 		LIST_REMOVE(o, link);
-		owner_free(o);
+		owner_free(l, o);
 	}
 	somebody_may_go_on(l);
 }
 
-int locks_open(struct fs *fs)
+int locks_open(struct fs *fs, size_t max)
 {
 	struct locks *l = calloc(1, sizeof(*l));
 	pthread_condattr_t attr;
@@ -340,6 +359,7 @@ int locks_open(struct fs *fs)
 	if (!l)
 		return -ENOMEM;
 	l->fs = fs;
+	l->max = max;
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -379,7 +399,7 @@ void locks_stop(struct fs *fs)
 	for (unsigned i = 0; i < LOCK_BUCKETS; i++)
 		while ((o = LIST_FIRST(&l->owners[i]))) {
 			LIST_REMOVE(o, link);
-			owner_free(o);
+			owner_free(l, o);
 		}
 	pthread_mutex_destroy(&l->lock);
 	pthread_cond_destroy(&l->wake);

@@ -39,6 +39,8 @@ struct locks {
 	TAILQ_HEAD(, lock_wait) waits; /* only the thread removes */
 	bool hurry;                    /* a lock was given back, or somebody gave up */
 	bool stop, running;
+	atomic_size_t held; /* owners, each with a descriptor */
+	size_t max;
 	pthread_t thread;
 };
 

@@ -12,6 +12,7 @@
 
 #define NAP_MIN_MS 1u
 #define NAP_MAX_MS 40u
+#define BUSY_MAX_MS 1000u
 
 /* On a thread of libfuse, with its lock of the request held. The request cannot be another one's yet. */
 static void interrupted(fuse_req_t req, void *arg)
@@ -88,7 +89,7 @@ static bool look_round(struct locks *l)
 		if (!r)
 			refresh_kernel(l->fs, w->owner);
 		pthread_mutex_lock(&l->lock);
-		next = TAILQ_NEXT(w, link);
+		next = TAILQ_NEXT(w, link); /* stays: nobody else removes */
 		if (r == -EAGAIN)
 			continue;
 		TAILQ_REMOVE(&l->waits, w, link);
@@ -98,17 +99,19 @@ static bool look_round(struct locks *l)
 		free(w);
 		any = true;
 		pthread_mutex_lock(&l->lock);
-		next = TAILQ_FIRST(&l->waits); /* the list may have changed meanwhile */
 	}
 	pthread_mutex_unlock(&l->lock);
 	return any;
 }
 
-static void nap(struct locks *l, unsigned ms)
+/* busy_ms: what the last look took. With very many of them it leaves as much time to others. */
+static void nap(struct locks *l, unsigned ms, uint64_t busy_ms)
 {
-	struct timespec until;
+	struct timespec until = io_after_ms(busy_ms < BUSY_MAX_MS ? busy_ms : BUSY_MAX_MS);
 
 	LOCK_SCOPE(&l->lock);
+	while (busy_ms > 1 && !l->stop && pthread_cond_timedwait(&l->wake, &l->lock, &until) == 0)
+		;
 	if (TAILQ_EMPTY(&l->waits)) {
 		if (!l->stop)
 			pthread_cond_wait(&l->wake, &l->lock);
@@ -122,6 +125,7 @@ void *lock_waiter(void *arg)
 {
 	struct locks *l = arg;
 	unsigned ms = NAP_MIN_MS;
+	uint64_t begun;
 	bool stop = false;
 
 	while (!stop) {
@@ -130,9 +134,10 @@ void *lock_waiter(void *arg)
 			ms = NAP_MIN_MS;
 		l->hurry = false;
 		pthread_mutex_unlock(&l->lock);
+		begun = io_boot_ms();
 		if (look_round(l))
 			ms = NAP_MIN_MS;
-		nap(l, ms);
+		nap(l, ms, io_boot_ms() - begun);
 		ms = ms * 2 < NAP_MAX_MS ? ms * 2 : NAP_MAX_MS;
 		pthread_mutex_lock(&l->lock);
 		stop = l->stop && TAILQ_EMPTY(&l->waits);

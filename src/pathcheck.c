@@ -6,8 +6,12 @@
 #include <mntent.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include "awscred.h"
+
+#define FUSE_SUPER_MAGIC 0x65735546
 
 #define LINKS_MAX 40
 
@@ -96,5 +100,28 @@ bool pathcheck_mounted(const char *store)
 	while (!found && getmntent_r(table, &entry, line, sizeof(line)))
 		found = strcmp(entry.mnt_type, "fuse.byokfs") == 0 && strcmp(entry.mnt_fsname, store) == 0;
 	(void)endmntent(table);
+	return found;
+}
+
+bool pathcheck_locked(const char *store, const char *file)
+{
+	char path[2 * PATH_MAX], line[256], wanted[40];
+	struct statfs fs;
+	struct stat st;
+	FILE *table;
+	bool found = false;
+
+	(void)snprintf(path, sizeof(path), "%s/%s", store, file);
+	/* The kernel's table has no locks of FUSE file systems. */
+	if (stat(path, &st) || statfs(path, &fs) || fs.f_type == FUSE_SUPER_MAGIC)
+		return true;
+	/* "1: OFDLCK ADVISORY  WRITE -1 fe:01:1234 0 EOF"; the device there is not always stat's */
+	(void)snprintf(wanted, sizeof(wanted), ":%llu ", (unsigned long long)st.st_ino);
+	table = fopen("/proc/locks", "re");
+	if (!table)
+		return true;
+	while (!found && fgets(line, sizeof(line), table))
+		found = strstr(line, wanted) != NULL;
+	(void)fclose(table);
 	return found;
 }

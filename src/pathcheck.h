@@ -15,5 +15,7 @@ bool pathcheck_through(const char *path, const char *dir);
 char *pathcheck_find(const struct config *, const char *mountpoint);
 /* Is the store (a real path) mounted in this mount namespace? True also when that cannot be told. */
 bool pathcheck_mounted(const char *store);
+/* Has a process of this machine locked the store's file? True also when that cannot be told. */
+bool pathcheck_locked(const char *store, const char *file);
 
 #endif

@@ -72,10 +72,13 @@ static int kms_refused(struct turn *t, const char *what, const char *key, const 
 static int take_descriptor(struct turn *t, uint64_t seq)
 {
 	const struct fs *fs = t->domain->fs;
+	char why[STORE_WHY];
 	int r;
 
 	if (fs->params.readonly || fs->store->readonly)
 		return refuse(t, EXIT_FAILED, "the store is mounted read-only");
+	if (store_may_change(fs->store, why))
+		return refuse(t, EXIT_FAILED, "%s", why);
 	r = atomic_load(&t->domain->ready) ? domain_descriptor(t->domain, &t->desc) : -EIO;
 	if (r == -EIO)
 		return refuse(t, EXIT_FAILED, "key domain %u has not been opened yet", (unsigned)t->domain->index);

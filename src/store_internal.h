@@ -44,8 +44,6 @@ MUST_CHECK int store_take_lock(struct store *, char *why);
  * shared mode nothing. */
 MUST_CHECK int store_turn_begin(const struct store *);
 void store_turn_end(const struct store *);
-/* -EOPNOTSUPP on a store mounted shared, with why. */
-MUST_CHECK int store_may_change(const struct store *, char *why);
 /* Removes our marker. */
 MUST_CHECK int store_unmark(struct store *);
 

@@ -1,8 +1,10 @@
 """mount.shared: several hosts on one store."""
 import errno
+import fcntl
 import os
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 
@@ -275,13 +277,14 @@ def test_fcntl_between_hosts(two, actor):
     assert one.ask("fcntl ex 0 10") == "ok"
     assert [x.ask("fcntl ex 5 1") for x in (other, near)] == ["busy"] * 2
     assert [x.ask("fcntl sh 10 10") for x in (one, other, near)] == ["ok"] * 3
+    assert near.ask("get ex 30 5") == "free 30 5"
     assert other.ask("get ex 0 5") == "ex 0 10" and near.ask("get sh 20 0") == "free 20 0"
     assert one.ask("fcntl un 0 5") == "ok" and other.ask("fcntl ex 0 5") == "ok"
     assert one.ask("fcntl ex 0 0") == "busy"
     one.say("fcntl ex! 0 0")  # waits for both others, and for the range to the very end
     assert other.ask("fcntl un 0 0") == "ok" and near.ask("fcntl un 0 0") == "ok"
     assert one.hear() == "ok"
-    assert other.ask("fcntl sh 1000000000000 1") == "busy"
+    assert other.ask("fcntl sh 1000000000000 1") == "busy" and near.ask("get sh 7 1") == "ex 0 0"  # to the end
     assert one.ask("reopen ex") == "ok"  # closing any descriptor drops a process's locks
     assert other.ask("fcntl ex 0 0") == "ok"
     assert one.ask(f"fcntl ex {1 << 62} 1") == "Invalid argument"
@@ -328,6 +331,46 @@ def test_killed_waiter_goes_and_dead_owner_lets_go(two, actor):
     owner.end()
     assert waiter.hear() == "ok"
     wait_until(lambda: third.ask("fcntl ex 100 5") == "ok")
+
+
+def test_descriptors_for_locks_are_bounded(tmp_path, shared_devkms, actor, monkeypatch):
+    """Whoever may open files cannot make the daemon run out of descriptors by locking them."""
+    os.mkdir(tmp_path / "store")
+    few = tmp_path / "few"
+    few.write_text(f'#!/bin/sh\nulimit -n 200\nexec {os.path.abspath(BYOKFS)} "$@"\n')
+    few.chmod(0o755)
+    monkeypatch.setattr("conftest.BYOKFS", str(few))
+    host = Host(str(tmp_path / "a"), shared_devkms, str(tmp_path / "store"))
+    try:
+        host.mount()
+        write(host.path("f"), b"text")
+        taker = actor("""
+import errno, fcntl, os, sys
+fds, had = [], 0
+for _ in range(150):
+    fds.append(os.open(sys.argv[1], os.O_RDONLY))
+    try:
+        fcntl.flock(fds[-1], fcntl.LOCK_SH)
+        had += 1
+    except OSError as e:
+        assert e.errno == errno.ENOLCK, e
+print(had, flush=True)
+sys.stdin.readline()
+for fd in fds:
+    os.close(fd)
+print("ok", flush=True)
+sys.stdin.readline()
+""", host.path("f"))
+        assert taker.hear() == "50"
+        assert read(host.path("f")) == b"text"
+        write(host.path("other"), b"more")
+        assert taker.ask("") == "ok"
+        lock = actor(LOCKER, host.path("f"))
+        wait_until(lambda: lock.ask("flock ex") == "ok")
+        lock.end()
+        taker.end()
+    finally:
+        host.close()
 
 
 def waiting(pid):
@@ -423,11 +466,29 @@ def test_exclusive_and_shared_exclude_each_other(own_two, tmp_path, shared_devkm
     other.close()
 
 
+def test_mounted_again_at_once(tmp_path, shared_devkms, make_mount):
+    """umount(8) is back before the daemon has ended: the next one waits for it, whenever that is."""
+    m = make_mount("again", shared_devkms).mount()
+    for size in (0, 10, 50_000, 0, 1_000_000, 10, 0, 200_000):
+        for n in range(20):
+            write(m.path(f"f{n}"), b"a" * size)
+        before = m.process
+        subprocess.run(["umount", m.plain], check=True)
+        m.mount()
+        assert before.wait(10) == 0
+        assert os.stat(m.path("f0")).st_size == size
+
+
 def test_domain_add_is_refused(two):
     a, _ = two
     os.mkdir(a.path("domain"))
-    r = a.ctl("domain", "add", a.path("domain"), "--key", a.kms.key)
-    assert r.returncode != 0 and "shared" in r.stderr, r.stderr
+    key = a.kms.client.create_key(Description="never asked")["KeyMetadata"]["Arn"]
+    a.kms.disable(key)
+    r = a.ctl("domain", "add", a.path("domain"), "--key", key)
+    assert r.returncode == 1 and "is mounted shared" in r.stderr, r.stderr  # not that the key is disabled
+    a.kms.enable(key)
+    r = a.ctl("rotate", a.plain, "-c", a.ini, "--to", key)
+    assert r.returncode == 1 and "is mounted shared" in r.stderr, r.stderr
     os.rmdir(a.path("domain"))
 
 
@@ -505,3 +566,38 @@ def test_denied_on_one_host_only(own_two, actor):
     a.ctl("unlock", a.plain, check=True)
     wait_until(lambda: a.state() == "open")
     assert read(a.path("f")) == b"changed meanwhile" * 1000
+
+
+def test_lock_of_the_domain_waits_for_no_other_host(own_two):
+    """Another host hangs in the middle of a write. Whoever waits for it has a key, which must go at once."""
+    a, _ = own_two
+    write(a.path("f"), b"x" * 5000)
+    names = [n for n in os.listdir(a.cipher) if not n.startswith(".")]
+    hangs = os.open(os.path.join(a.cipher, names[0]), os.O_RDWR)
+    fcntl.fcntl(hangs, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 1 << 62, 1, 0))
+    code = "import os, sys; os.truncate(sys.argv[1], 10)"
+    writers = [subprocess.Popen([sys.executable, "-c", code, a.path("f")], stderr=subprocess.PIPE, text=True)
+               for _ in range(6)]
+    try:
+        # Each waits in the kernel for its answer; then none has waited in vain yet.
+        for w in writers:
+            wait_until(lambda w=w: "request_wait_answer" in stack(w.pid), step=0.002)
+        a.ctl("lock", a.plain, check=True)
+        assert "too long" not in a.read_log() and "locked by the administrator" in a.read_log(), a.read_log()
+        assert all("Input/output error" in w.communicate(timeout=60)[1] for w in writers)
+    finally:
+        for w in writers:
+            w.kill()
+            w.wait()
+        os.close(hangs)
+    a.ctl("unlock", a.plain, check=True)
+    wait_until(lambda: a.state() == "open")
+    assert read(a.path("f")) == b"x" * 5000
+
+
+def stack(pid):
+    try:
+        with open(f"/proc/{pid}/stack") as f:
+            return f.read()
+    except OSError:
+        return ""

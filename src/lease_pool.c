@@ -95,7 +95,7 @@ static void run_make(struct lease_keys *k, struct lease_call *c)
 			lease_wake(k);
 	}
 	if (current)
-		told = status == KMS_OK ? made(k, steal_ptr(&key)) : not_made(k, status, asked);
+		told = key ? made(k, steal_ptr(&key)) : not_made(k, status, asked);
 	if (!told && !key && status == KMS_OK)
 		return;
 	(void)pthread_mutex_unlock(&k->lock);

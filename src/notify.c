@@ -28,7 +28,7 @@ void notify_send(const char *message)
 	const char *path = getenv("NOTIFY_SOCKET");
 	struct sockaddr_un to = { .sun_family = AF_UNIX };
 
-	if (!notify_wanted())
+	if (!path || !notify_wanted())
 		return;
 	size_t n = strlen(path);
 

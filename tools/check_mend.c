@@ -47,13 +47,13 @@ static void page0_reason(void *arg, enum unit_type type, uint64_t index, const c
 
 static int add_page(struct runs *to, uint64_t phys)
 {
-	struct run *last = to->n ? &to->run[to->n - 1] : NULL;
+	struct run *last = to->n && to->run ? &to->run[to->n - 1] : NULL;
 
 	if (last && last->first + last->n == phys) {
 		last->n++;
 		return 0;
 	}
-	if (to->n == to->room) {
+	if (!to->run || to->n == to->room) {
 		size_t room = 2 * to->room + 16;
 
 		last = room <= RUNS_MAX ? realloc(to->run, room * sizeof(*last)) : NULL;

@@ -116,15 +116,12 @@ static int take_long(struct parsing *p, const char *arg)
 			continue;
 		if (many)
 			return add_one(p, o->value, value_of(p, eq ? eq + 1 : NULL), arg);
-		if (o->flag && o->value)
+		if (eq && !o->value)
+			return wrong(p, "no value wanted:", arg);
+		if (o->flag)
 			*o->flag = true;
 		if (o->value && (eq || !o->flag))
 			return set_once(p, o->value, value_of(p, eq ? eq + 1 : NULL), arg);
-		if (o->value)
-			return -1;
-		if (eq)
-			return wrong(p, "no value wanted:", arg);
-		*o->flag = true;
 		return -1;
 	}
 	return wrong(p, "unknown option", arg);

@@ -139,7 +139,7 @@ static void show(struct history *h, size_t i)
 		job_free(&j);
 		ret = -EINVAL;
 	}
-	if (ret < 0) {
+	if (ret != 0) {
 		h->damaged++;
 		(void)fprintf(
 		    stderr, "byokfsctl: warning: the record '%s' is damaged or not this store's\n", h->ids[i]);

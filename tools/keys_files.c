@@ -113,7 +113,7 @@ static void read_file(struct scan *s, const struct item *i)
 {
 	struct keys *k = s->k;
 	struct reslot_view v;
-	struct stat st;
+	struct stat st = { 0 };
 	int fd CLEANUP_FD = open_file(i->place->fd, i->name);
 	int ret = fd < 0 || fstat(fd, &st) < 0 ? -errno : 0;
 

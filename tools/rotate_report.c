@@ -75,7 +75,7 @@ static json_t *plan_json(const struct rotation *r)
 	    kms_key(r->kms), "domains", domains_json(r), "to_do", (json_int_t)r->counted_todo, "done",
 	    (json_int_t)r->counted_done, "wrapped", (json_int_t)r->counted_wrapped, "unborn",
 	    (json_int_t)r->counted_unborn, "damaged",
-	    (json_int_t)(r->troubles[TROUBLE_DAMAGED] + r->troubles[TROUBLE_REFUSED]), "unknown",
+	    (json_int_t)r->troubles[TROUBLE_DAMAGED] + (json_int_t)r->troubles[TROUBLE_REFUSED], "unknown",
 	    (json_int_t)r->troubles[TROUBLE_UNKNOWN], "requests_needed", (json_int_t)requests, "price_usd",
 	    is_aws(r) ? json_real((double)requests / PRICE_PER * PRICE) : json_null(), "seconds_estimated",
 	    seconds_needed(r, requests));
@@ -162,9 +162,10 @@ static int print_json(struct rotation *r, int code, double seconds)
 	(void)json_object_update_new(o,
 	    json_pack("{s:i, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:s, s:O}", "code", code, "dry_run", r->dry_run,
 	        "resealed", (json_int_t)r->resealed, "damaged",
-	        (json_int_t)(r->troubles[TROUBLE_DAMAGED] + r->troubles[TROUBLE_REFUSED]), "unknown",
+	        (json_int_t)r->troubles[TROUBLE_DAMAGED] + (json_int_t)r->troubles[TROUBLE_REFUSED], "unknown",
 	        (json_int_t)r->troubles[TROUBLE_UNKNOWN], "failed",
-	        (json_int_t)(r->troubles[TROUBLE_FAILED] + r->broken), "requests", (json_int_t)gate_requests(r->gate),
+	        (json_int_t)r->troubles[TROUBLE_FAILED] + (json_int_t)r->broken, "requests",
+	        (json_int_t)gate_requests(r->gate),
 	        "passes", (json_int_t)r->passes, "seconds", seconds, "job", r->job.id, "findings", r->findings));
 	return cmd_print_json(o);
 }

@@ -134,9 +134,10 @@ int rotate_open(struct rotation *r, bool lock)
 
 	if (code == EXIT_OK)
 		code = open_store(r, r->path, true);
-	if (code == EXIT_OK && lock)
-		code = take_lock(r);
-	if (code != EXIT_OK || !lock || r->live)
+	if (code != EXIT_OK || !r->store || !lock)
+		return code;
+	code = take_lock(r);
+	if (code != EXIT_OK || r->live)
 		return code;
 	/* Read again under the store's own lock. */
 	shut_store(r);

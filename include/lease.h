@@ -168,6 +168,8 @@ void lease_resealed(struct lease *, const struct header_ident *, const struct he
 /* Can a file's slot be asked for, by the name of its key? Slots of the domain key always; false only when the
  * descriptor names the key and it is not at hand. */
 bool lease_knows(const struct lease *, const struct header_slot *);
+/* The service to ask for it; NULL where lease_knows() says no. Open as long as the lease. */
+struct kms *lease_kms_of(const struct lease *, const struct header_slot *);
 /* Is a rotation under way, as far as the descriptor tells? */
 bool lease_rotating(const struct lease *);
 /* The key service of now, or the one before (NULL: there is none). Open as long as the lease. */

@@ -8,6 +8,7 @@
 #define BYOKFS_RESEAL_H
 
 #include "fs.h"
+#include "reslot.h"
 
 struct reseal_wish {
 	uint64_t seq;                /* the descriptor's, as the rotator saw it */
@@ -33,7 +34,8 @@ void reseal_finish(struct domain *, uint64_t seq, struct reseal_done *);
 
 /* One file's slot, to be exchanged, or with slot NULL its inactive one to be emptied. */
 struct reseal_item {
-	const char *path; /* relative to the store */
+	const char *path; /* relative to the store; NULL: by node */
+	uint64_t node;    /* of a file that is open without a name */
 	uint64_t ino;
 	uint8_t file[CONTEXT_ID]; /* identity and ruling slot's seq, as they were looked at */
 	uint32_t seq;
@@ -53,5 +55,26 @@ void reseal_move_begin(void);
 void reseal_move_end(void);
 /* A number that differs from the one before when a move began, ended or went on in between. */
 uint64_t reseal_moves(void);
+
+/* Whoever makes a file has its sealed key in hand before the file can be found. Brackets round both; a rotation has
+ * begun only when all who may have taken a key before have ended. begin's answer goes to end. */
+unsigned reseal_birth_begin(void);
+void reseal_birth_end(unsigned);
+static inline void reseal_birth_cleanup(const unsigned *generation)
+{
+	reseal_birth_end(*generation);
+}
+#define RESEAL_BIRTH_SCOPE \
+	__attribute__((cleanup(reseal_birth_cleanup), unused)) const unsigned birth_ = reseal_birth_begin()
+/* Waits for those that began before. -ETIMEDOUT after ms, or when *stop. */
+MUST_CHECK int reseal_births_wait(unsigned ms, const atomic_bool *stop);
+
+/* A file that is open and has no name any more: no walk finds it. */
+struct reseal_orphan {
+	uint64_t node, ino;
+	struct reslot_view view; /* as it is on the disk */
+};
+/* Those of the domain from a nodeid on, ascending; fn false stops. No lock is held. */
+void reseal_orphans(struct domain *, uint64_t from, bool (*fn)(void *arg, const struct reseal_orphan *), void *arg);
 
 #endif

@@ -21,6 +21,10 @@
  *       Per file, at most 256: exchanges its slot, or without one empties the inactive one. "ok", "gone" (no such file
  *       there, or another one), "changed" (other identity or seq: look again) or "error: ...". No key is needed, also
  *       while locked. Nothing is flushed, but slots are emptied only after those written before are durable.
+ *       node instead of path: a file that is open without a name, as rotate-orphans told it.
+ *   rotate-orphans domain, [from]  files: [node, ino, file (hex), slot (base64: the ruling one), other], more
+ *       Files that are open though their last name is gone, from a node on: no walk finds them. other: is its other
+ *       slot filled? At most 100.
  *   rotate-finish  domain, seq     seq
  *       Empties the descriptor's other slot. 9: there is none, or changed meanwhile. */
 #ifndef BYOKFS_CONTROL_H

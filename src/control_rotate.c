@@ -229,6 +229,40 @@ static json_t *slots(struct service *s, const json_t *request)
 	return results;
 }
 
+/* ---- rotate-orphans */
+
+static bool list_orphan(void *arg, const struct reseal_orphan *o)
+{
+	struct listing *l = arg;
+	uint8_t page[LAYOUT_PAGE];
+	char file[2 * CONTEXT_ID + 1], text[HEADER_SLOT_BYTES * 4 / 3 + 5];
+
+	l->more = json_array_size(l->list) == STATES_SHOWN;
+	if (l->more)
+		return false;
+	header_put_slot(page, 0, &o->view.ruling);
+	bytes_hex(file, o->view.ident.file, CONTEXT_ID);
+	(void)bytes_b64(B64_STD, text, page + HEADER_SLOT_AT(0), HEADER_SLOT_BYTES);
+	(void)json_array_append_new(l->list,
+	    json_pack("{s:I, s:I, s:s, s:s, s:b}", "node", (json_int_t)o->node, "ino", (json_int_t)o->ino, "file", file,
+	        "slot", text, "other", o->view.have_other));
+	return true;
+}
+
+static json_t *orphans(struct service *s, const json_t *request)
+{
+	struct listing l = { .list = json_array() };
+	struct domain *d = domain_named(s, request);
+	json_int_t from = json_integer_value(json_object_get(request, "from"));
+
+	if (!d) {
+		json_decref(l.list);
+		return control_reply(EXIT_NO_MOUNT, "no such key domain in this mount");
+	}
+	reseal_orphans(d, from > 0 ? (uint64_t)from : 0, list_orphan, &l);
+	return json_pack("{s:i, s:s, s:o, s:b}", "code", EXIT_OK, "message", "ok", "files", l.list, "more", l.more);
+}
+
 /* ---- */
 
 json_t *control_rotate(struct service *s, const char *verb, const json_t *request)
@@ -241,6 +275,7 @@ json_t *control_rotate(struct service *s, const char *verb, const json_t *reques
 		{ "rotate-begin", begin },
 		{ "rotate-result", result },
 		{ "rotate-slots", slots },
+		{ "rotate-orphans", orphans },
 		{ "rotate-finish", finish },
 	};
 

@@ -89,10 +89,13 @@ bool control_rotate_item(struct reseal_item *out, char *path, struct header_slot
 	uint64_t seq;
 
 	memset(out, 0, sizeof(*out));
-	if (!take_path(path, item) || !take_number(&out->ino, INT64_MAX, item, "ino") ||
+	if (json_object_get(item, "path") ? !take_path(path, item)
+	                                  : !take_number(&out->node, UINT32_MAX, item, "node"))
+		return false;
+	if (!take_number(&out->ino, INT64_MAX, item, "ino") ||
 	    !take_hex(out->file, sizeof(out->file), item, "file") || !take_number(&seq, UINT32_MAX, item, "seq"))
 		return false;
-	out->path = path;
+	out->path = json_object_get(item, "path") ? path : NULL;
 	out->seq = (uint32_t)seq;
 	if (!json_object_get(item, "slot"))
 		return true;

@@ -56,15 +56,23 @@ static struct lease_waiter *not_made(struct lease_keys *k, enum kms_status statu
 	return told;
 }
 
-/* locked. Would a new key be sealed so today? */
-static bool fits(const struct lease_keys *k, const struct lease_key *key)
+/* Is a new key sealed under the key of now? */
+static bool under_now(const struct lease_keys *k, const struct lease_key *key)
 {
 	const struct lease_ring *ring = lease_ring(k->lease);
 	const struct descriptor_slot *slot = lease_ring_slot(ring);
 	uint8_t hash[8];
 
 	kms_key_hash(hash, kms_key(lease_ring_now(ring)));
-	return slot && key->made->generation == slot->context && bytes_equal(key->made->key_hash, hash, sizeof(hash)) &&
+	return slot && key->made->generation == slot->context && bytes_equal(key->made->key_hash, hash, sizeof(hash));
+}
+
+/* Would a new key be sealed so today? Not if the domain was sealed under newer material of the same key. */
+static bool fits(const struct lease_keys *k, const struct lease_key *key)
+{
+	const struct descriptor_slot *slot = lease_ring_slot(lease_ring(k->lease));
+
+	return under_now(k, key) &&
 	    (bytes_zero(slot->material, sizeof(slot->material)) ||
 	        bytes_equal(key->made->material, slot->material, sizeof(slot->material)));
 }
@@ -254,7 +262,8 @@ int lease_new_key(struct lease *l, struct lease_waiter *w, struct lease_key **ou
 	struct lease_key *key = w ? steal_ptr(&w->key) : NULL;
 	int r = 0;
 
-	if (key && !(key->loaded && key->made)) {
+	/* It may have come under the key before, to one who was parked since. */
+	if (key && !(key->loaded && key->made && under_now(&l->keys, key))) {
 		lease_key_put(key);
 		key = NULL;
 	}

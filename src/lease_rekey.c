@@ -119,6 +119,11 @@ bool lease_knows(const struct lease *l, const struct header_slot *slot)
 	return slot->wrap == HEADER_WRAP_DOMAIN || lease_ring_kms(lease_ring(l), slot->key_hash);
 }
 
+struct kms *lease_kms_of(const struct lease *l, const struct header_slot *slot)
+{
+	return lease_ring_kms(lease_ring(l), slot->key_hash);
+}
+
 bool lease_rotating(const struct lease *l)
 {
 	return descriptor_other_slot(lease_ring(l)->desc);

@@ -10,6 +10,7 @@
 #include "io.h"
 #include "log.h"
 #include "newborn.h"
+#include "reseal.h"
 #include "state.h"
 
 static struct handle *handle_new(struct inode *inode, int flags)
@@ -156,6 +157,7 @@ static int run_create(struct task *t)
 	struct header_slot slot;
 	struct fs *fs = t->fs; /* a parked task may be gone */
 	int r = fs_dir_get(fs, t->ino, &b.d);
+	RESEAL_BIRTH_SCOPE;
 
 	if (r)
 		return r;
@@ -222,6 +224,7 @@ static int bear(struct fs *fs, int fd, const uint8_t page[static LAYOUT_PAGE])
 /* open(O_TRUNC) of a backing file that never got its page 0: it becomes a new, empty file in place. */
 static int reborn(struct task *t, struct inode *inode)
 {
+	RESEAL_BIRTH_SCOPE;
 	CLEANUP_FD int fd = -1;
 	uint8_t page[LAYOUT_PAGE];
 	struct header_ident ident;

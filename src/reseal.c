@@ -12,6 +12,8 @@
 #include "io.h"
 #include "log.h"
 
+#define BIRTHS_MS 30000u /* a disk may be slow */
+
 /* What one rotation holds while it begins or ends. */
 struct turn {
 	struct domain *domain;
@@ -227,8 +229,16 @@ static bool goes_on(const struct turn *t, const struct descriptor_slot *fresh)
 	    rules->blob_len == fresh->blob_len && bytes_equal(rules->blob, fresh->blob, rules->blob_len);
 }
 
+/* Whoever took a key for a new file before this one ruled must have made it before anybody looks for files. */
+static void wait_births(struct turn *t, const struct reseal_wish *wish)
+{
+	if (t->out->code == EXIT_OK && reseal_births_wait(BIRTHS_MS, wish->stop))
+		(void)refuse(t, EXIT_FAILED,
+		    "it has begun, but a file that is being made under the key before does not get done");
+}
+
 /* Nothing is written; but the mount may not have the new key yet. */
-static void rejoin(struct turn *t)
+static void rejoin(struct turn *t, const struct reseal_wish *wish)
 {
 	uint64_t seq = t->desc->seq;
 
@@ -244,6 +254,7 @@ static void rejoin(struct turn *t)
 			t->desc = NULL;
 		t->own = r != 0;
 	}
+	wait_births(t, wish);
 	if (t->out->code)
 		return;
 	t->out->seq = seq;
@@ -263,11 +274,12 @@ void reseal_begin(struct domain *d, const struct reseal_wish *wish, struct resea
 		from = rules ? strdup(rules->key) : NULL;
 	}
 	if (out->code == EXIT_OK && goes_on(&t, &wish->slot))
-		rejoin(&t);
+		rejoin(&t, wish);
 	else if (out->code == EXIT_OK && !stopped(&t, wish) && !place_slot(&t, wish) && !prove(&t) &&
 	    !stopped(&t, wish) && !put_to_use(&t, true)) {
 		tell(d, "rotation begun", from ? from : "?", wish->slot.key);
 		(void)snprintf(out->message, sizeof(out->message), "begun");
+		wait_births(&t, wish);
 	}
 	end(&t);
 }

@@ -175,17 +175,46 @@ static int known(struct domain *d, int path_fd, uint64_t ino, struct inode **out
 	return r;
 }
 
-int reseal_file(
-    struct domain *d, const struct descriptor_domain *desc, const struct reseal_item *item, const char **why)
+/* A file that is open without a name: the kernel knows it. */
+static int known_by_node(struct domain *d, const struct reseal_item *item, struct inode **out, const char **why)
+{
+	struct inode *inode = inode_get(d->fs->inodes, item->node);
+	int r;
+
+	if (!inode)
+		return -ENOENT;
+	if (inode->ino == item->ino && S_ISREG(inode->type) && atomic_load(&inode->domain) == d->index) {
+		*out = inode;
+		return 0;
+	}
+	r = inode->ino == item->ino ? -EPERM : -ENOENT;
+	if (r == -EPERM)
+		*why = "it is no file of this key domain";
+	inode_put(d->fs->inodes, inode);
+	return r;
+}
+
+static int reseal_by_node(struct domain *d, const struct reseal_item *item, const char **why)
+{
+	CLEANUP_FD int fd = -1;
+	struct inode *inode = NULL;
+	int r = known_by_node(d, item, &inode, why);
+
+	if (r)
+		return r;
+	fd = inode_open(d->fs->inodes, inode, O_RDWR);
+	r = fd == -ESTALE ? -ENOENT : fd < 0 ? fd : exchange(d, inode, fd, item, why);
+	inode_put(d->fs->inodes, inode);
+	return r;
+}
+
+static int reseal_by_path(struct domain *d, const struct reseal_item *item, const char **why)
 {
 	CLEANUP_FD int path_fd = -1;
 	CLEANUP_FD int fd = -1;
 	struct inode *inode = NULL;
 	int r;
 
-	*why = item->slot ? not_wanted(desc, item->slot) : NULL;
-	if (*why)
-		return -EINVAL;
 	path_fd = find(d->fs->store->fd, item->path);
 	if (path_fd == -EINVAL)
 		*why = "that is no path of a file in the store";
@@ -199,4 +228,13 @@ int reseal_file(
 	inode_forget(d->fs->inodes, inode->nodeid, 1);
 	inode_put(d->fs->inodes, inode);
 	return r;
+}
+
+int reseal_file(
+    struct domain *d, const struct descriptor_domain *desc, const struct reseal_item *item, const char **why)
+{
+	*why = item->slot ? not_wanted(desc, item->slot) : NULL;
+	if (*why)
+		return -EINVAL;
+	return item->path ? reseal_by_path(d, item, why) : reseal_by_node(d, item, why);
 }

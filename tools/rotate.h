@@ -6,6 +6,7 @@
  *   rotate_begin.c   descriptors: the new slot, the end         rotate_files.c   passes over the tree
  *   rotate_file.c    what is done to one file                   rotate_live.c    the daemon of a mount
  *   rotate_job.c     the record of the job, while it runs       rotate_state.c   one descriptor
+ *   rotate_orphan.c  files open without a name
  *
  * The order is byokfs-format(5)'s: both slots of the descriptor, every file, the old slots away, the descriptor's. It
  * may end anywhere: the next run goes on from what it finds. No plaintext key is ever here, but with --through-host. */
@@ -71,7 +72,6 @@ struct rotate_pass {
 	_Atomic uint64_t fresh; /* that were sealed anew, or tried */
 };
 
-
 struct rotation {
 	/* asked for */
 	struct config config;
@@ -132,7 +132,6 @@ enum verdict rotate_reseal(struct rotation *, struct rotate_worker *, const stru
     const struct kms_blob **blob, const struct kms_used **used, const struct kms_err **err);
 
 /* ---- rotate_store.c: exit codes; what is wrong was said */
-
 /* Opens the store, found through a mount or not; lock: the exclusive lock of rotations too. */
 MUST_CHECK int rotate_open(struct rotation *, bool lock);
 void rotate_close(struct rotation *);
@@ -175,10 +174,13 @@ struct rotate_item {
 	struct rotate_dir *dir;
 	struct rotate_item *next; /* handed out together */
 	ino_t ino;
+	uint64_t node; /* of a file that is open without a name; else 0 */
 	char name[];
 };
 void rotate_item_free(struct rotate_item *);
 void rotate_work(void *rotation, void *item, unsigned worker);
+void rotate_work_on(struct rotation *, const struct rotate_item *, const struct reslot_view *); /* looked at already */
+void rotate_orphans(struct rotation *);
 /* Says it, and counts it, once for each inode. */
 void rotate_trouble(struct rotation *, enum trouble, const struct rotate_item *, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));

@@ -317,6 +317,14 @@ static void work_on(struct task *t, enum class class)
 	}
 }
 
+void rotate_work_on(struct rotation *r, const struct rotate_item *it, const struct reslot_view *view)
+{
+	struct task t = { .r = r, .w = r->worker[0], .it = it, .fd = -1, .view = *view };
+
+	atomic_fetch_add(&r->pass->files, 1);
+	work_on(&t, classify(&t));
+}
+
 static void work_one(struct rotation *r, struct rotate_worker *w, struct rotate_item *it)
 {
 	struct task t = { .r = r, .w = w, .it = it, .fd = -1 };

@@ -195,6 +195,8 @@ int rotate_walk(struct rotation *r, struct rotate_pass *p)
 	ret = walk(r->store->fd, &ops);
 	end_dir(&s);
 	crew_wait(r->crew);
+	if (r->live && !gate_stopped(r->gate))
+		rotate_orphans(r);
 	if (r->live)
 		live_flush(r->live);
 	free(s.recent);

@@ -281,6 +281,15 @@ int live_finish(struct rotation *r, struct rotate_domain *d)
 	return code;
 }
 
+int live_orphans(struct live *l, const struct rotate_domain *d, uint64_t from, json_t **answer)
+{
+	char id[2 * CONTEXT_ID + 1];
+
+	bytes_hex(id, d->ids.domain, CONTEXT_ID);
+	return call(l, json_pack("{s:s, s:s, s:I}", "verb", "rotate-orphans", "domain", id, "from", (json_int_t)from),
+	    "the daemon does not tell its open files", answer);
+}
+
 /* ---- slots */
 
 static void parcel_free(struct parcel *p)
@@ -421,7 +430,8 @@ static json_t *parcel_json(const struct rotate_item *it, const struct reslot_vie
 	json_t *o;
 
 	bytes_hex(file, v->ident.file, CONTEXT_ID);
-	o = json_pack("{s:o, s:I, s:s, s:I}", "path", path_json(it), "ino", (json_int_t)it->ino, "file", file, "seq",
+	o = json_pack("{s:s, s:o, s:I, s:I}", "file", file, it->node ? "node" : "path",
+	    it->node ? json_integer((json_int_t)it->node) : path_json(it), "ino", (json_int_t)it->ino, "seq",
 	    (json_int_t)v->ruling.seq);
 	if (!o || !fresh)
 		return o;

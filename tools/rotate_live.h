@@ -2,6 +2,7 @@
 #ifndef BYOKFS_ROTATE_LIVE_H
 #define BYOKFS_ROTATE_LIVE_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/stat.h>
@@ -25,6 +26,8 @@ const char *live_cipherdir(const struct live *);
 const char *live_mount(const struct live *);
 /* Moves between directories since the mount began. */
 MUST_CHECK int live_moves(struct live *, uint64_t *moves);
+/* Files of a domain that are open without a name, from a node on; EXIT_OK and an answer, or it was said. */
+MUST_CHECK int live_orphans(struct live *, const struct rotate_domain *, uint64_t from, json_t **answer);
 MUST_CHECK int live_begin(struct rotation *, struct rotate_domain *, const struct descriptor_slot *, bool context);
 MUST_CHECK int live_finish(struct rotation *, struct rotate_domain *);
 /* Slots are sent in batches by a thread; fresh NULL: empty the inactive one. Waits while too many are under way. */

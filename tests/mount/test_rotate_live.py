@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import threading
 import time
@@ -266,6 +267,56 @@ def test_nested_domain_and_same_key(shop, kms):
     rotate(m, "--same-key", check=0)
     assert not old & {f.material for f in backing_files(m.cipher)}
     only_needs(m, kms, m.key, k2)
+
+
+def test_files_that_are_open_without_a_name(shop, kms):
+    """No walk finds them; whoever has them open goes on, also without the old key."""
+    m, k2 = shop(8), new_key(kms)
+    m.remount("cache.max_age=1s")
+    for i in range(120):
+        m.content.write(m, f"gone{i}", 5000)
+    m.content.write(m, "gone!" * 40, 3)
+    kept = {}
+    for name in [n for n in m.content.files if n.startswith("gone")]:
+        kept[os.open(m.path(name), os.O_RDWR if len(kept) % 2 else os.O_RDONLY)] = m.content.files.pop(name)
+        os.unlink(m.path(name))
+    answer = json.loads(rotate(m, "--to", k2, "--json", check=0).stdout)
+    assert answer["resealed"] >= len(m.content.files) - 1 + len(kept) and answer["failed"] == 0  # one is a hard link
+    kms.disable(m.key)
+    time.sleep(1.2)  # what is in hand is not enough
+    forget()
+    for i, (fd, data) in enumerate(kept.items()):
+        assert os.pread(fd, 6000, 0) == data
+        if i % 2:
+            assert os.pwrite(fd, b"still", 4096) == 5
+            os.fsync(fd)
+    forget()
+    for i, (fd, data) in enumerate(kept.items()):
+        assert os.pread(fd, 5, 4096) == (b"still" if i % 2 else data[4096:4101])
+        os.close(fd)
+    only_needs(m, kms, k2, m.key)
+
+
+def test_reload_after_it(shop, kms):
+    """The ini is edited and read again: before, after, and to a key that is none of the store's."""
+    m, k2, k3 = shop(6), new_key(kms), new_key(kms)
+    rotate(m, "--to", k2, check=0)
+
+    def reload(key):
+        n = len(m.read_log())
+        with_key(m, key)
+        m.process.send_signal(signal.SIGHUP)
+        return wait_until(lambda: (lambda new: new if "configuration" in new else None)(m.read_log()[n:]))
+
+    assert f"the store was rotated to key '{k2}': set 'key' to it before the next mount" in reload(m.key)
+    assert f"the configuration stays as it was: '{k3}' is another key than '{k2}'" in reload(k3)
+    log = reload(k2)
+    assert "changed: kms.key" in log and "stays" not in log and "next mount" not in log, log
+    assert "nothing changed" in reload(k2)
+    assert "the configuration stays as it was" in reload(m.key)  # no way back without a rotation
+    with_key(m, k2)
+    assert m.status()["domains"][0]["kms"]["key"] == k2
+    only_needs(m, kms, k2, m.key)
 
 
 def test_read_only_mount_is_no_hindrance(shop, kms):

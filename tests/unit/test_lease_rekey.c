@@ -270,6 +270,29 @@ static void test_rekey_during_generate(void **state)
 	lease_key_put(key);
 }
 
+/* Who was given a key before, and comes for it after, gets another: the file it is for might be found by nobody. */
+static void test_rekey_before_the_waiter_comes(void **state)
+{
+	struct lease_key *key;
+	struct header_ident born;
+	struct header_slot sealed;
+
+	(void)state;
+	open_for_long();
+	assert_int_equal(lease_new_key(w.lease, park_at(0), &key, &born, &sealed), -EINPROGRESS);
+	UNTIL(told(1));
+	begin_rotation();
+	assert_int_equal(lease_rekey(w.lease, &w.desc, second, w.kms), 0);
+	assert_non_null(parked[0].waiter.key);
+	park_at(1)->key = steal_ptr(&parked[0].waiter.key);
+	if (lease_new_key(w.lease, &parked[1].waiter, &key, &born, &sealed) == -EINPROGRESS) { /* else from the pool */
+		UNTIL(told(2));
+		assert_int_equal(lease_new_key(w.lease, &parked[1].waiter, &key, &born, &sealed), 0);
+	}
+	assert_true(kms.sealed[le32_get(sealed.blob)].second);
+	lease_key_put(key);
+}
+
 /* A slot that does not open to the domain's secret, or whose key may not be used, is no slot to go to. */
 static void test_prove(void **state)
 {
@@ -592,6 +615,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = { T2(test_either_order), T2(test_old_key_only), T2(test_new_key_only),
 		T2(test_too_late), T2(test_ruling_slot), T2(test_rekey_in_use), T2(test_rekey_during_generate),
+		T2(test_rekey_before_the_waiter_comes),
 		T2(test_prove), T2(test_renewal_after_reseal), T2(test_reseal_during_call), T2(test_turned_round),
 		T2(test_unknown_name), T2(test_now_denied), T2(test_spoiled_canary), T2(test_before_denied),
 		T2(test_before_denies_a_file), T2(test_before_silent), T2(test_before_hangs),

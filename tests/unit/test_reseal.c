@@ -152,6 +152,35 @@ static void moves(void **state)
 	assert_int_equal(reseal_moves(), a);
 }
 
+static void *end_birth(void *generation)
+{
+	reseal_birth_end(*(unsigned *)generation);
+	return NULL;
+}
+
+/* Those that began before are waited for; those that come meanwhile are not. */
+static void births(void **state)
+{
+	atomic_bool stop = true;
+	unsigned first, second, third;
+	pthread_t thread;
+
+	(void)state;
+	assert_int_equal(reseal_births_wait(60000, NULL), 0);
+	first = reseal_birth_begin();
+	assert_int_equal(reseal_births_wait(0, NULL), -ETIMEDOUT);
+	assert_int_equal(reseal_births_wait(60000, &stop), -ETIMEDOUT);
+	second = reseal_birth_begin();
+	reseal_birth_end(first);
+	assert_int_equal(reseal_births_wait(0, NULL), -ETIMEDOUT);
+	third = reseal_birth_begin();
+	reseal_birth_end(third);
+	assert_int_equal(reseal_births_wait(0, NULL), -ETIMEDOUT);
+	assert_int_equal(pthread_create(&thread, NULL, end_birth, &second), 0);
+	assert_int_equal(reseal_births_wait(60000, NULL), 0);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+}
+
 static void exchanged(void **state)
 {
 	uint64_t ino = make("a");
@@ -338,6 +367,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		RUN(paths),
 		RUN(moves),
+		RUN(births),
 		RUN(exchanged),
 		RUN(not_there),
 		RUN(refused),

@@ -19,6 +19,7 @@ struct domain_keys_at {
 	_Atomic(struct lease *) lease;
 	bool tried;
 	atomic_int code; /* EXIT_OK, or why it is shut */
+	atomic_int before; /* the same of the key that a rotation is leaving: its files only */
 	atomic_bool told;
 	atomic_bool throttled; /* a call was, to the end of its time */
 	atomic_bool lapsed;    /* its lease ended for a while, when names were to be authenticated */
@@ -28,7 +29,7 @@ struct domain_keys_at {
 struct check_keys {
 	struct store *store;
 	const struct config *config;
-	struct kms *kms;
+	struct kms *kms, *previous; /* previous: NULL when there is none */
 	size_t n;
 	struct domain_keys_at *d;
 };
@@ -40,9 +41,30 @@ static void nothing(void *arg)
 
 static const struct lease_hooks hooks = { .drain = nothing, .purge = nothing, .wipe = nothing, .opened = nothing };
 
-static struct lease_params lease_params_of(const struct config *c)
+static bool names(const struct descriptor_slot *slot, const struct kms *kms)
 {
-	return (struct lease_params){ .probe_ms = c->cache.probe_ms,
+	return slot->seq > 0 && slot->provider == kms_provider_number(kms) &&
+	    kms_same_key(kms, slot->key, kms_key(kms));
+}
+
+static struct kms *second_of(const struct check_keys *k, const struct kms *own, const struct descriptor_domain *desc)
+{
+	struct kms *of[] = { k->previous, k->kms };
+
+	for (size_t i = 0; i < 2; i++)
+		if (of[i] && of[i] != own && (names(&desc->slot[0], of[i]) || names(&desc->slot[1], of[i])))
+			return of[i];
+	return k->previous != own ? k->previous : NULL;
+}
+
+/* own: the domain's key; its second one, as in a mount, is one that the configuration names. */
+static struct lease_params lease_params_of(
+    const struct check_keys *k, const struct kms *own, const struct descriptor_domain *desc)
+{
+	const struct config *c = k->config;
+
+	return (struct lease_params){ .previous = second_of(k, own, desc),
+		.probe_ms = c->cache.probe_ms,
 		.lease_ms = c->cache.lease_ms,
 		.max_age_ms = c->cache.max_age_ms,
 		.idle_ms = c->cache.idle_ms,
@@ -86,7 +108,7 @@ static int authenticate(struct store *s, struct lease *lease)
 
 static int open_root(const struct check_keys *k, struct lease **out)
 {
-	const struct lease_params params = lease_params_of(k->config);
+	const struct lease_params params = lease_params_of(k, k->kms, &k->store->domain);
 	struct store *s = k->store;
 	struct kms_err err = { .status = KMS_OK };
 	int code;
@@ -127,6 +149,17 @@ static int make_table(struct check_keys *k, struct lease *root)
 	return EXIT_OK;
 }
 
+static int open_previous(struct check_keys *k)
+{
+	struct kms_err err = { .status = KMS_OK };
+
+	if (cmd_kms_previous(&k->previous, k->kms, k->config, &err) != EXIT_OK)
+		return cmd_kms_failed("cannot use the previous key", &err);
+	if (k->previous && kms_same_key(k->kms, kms_key(k->previous), kms_key(k->kms)))
+		kms_close(steal_ptr(&k->previous));
+	return EXIT_OK;
+}
+
 int check_keys_open(struct check_keys **out, struct store *s, const struct config *config)
 {
 	struct check_keys *k = calloc(1, sizeof(*k));
@@ -142,6 +175,8 @@ int check_keys_open(struct check_keys **out, struct store *s, const struct confi
 	if (code != EXIT_OK)
 		code = cmd_kms_failed("cannot use the key service", &err);
 	else
+		code = open_previous(k);
+	if (code == EXIT_OK)
 		code = open_root(k, &root);
 	if (code == EXIT_OK)
 		code = make_table(k, root);
@@ -162,13 +197,14 @@ void check_keys_close(struct check_keys *k)
 		struct domain_keys_at *d = &k->d[i];
 
 		lease_close(atomic_load(&d->lease));
-		if (d->kms != k->kms)
+		if (d->kms != k->kms && d->kms != k->previous)
 			kms_close(d->kms);
 		if (i > 0 && d->desc)
 			descriptor_domain_free(d->desc);
 		if (i > 0)
 			free(d->desc);
 	}
+	kms_close(k->previous);
 	kms_close(k->kms);
 	free(k->d);
 	free(k);
@@ -187,8 +223,8 @@ static int open_kms(const struct check_keys *k, struct domain_keys_at *d, struct
 		(void)snprintf(d->why, sizeof(d->why), "its descriptor names no key");
 		return EXIT_NOT_A_STORE;
 	}
-	if (slot->provider == kms_provider_number(k->kms) && kms_same_key(k->kms, slot->key, kms_key(k->kms))) {
-		d->kms = k->kms;
+	if (names(slot, k->kms) || (k->previous && names(slot, k->previous))) {
+		d->kms = names(slot, k->kms) ? k->kms : k->previous;
 		return EXIT_OK;
 	}
 	if (cmd_kms_params(&params, k->config, err) != EXIT_OK)
@@ -206,7 +242,7 @@ static int open_kms(const struct check_keys *k, struct domain_keys_at *d, struct
 
 static int open_lease(const struct check_keys *k, struct domain_keys_at *d, struct kms_err *err)
 {
-	const struct lease_params params = lease_params_of(k->config);
+	const struct lease_params params = lease_params_of(k, d->kms, d->desc);
 	struct lease *lease = NULL;
 	int ret = -EIO;
 
@@ -299,16 +335,17 @@ struct question {
 	struct kms_err err;
 };
 
-/* What keeps one file's key from coming keeps the domain's others too, but for a call that was throttled. A key that
- * another one sealed is no damage. */
-static enum check_key refused(
-    struct domain_keys_at *d, const struct header_slot *slot, const struct kms_err *err, char *why)
+/* What keeps one file's key from coming keeps the others under the same KMS key too, but for a call that was throttled.
+ * A key that another one sealed is no damage. */
+static enum check_key refused(struct domain_keys_at *d, const struct kms *kms, const struct header_slot *slot,
+    const struct kms_err *err, char *why)
 {
+	bool before = kms == lease_kms(atomic_load(&d->lease), true);
 	uint8_t hash[8];
 
-	kms_key_hash(hash, kms_key(d->kms));
+	kms_key_hash(hash, kms_key(kms));
 	if (err->status == KMS_BAD_BLOB && memcmp(hash, slot->key_hash, sizeof(hash)) != 0) {
-		(void)snprintf(why, CHECK_WHY, "its key was sealed under another KMS key than %.300s", kms_key(d->kms));
+		(void)snprintf(why, CHECK_WHY, "its key was sealed under another KMS key than %.300s", kms_key(kms));
 		return CHECK_KEY_REFUSED;
 	}
 	if (err->status == KMS_BAD_BLOB) {
@@ -319,8 +356,26 @@ static enum check_key refused(
 	if (err->status == KMS_BUSY)
 		atomic_store(&d->throttled, true);
 	else
-		atomic_store(&d->code, cmd_exit_kms(err->status));
+		atomic_store(before ? &d->before : &d->code, cmd_exit_kms(err->status));
 	return CHECK_KEY_REFUSED;
+}
+
+/* The slot's key service; NULL: it is not to be asked. */
+static struct kms *service_of(struct domain_keys_at *d, const struct header_slot *slot, char *why)
+{
+	const struct lease *lease = atomic_load(&d->lease);
+	struct kms *kms = lease_kms_of(lease, slot);
+
+	if (!kms) {
+		(void)snprintf(why, CHECK_WHY,
+		    "its key was sealed under a key that a rotation uses and the configuration does not list: set "
+		    "'previous'");
+		return NULL;
+	}
+	if (kms != lease_kms(lease, true) || atomic_load(&d->before) == EXIT_OK)
+		return kms;
+	(void)snprintf(why, CHECK_WHY, "the key that a rotation is leaving, %.300s, is refused", kms_key(kms));
+	return NULL;
 }
 
 static enum check_key ask(struct domain_keys_at *d, const struct header_ident *ident, const struct header_slot *slot,
@@ -328,17 +383,21 @@ static enum check_key ask(struct domain_keys_at *d, const struct header_ident *i
 {
 	const struct context_extra *extra = descriptor_generation(d->desc, slot->generation);
 	struct question *q CLEANUP_FREE = malloc(sizeof(*q));
+	struct kms *kms;
 
 	if (!q || !extra) {
 		(void)snprintf(why, CHECK_WHY, "%s",
 		    q ? "its key was sealed under a context that the descriptor does not record" : "out of memory");
 		return CHECK_KEY_REFUSED;
 	}
+	kms = service_of(d, slot, why);
+	if (!kms)
+		return CHECK_KEY_REFUSED;
 	context_build(&q->context, CONTEXT_FILE, &d->ids, ident->file, extra);
-	if (kms_decrypt(d->kms, &q->context, slot->blob, slot->len, kms_deadline(d->kms), secret, &q->used, &q->err) ==
+	if (kms_decrypt(kms, &q->context, slot->blob, slot->len, kms_deadline(kms), secret, &q->used, &q->err) ==
 	    KMS_OK)
 		return CHECK_KEY_OK;
-	return refused(d, slot, &q->err, why);
+	return refused(d, kms, slot, &q->err, why);
 }
 
 static enum check_key unwrap(struct domain_keys_at *d, const struct header_ident *ident,
@@ -381,13 +440,21 @@ static enum check_key open_slot(struct domain_keys_at *d, const struct header_id
 	return got;
 }
 
-/* The ruling slot; the other one only while a rotation is under way, as when reading. */
+/* May the other slot answer, as when reading? Only while a rotation is under way; a denial is a denial. */
+static bool ruling_is_lost(const struct domain_keys_at *d, enum check_key got, const struct header_slot *slot)
+{
+	if (!d->desc->slot[0].seq || !d->desc->slot[1].seq)
+		return false;
+	return got == CHECK_KEY_BROKEN || (got == CHECK_KEY_REFUSED && !lease_knows(atomic_load(&d->lease), slot));
+}
+
 enum check_key check_keys_file(struct check_keys *k, uint16_t index, const uint8_t page[static LAYOUT_PAGE],
     const struct header_ident *ident, struct file_keys *out, char why[static CHECK_WHY])
 {
 	struct domain_keys_at *d = find(k, index);
 	struct header_slot slot;
 	enum check_key got;
+	int none = EXIT_OK;
 	int ruling = header_ruling_slot(page, &slot);
 
 	if (!d || !atomic_load(&d->lease) || atomic_load(&d->code) != EXIT_OK) {
@@ -399,9 +466,10 @@ enum check_key check_keys_file(struct check_keys *k, uint16_t index, const uint8
 		return CHECK_KEY_BROKEN;
 	}
 	got = open_slot(d, ident, &slot, out, why);
-	if (got == CHECK_KEY_BROKEN && d->desc->slot[0].seq && d->desc->slot[1].seq &&
-	    header_slot(page, !ruling, &slot) == 0)
+	if (ruling_is_lost(d, got, &slot) && header_slot(page, !ruling, &slot) == 0)
 		got = open_slot(d, ident, &slot, out, why);
+	if (got == CHECK_KEY_REFUSED && !lease_knows(atomic_load(&d->lease), &slot))
+		(void)atomic_compare_exchange_strong(&d->before, &none, EXIT_CONFIG);
 	return got;
 }
 
@@ -427,6 +495,8 @@ int check_keys_code(const struct check_keys *k)
 	for (size_t i = 0; k && i < k->n; i++) {
 		int code = atomic_load(&k->d[i].code);
 
+		if (code == EXIT_OK)
+			code = atomic_load(&k->d[i].before);
 		if (code == EXIT_OK && atomic_load(&k->d[i].throttled))
 			code = EXIT_UNREACHABLE;
 		if (code != EXIT_OK && (worst == EXIT_OK || code < worst))

@@ -108,6 +108,8 @@ int cmd_kms_failed(const char *what, const struct kms_err *);
 MUST_CHECK int cmd_kms_open(struct kms **out, const struct config *, struct kms_err *err);
 /* Its parameters, for a verb that opens another key too; the audit included. EXIT_OK, or EXIT_CONFIG with err. */
 MUST_CHECK int cmd_kms_params(struct kms_params *, const struct config *, struct kms_err *err);
+/* The key that a rotation is leaving; *out NULL: none is configured, or it is gone. EXIT_CONFIG: err says why. */
+MUST_CHECK int cmd_kms_previous(struct kms **out, struct kms *, const struct config *, struct kms_err *err);
 /* Once, when no key service is open any more. */
 void cmd_audit_end(void);
 /* Unwraps the store's domain secret and authenticates the descriptors: an open lease, or NULL with err or why filled.

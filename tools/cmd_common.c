@@ -139,8 +139,7 @@ static int exit_unseal(const struct store *s, const struct kms *kms, enum kms_st
 	return slot && !kms_same_key(kms, slot->key, kms_key(kms)) ? EXIT_CONFIG : EXIT_NOT_A_STORE;
 }
 
-/* The key that a rotation is leaving; *out NULL: none is configured, or it is gone. */
-static int open_previous(struct kms **out, struct kms *kms, const struct config *c, struct kms_err *err)
+int cmd_kms_previous(struct kms **out, struct kms *kms, const struct config *c, struct kms_err *err)
 {
 	struct kms_params params;
 
@@ -178,7 +177,7 @@ int cmd_unseal(struct store *s, struct kms *kms, const struct config *c, struct 
 
 	why[0] = '\0';
 	memset(err, 0, sizeof(*err));
-	code = open_previous(&params.previous, kms, c, err);
+	code = cmd_kms_previous(&params.previous, kms, c, err);
 	if (code == EXIT_OK)
 		code = open_store_lease(&lease, s, kms, &params, err);
 	if (code != EXIT_OK) {

@@ -10,6 +10,7 @@ import pytest
 from damage import GROUP_0, PAGE, ROOT, backing_of, data_page, flip, punch, read, replace, states, swap, write, zero
 from faults import pattern, put
 from programs import CONFIG, DAMAGE, DENIED, UNREACHABLE
+from rotation import backing_files, key_hash, killed_after, with_key
 from test_domains import add, new_key
 
 SIZE = 40000
@@ -253,6 +254,31 @@ def test_files_whose_keys_are_denied_meanwhile(make_mount, devkms):
     assert code == DENIED and answer["damage"] == 0 and answer["data"]["unchecked"] == 20, answer
     assert json.dumps(answer).count("not checked") == 1  # one line for all of them
     assert check(m)[0] == 0
+
+
+def test_a_rotation_is_under_way(make_mount, devkms):
+    """Files are under either key: what is configured is asked, what is not is not checked, and no damage."""
+    m, k1, k2 = make_mount("m", devkms).mount(), devkms.key, new_key(devkms)
+    for i in range(12):
+        put(m.path(str(i)), b"x" * 5000)
+    m.umount()
+    killed_after(m, devkms, 2 + 6, "--to", k2, "--jobs", "1")
+    backing = {f.ruling.key: f.path for f in backing_files(m.cipher)}
+    assert set(backing) == {key_hash(k1), key_hash(k2)}
+    for key, previous in ((k1, k2), (k2, k1), (k1, None)):  # the new ones have kept their old slot
+        with_key(m, key, previous)
+        code, answer = check(m)
+        assert code == 0 and answer["damage"] == 0 and answer["data"]["unchecked"] == 0, (key, previous, answer)
+    with_key(m, k2)
+    code, answer = check(m)
+    assert code == CONFIG and answer["damage"] == 0 and answer["data"]["unchecked"] == 6, answer
+    assert json.dumps(answer).count("not checked") == 1 and "set 'previous'" in json.dumps(answer), answer
+    with_key(m, k2, k1)
+    devkms.disable(k1)
+    code, answer = check(m)
+    assert code == DENIED and answer["damage"] == 0 and answer["data"]["unchecked"] == 6, answer
+    flip(backing[key_hash(k2)], PAGE + 9)
+    assert check(m)[0] == DAMAGE
 
 
 def test_in_use_is_no_damage(make_mount, shared_devkms):

@@ -84,7 +84,13 @@ static int prepare_domain(struct rotation *r, struct rotate_worker *w, struct ro
 		cmd_error("--same-key: the key service does not tell which material of '%s' it used", kms_key(r->kms));
 		return EXIT_CONFIG;
 	}
-	if (as_before(s.old, d->fresh))
+	if (!as_before(s.old, d->fresh)) { /* one that goes on may find still newer material: that is where it goes */
+		d->target = NULL;
+		return EXIT_OK;
+	}
+	if (d->state == ROTATE_RESUME)
+		free(steal_ptr(&d->fresh));
+	else
 		d->state = ROTATE_NOTHING;
 	return EXIT_OK;
 }
@@ -100,7 +106,7 @@ int rotate_prepare(struct rotation *r)
 	for (size_t i = 0; i < r->n && code == EXIT_OK; i++) {
 		struct rotate_domain *d = &r->domain[i];
 
-		if (d->state == ROTATE_FRESH || d->state == ROTATE_BACK)
+		if (d->state == ROTATE_FRESH || d->state == ROTATE_BACK || (d->state == ROTATE_RESUME && d->anew))
 			code = prepare_domain(r, w, d);
 		if (d->state == ROTATE_NOTHING)
 			d->target = descriptor_ruling_slot(d->desc);

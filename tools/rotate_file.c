@@ -293,6 +293,9 @@ static void seal(struct task *t)
 		gate_stop(t->r->gate, EXIT_CONFIG, NULL,
 		    "a key sealed under '%s' takes %zu bytes: a file has room for %u", kms_key(t->r->kms), blob->len,
 		    HEADER_BLOB_MAX);
+	else if (t->d->anew && !bytes_equal(used->material, t->d->target->material, sizeof(used->material)))
+		gate_stop(t->r->gate, EXIT_FAILED, "the same command goes on to the newest",
+		    "'%s' got new material meanwhile", kms_key(t->r->kms));
 	else {
 		make_slot(t, &fresh, blob, used);
 		install(t, &fresh);

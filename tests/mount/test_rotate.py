@@ -162,6 +162,39 @@ def test_same_key_new_material(shop, kms):
     opens_under(m, m.key)
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_same_key_gets_new_material_half_way(shop, kms, live):
+    m = shop()
+    if live:
+        m.mount()
+    new_material(kms, m.key)
+    killed_after(m, kms, 7, "--same-key", "--jobs", "2")
+    half = {f.material for f in backing_files(m.cipher) if f.born}
+    assert len(half) == 2
+    killed_after(m, kms, 9, "--same-key", "--jobs", "2")  # the same material: it goes on where it was
+    new_material(kms, m.key)
+    rotate(m, "--same-key", check=0)
+    assert slots_of(m) == [m.key] and under(m.cipher, m.key)
+    newest = {f.material for f in backing_files(m.cipher) if f.born}
+    assert len(newest) == 1 and not newest & half
+    # while it runs: it ends, and the next run brings it home
+    before = reencrypts(kms)
+    new_material(kms, m.key)
+    kms.fault(operations=["ReEncrypt"], latency_ms=60)
+    p = start_rotate(m, "--same-key", "--jobs", "1")
+    wait_until(lambda: reencrypts(kms) > before + 5)
+    new_material(kms, m.key)
+    out, err_text = p.communicate(timeout=60)
+    assert p.returncode == 1 and "got new material meanwhile" in err_text, (out, err_text)
+    kms.clear()
+    rotate(m, "--same-key", check=0)
+    assert slots_of(m) == [m.key] and under(m.cipher, m.key)
+    assert len({f.material for f in backing_files(m.cipher) if f.born}) == 1
+    if not live:
+        m.mount()
+    m.content.verify(m)
+
+
 def test_rotator_needs_reencrypt_only(shop, kms):
     """And it says which permission is missing, on which key."""
     m, k2 = shop(5), new_key(kms)

@@ -157,19 +157,17 @@ const struct block_file *lease_key_block(const struct lease_key *);
  * answered or one fails. Nothing changes. */
 enum kms_status lease_prove(struct lease *, struct kms *, const struct descriptor_slot *, const struct context_extra *,
     struct kms_err *err);
-/* From now on `now` serves canary, domain secret and new keys by the slot that names its key, which is desc's ruling
- * one but for a lease that has only the other key (new keys made ahead by another slot are thrown away); `before`, or
- * NULL, serves what names its key. desc is copied. The slot must have been proved. The key services stay borrowed until
+/* From now on `now` serves canary, domain secret and new keys by the slot that names its key, which is the ruling one
+ * but for a lease that has only the other key (new keys made ahead by another slot are thrown away); `before`, or NULL,
+ * serves what names its key. The descriptor is copied. The slot must have been proved. The services stay borrowed until
  * lease_close(), those of earlier calls too. Nobody who holds a key notices. 0 or -ENOMEM. */
-MUST_CHECK int lease_rekey(
-    struct lease *, const struct descriptor_domain *desc, struct kms *now, struct kms *before);
+MUST_CHECK int lease_rekey(struct lease *, const struct descriptor_domain *, struct kms *now, struct kms *before);
 /* A file's slot was exchanged: the keys at hand are unwrapped with this one from now on. */
 void lease_resealed(struct lease *, const struct header_ident *, const struct header_slot *);
-/* Can a file's slot be asked for, by the name of its key? Slots of the domain key always; false only when the
- * descriptor names the key and it is not at hand. */
+/* Can a file's slot be asked for? Slots of the domain key always; false only when the descriptor names its key and it
+ * is not at hand. */
 bool lease_knows(const struct lease *, const struct header_slot *);
-/* The service to ask for it; NULL where lease_knows() says no. Open as long as the lease. */
-struct kms *lease_kms_of(const struct lease *, const struct header_slot *);
+struct kms *lease_kms_of(const struct lease *, const struct header_slot *); /* whom to ask for it; NULL: nobody */
 /* Is a rotation under way, as far as the descriptor tells? */
 bool lease_rotating(const struct lease *);
 /* The key service of now, or the one before (NULL: there is none). Open as long as the lease. */

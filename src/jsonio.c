@@ -13,6 +13,7 @@
 
 #define DEPTH_MAX       16
 #define PRINT_FLAGS     (JSON_COMPACT | JSON_ENCODE_ANY)
+#define SECRET_TEXT_USUAL 2048u
 #define SECRET_TEXT_MAX 65535u
 
 /* Brackets outside strings; whether they match is the parser's business. */
@@ -96,11 +97,18 @@ char *jsonio_print(const json_t *json)
 	return out && print_into(out, len, json) ? steal_ptr(&out) : NULL;
 }
 
+/* Most fit at once; measuring costs as much as printing. */
 char *jsonio_print_secret(const json_t *json)
 {
-	size_t len = json_dumpb(json, NULL, 0, PRINT_FLAGS);
-	char *out = len && len <= SECRET_TEXT_MAX ? secret_alloc(len + 1) : NULL;
+	char *out = secret_alloc(SECRET_TEXT_USUAL);
+	size_t len = out ? json_dumpb(json, out, SECRET_TEXT_USUAL, PRINT_FLAGS) : 0;
 
+	if (len && len < SECRET_TEXT_USUAL) {
+		out[len] = '\0';
+		return out;
+	}
+	secret_free(out);
+	out = len && len <= SECRET_TEXT_MAX ? secret_alloc(len + 1) : NULL;
 	if (!out || print_into(out, len, json))
 		return out;
 	secret_free(out);

@@ -47,12 +47,12 @@ static bool names(const struct descriptor_slot *slot, const struct kms *kms)
 	    kms_same_key(kms, slot->key, kms_key(kms));
 }
 
-static struct kms *second_of(const struct check_keys *k, const struct kms *own, const struct descriptor_domain *desc)
+static struct kms *second_of(const struct check_keys *k, const struct kms *own, const struct descriptor_domain *d)
 {
 	struct kms *of[] = { k->previous, k->kms };
 
 	for (size_t i = 0; i < 2; i++)
-		if (of[i] && of[i] != own && (names(&desc->slot[0], of[i]) || names(&desc->slot[1], of[i])))
+		if (of[i] && of[i] != own && (names(&d->slot[0], of[i]) || names(&d->slot[1], of[i])))
 			return of[i];
 	return k->previous != own ? k->previous : NULL;
 }
@@ -367,9 +367,7 @@ static struct kms *service_of(struct domain_keys_at *d, const struct header_slot
 	struct kms *kms = lease_kms_of(lease, slot);
 
 	if (!kms) {
-		(void)snprintf(why, CHECK_WHY,
-		    "its key was sealed under a key that a rotation uses and the configuration does not list: set "
-		    "'previous'");
+		(void)snprintf(why, CHECK_WHY, "it is under a rotation's key that is not configured: set 'previous'");
 		return NULL;
 	}
 	if (kms != lease_kms(lease, true) || atomic_load(&d->before) == EXIT_OK)
@@ -383,15 +381,12 @@ static enum check_key ask(struct domain_keys_at *d, const struct header_ident *i
 {
 	const struct context_extra *extra = descriptor_generation(d->desc, slot->generation);
 	struct question *q CLEANUP_FREE = malloc(sizeof(*q));
-	struct kms *kms;
+	struct kms *kms = service_of(d, slot, why);
 
-	if (!q || !extra) {
+	if (kms && (!q || !extra))
 		(void)snprintf(why, CHECK_WHY, "%s",
 		    q ? "its key was sealed under a context that the descriptor does not record" : "out of memory");
-		return CHECK_KEY_REFUSED;
-	}
-	kms = service_of(d, slot, why);
-	if (!kms)
+	if (!kms || !q || !extra)
 		return CHECK_KEY_REFUSED;
 	context_build(&q->context, CONTEXT_FILE, &d->ids, ident->file, extra);
 	if (kms_decrypt(kms, &q->context, slot->blob, slot->len, kms_deadline(kms), secret, &q->used, &q->err) ==
@@ -454,8 +449,7 @@ enum check_key check_keys_file(struct check_keys *k, uint16_t index, const uint8
 	struct domain_keys_at *d = find(k, index);
 	struct header_slot slot;
 	enum check_key got;
-	int none = EXIT_OK;
-	int ruling = header_ruling_slot(page, &slot);
+	int none = EXIT_OK, ruling = header_ruling_slot(page, &slot);
 
 	if (!d || !atomic_load(&d->lease) || atomic_load(&d->code) != EXIT_OK) {
 		(void)snprintf(why, CHECK_WHY, "its key domain is not open");

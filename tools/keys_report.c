@@ -273,6 +273,7 @@ json_t *keys_json(const struct keys *k)
 	bytes_hex(id, k->store->desc.store, CONTEXT_ID);
 	return json_pack("{s:s, s:s, s:b, s:b, s:b, s:o, s:o, s:o*, s:I, s:i, s:b}", "cipherdir", path, "store", id,
 	    "in_use", k->live, "complete", keys_complete(k), "changed", k->changed, "keys", keys_list(k), "domains",
-	    domains_list(k), "files", files_json(k), "others", (json_int_t)k->tab.others.n + (json_int_t)k->tab.others_domains,
+	    domains_list(k), "files", files_json(k), "others",
+	    (json_int_t)k->tab.others.n + (json_int_t)k->tab.others_domains,
 	    "damaged_copies", (int)k->bad_copies, "authenticated", 0);
 }

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from conftest import BYOKFS, CTL, Mount, wait_until
+from conftest import BYOKFS, CTL, NAMESPACE, Mount, wait_until
 from programs import ALREADY, CONFIG, DENIED, NOT_A_STORE, UNREACHABLE, USAGE, markers, run, said
 
 
@@ -22,7 +22,7 @@ class Host:
         self.fstab = os.path.join(self.base, "fstab")
         self.stores = []
         self.process = subprocess.Popen(
-            ["unshare", "-m", "sh", "-c", f"mount -t overlay -o lowerdir={sbin}:/usr/sbin overlay /usr/sbin && echo ready && exec sleep 3600"],
+            [*NAMESPACE, "sh", "-c", f"mount -t overlay -o lowerdir={sbin}:/usr/sbin overlay /usr/sbin && echo ready && exec sleep 3600"],
             stdout=subprocess.PIPE, text=True)
         assert self.process.stdout.readline() == "ready\n"
 
@@ -116,7 +116,7 @@ def test_remount_is_refused(host, store):
 
 def test_another_namespace(host, store):
     """mount -N: the mount appears there, and only there."""
-    other = subprocess.Popen(["nsenter", f"--mount=/proc/{host.process.pid}/ns/mnt", "unshare", "-m", "sh", "-c", "echo ready; exec sleep 3600"],
+    other = subprocess.Popen(["nsenter", f"--mount=/proc/{host.process.pid}/ns/mnt", *NAMESPACE, "sh", "-c", "echo ready; exec sleep 3600"],
                              stdout=subprocess.PIPE, text=True)
 
     def there(*args):

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from conftest import BYOKFS, CTL, Mount, wait_until
+from conftest import BYOKFS, CTL, NAMESPACE, Mount, wait_until
 from damage import backing_of, flip
 from posix_tools import REFERENCE, read, run, snapshot, write
 from test_disk import Disk
@@ -280,7 +280,7 @@ def test_as_a_user(tmp_path, shared_devkms, request):
         mount --bind {tmp_path}/dev/fuse /dev/fuse && cd {m.base} && exec setpriv --reuid nobody --regid nogroup --clear-groups "$@" """
 
     def go():
-        return run("unshare", "-m", "sh", "-c", script, "sh", "sh", "-c", USER, "sh", os.path.abspath(CTL), m.ini, m.cipher, m.plain,
+        return run(*NAMESPACE, "sh", "-c", script, "sh", "sh", "-c", USER, "sh", os.path.abspath(CTL), m.ini, m.cipher, m.plain,
                    os.path.abspath(BYOKFS), env={**m.environment(), "HOME": m.base, "XDG_RUNTIME_DIR": m.base, "PATH": os.environ["PATH"]}, check=False, timeout=60)
 
     r = go()

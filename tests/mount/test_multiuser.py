@@ -8,7 +8,7 @@ import tempfile
 import pytest
 
 import conftest
-from conftest import wait_until
+from conftest import NAMESPACE, wait_until
 from posix_tools import ALICE, BOB, BOTH, REFERENCE, SHARED, as_user, d, denied, raises, read, run, variant_fixture, write
 
 fs = variant_fixture(BOTH)
@@ -301,7 +301,7 @@ class UserMount:
         node, passwd = os.path.join(self.base, "fuse"), os.path.join(self.base, "passwd")
         write(passwd, read("/etc/passwd") + f"alice:x:{ALICE}:{ALICE}::/:/bin/sh\n".encode())
         self.holder = subprocess.Popen(
-            ["unshare", "-m", "--propagation", "private", "sh", "-c",
+            [*NAMESPACE, "sh", "-c",
              f"mknod -m 666 {node} c 10 229 && mount --bind {node} /dev/fuse && mount --bind {passwd} /etc/passwd && echo ready && exec sleep 3600"], stdout=subprocess.PIPE)
         assert self.holder.stdout.readline() == b"ready\n"
         self.namespace = f"/proc/{self.holder.pid}/ns/mnt"

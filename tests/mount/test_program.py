@@ -13,7 +13,7 @@ import tempfile
 
 import pytest
 
-from conftest import BYOKFS, CTL, Mount, environment, wait_until
+from conftest import BYOKFS, CTL, NAMESPACE, Mount, environment, wait_until
 from faults import err, get, pattern, put
 from programs import (ALREADY, CONFIG, DAMAGE, DENIED, NOT_A_STORE, NO_MOUNT, UNREACHABLE, USAGE, Systemd, background, daemon_of,
                       ended, markers, mounted, run, said, terminate, tree)
@@ -254,7 +254,7 @@ def test_mount_8(store, helper):
         findmnt -no FSTYPE,SOURCE {store.plain}
         mount -t byokfs -o config={store.ini} {store.cipher} /mnt || echo again $?
         umount {store.plain}"""
-    r = run("unshare", "-m", "sh", "-c", script)
+    r = run(*NAMESPACE, "sh", "-c", script)
     assert r.code == 0, r
     assert r.out.split("\n")[0] == "content"
     assert "fuse.byokfs" in r.out and store.cipher in r.out and "again 9" in r.out, r
@@ -414,7 +414,7 @@ def test_ordinary_user(tmp_path, shared_devkms, request):
     subprocess.run(["chown", "-R", "nobody", m.base, runtime], check=True)
     script = f"""mkdir {tmp_path}/dev && mount -t tmpfs none {tmp_path}/dev && mknod -m 666 {tmp_path}/dev/fuse c 10 229 &&
         mount --bind {tmp_path}/dev/fuse /dev/fuse && cd {m.base} && exec setpriv --reuid nobody --clear-groups "$@" """
-    r = run("unshare", "-m", "sh", "-c", script, "sh", "sh", "-c", USER, "sh", os.path.abspath(BYOKFS), os.path.abspath(CTL), m.ini,
+    r = run(*NAMESPACE, "sh", "-c", script, "sh", "sh", "-c", USER, "sh", os.path.abspath(BYOKFS), os.path.abspath(CTL), m.ini,
             m.cipher, m.plain, env={"HOME": m.base, "XDG_RUNTIME_DIR": runtime})
     assert r.code == 0 and r.out.split() == ["hi", "65534", "hi"], r
     assert not markers(m)

@@ -61,6 +61,8 @@ MUST_CHECK int fuseio_readahead(unsigned connection, unsigned kib);
 /* Raises the number of asynchronous requests to at least n, through the fusectl file system. 0 or -errno; needs root,
  * and that it is mounted. */
 MUST_CHECK int fuseio_background(unsigned connection, unsigned n);
+/* A descriptor of the file that aborts this connection when anything is written to it, or -1; needs root. */
+int fuseio_open_abort(unsigned connection);
 
 /* Asynchronous requests of the kernel with several domains, at least. */
 #define FUSEIO_BACKGROUND 1024u

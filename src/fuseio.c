@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
@@ -267,4 +268,31 @@ int fuseio_background(unsigned connection, unsigned n)
 	int r = raise_file(connection, "max_background", n);
 
 	return r ? r : raise_file(connection, "congestion_threshold", n * 3 / 4);
+}
+
+/* A look at the fusectl file system where nobody mounted it; nothing appears in the tree. Needs CAP_SYS_ADMIN. */
+static int open_fusectl(void)
+{
+	CLEANUP_FD int fs = fsopen("fusectl", FSOPEN_CLOEXEC);
+
+	if (fs < 0 || fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
+		return -1;
+	return fsmount(fs, FSMOUNT_CLOEXEC, 0);
+}
+
+int fuseio_open_abort(unsigned connection)
+{
+	char path[64];
+	CLEANUP_FD int dir = open("/sys/fs/fuse/connections", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int fd;
+
+	if (!connection)
+		return -1;
+	(void)snprintf(path, sizeof(path), "%u/abort", connection);
+	fd = openat(dir, path, O_WRONLY | O_CLOEXEC);
+	if (fd >= 0)
+		return fd;
+	cleanup_fd(&dir);
+	dir = open_fusectl();
+	return openat(dir, path, O_WRONLY | O_CLOEXEC);
 }

@@ -281,6 +281,17 @@ static int serve(struct daemon *d)
 	return 0;
 }
 
+/* Ends the connection. Where the mount is ours no more, something else may be mounted there by now. */
+static void cut(struct daemon *d)
+{
+	CLEANUP_FD int fd = d->service.detached ? fuseio_open_abort(d->connection) : -1;
+	bool done = d->service.detached ? write(fd, "1", 1) == 1
+	                                : umount2(d->options.mountpoint, MNT_FORCE | MNT_DETACH) == 0;
+
+	if (!done)
+		log_debug("the connection ends with the device");
+}
+
 /* The reverse order; every part may be missing. */
 static void end(struct daemon *d, bool mounted)
 {
@@ -288,9 +299,8 @@ static void end(struct daemon *d, bool mounted)
 
 	/* Nobody serves the connection any more: notifications that wait for an answer must fail, not hang; that of a
 	 * `domain add` which service_stop() waits for, too. */
-	if (__atomic_load_n(&d->service.cut, __ATOMIC_ACQUIRE) &&
-	    umount2(d->options.mountpoint, MNT_FORCE | MNT_DETACH))
-		log_debug("the connection ends with the device");
+	if (__atomic_load_n(&d->service.cut, __ATOMIC_ACQUIRE))
+		cut(d);
 	service_stop(&d->service);
 	locks_stop(&d->fs);
 	sweep_stop(&d->fs);

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +21,9 @@
 #include "notify.h"
 
 #define FUSE_MAGIC 0x65735546
+
+/* How long an unmounted connection may last that we were told to end. */
+#define LINGER_MS 3000u
 
 /* The parent: passes on what the child says, and believes in success only when the mount answers. */
 __attribute__((noreturn)) static void wait_for(pid_t child, int fd, const char *mountpoint)
@@ -201,16 +205,9 @@ static bool wait_locked(void *arg, struct domain *d)
 	return true;
 }
 
-static void stop_mount(struct service *s)
+/* What was written is on its way already. */
+static void cut_off(struct service *s)
 {
-	notify_send("STOPPING=1");
-	if (s->stopping)
-		return;
-	s->stopping = true;
-	if (umount2(s->mountpoint, UMOUNT_NOFOLLOW) == 0 || (errno != EBUSY && errno != EPERM))
-		return; /* the session loop sees, or has seen, the end of the connection */
-	log_warn("'%s' is busy: open files are cut off", s->mountpoint);
-	sync_mount(s->mountpoint);
 	uint64_t end = io_boot_ms() + 10000;
 
 	domains_each(s->fs, lock_one, NULL);
@@ -218,6 +215,39 @@ static void stop_mount(struct service *s)
 	__atomic_store_n(&s->cut, true, __ATOMIC_RELEASE);
 	fuse_session_exit(s->fs->se);
 	(void)pthread_kill(s->loop, SIGUSR1);
+}
+
+static void stop_mount(struct service *s)
+{
+	notify_send("STOPPING=1");
+	if (s->stopping)
+		return;
+	s->stopping = true;
+	if (umount2(s->mountpoint, UMOUNT_NOFOLLOW) == 0 || (errno != EBUSY && errno != EPERM)) {
+		s->cut_at = io_boot_ms() + LINGER_MS; /* the session loop sees, or has seen, the end of the connection */
+		return;
+	}
+	log_warn("'%s' is busy: open files are cut off", s->mountpoint);
+	sync_mount(s->mountpoint);
+	cut_off(s);
+}
+
+/* Unmounted, but the connection lives on: a copy of the mount is in a mount namespace of somebody's own, or files are
+ * open since a lazy unmount. No path of ours leads there, so all is synced. */
+static void stop_detached(struct service *s)
+{
+	struct pollfd device = { .fd = fuse_session_fd(s->fs->se), .events = POLLIN };
+
+	if (!s->cut_at || io_boot_ms() < s->cut_at)
+		return;
+	s->cut_at = 0;
+	if (poll(&device, 1, 0) < 0 || device.revents & POLLERR)
+		return; /* it has ended, and what is still at work may take its time */
+	log_warn("'%s' is unmounted, but in use in another mount namespace or by files still open: it is cut off there",
+	    s->mountpoint);
+	sync();
+	s->detached = true;
+	cut_off(s);
 }
 
 static void check_watchdog(struct service *s)
@@ -269,15 +299,56 @@ static void *signals(void *arg)
 		if (!__atomic_load_n(&s->running, __ATOMIC_ACQUIRE))
 			return NULL;
 		if (sig == SIGHUP)
-			service_reload(s);
+			(void)sem_post(&s->reload);
 		else if (sig > 0)
 			stop_mount(s);
+		stop_detached(s);
 		check_watchdog(s);
 		control_age_tick(s);
 		if (!s->stopping)
 			service_notify(s, false);
 		pat(s, &alive, watchdog_ms, &next);
 	}
+}
+
+/* Reloads at a signal: a key service that hangs must not keep systemd and SIGTERM waiting. */
+static void *reloads(void *arg)
+{
+	struct service *s = arg;
+
+	for (;;) {
+		if (sem_wait(&s->reload))
+			continue;
+		while (sem_trywait(&s->reload) == 0)
+			;
+		if (!__atomic_load_n(&s->running, __ATOMIC_ACQUIRE))
+			return NULL;
+		service_reload(s);
+	}
+}
+
+/* Both or none. */
+static int start_threads(struct service *s)
+{
+	bool begun;
+	int r;
+
+	if (sem_init(&s->reload, 0, 0))
+		return -errno;
+	__atomic_store_n(&s->running, true, __ATOMIC_RELEASE);
+	r = pthread_create(&s->reloads, NULL, reloads, s);
+	begun = r == 0;
+	if (begun) {
+		r = pthread_create(&s->signals, NULL, signals, s);
+		if (!r)
+			return 0;
+	}
+	__atomic_store_n(&s->running, false, __ATOMIC_RELEASE);
+	if (begun) {
+		(void)sem_post(&s->reload);
+		(void)pthread_join(s->reloads, NULL);
+	}
+	return -r;
 }
 
 int service_start(struct service *s)
@@ -292,11 +363,7 @@ int service_start(struct service *s)
 		log_warn("no control socket, so byokfsctl cannot reach this mount: %s", strerror(-r));
 		s->ctl = NULL;
 	}
-	__atomic_store_n(&s->running, true, __ATOMIC_RELEASE);
-	r = pthread_create(&s->signals, NULL, signals, s);
-	if (r)
-		s->running = false;
-	return -r;
+	return start_threads(s);
 }
 
 void service_stop(struct service *s)
@@ -309,6 +376,8 @@ void service_stop(struct service *s)
 		return;
 	(void)pthread_kill(s->signals, SIGHUP); /* it looks at `running` first */
 	(void)pthread_join(s->signals, NULL);
+	(void)sem_post(&s->reload);
+	(void)pthread_join(s->reloads, NULL);
 	if (s->own)
 		config_free(s->own);
 	free(s->own);

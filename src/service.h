@@ -2,6 +2,7 @@
 #ifndef BYOKFS_SERVICE_H
 #define BYOKFS_SERVICE_H
 
+#include <semaphore.h>
 #include <stdbool.h>
 
 #include "ctl.h"
@@ -26,10 +27,13 @@ struct service {
 	int64_t started;
 	_Atomic uint32_t key_age_days; /* of the configuration, for any thread */
 	struct keyage_said age_said;   /* the signal thread's */
-	pthread_t signals, loop;
+	pthread_t signals, reloads, loop;
+	sem_t reload; /* posted by a SIGHUP, and at the end */
 	bool running, watchdog_dead, keep_stderr;
 	bool stopping;
-	bool cut; /* stopped while busy: the connection is still there */
+	uint64_t cut_at; /* the signal thread's: when to cut a connection that outlives its mount */
+	bool cut;        /* stopped while busy: the connection is still there */
+	bool detached;   /* cut, and no mount of ours any more */
 };
 
 /* Forks; the parent waits for the child's verdict and exits with it, the child returns with *ready_fd. Foreground: -1.
@@ -44,7 +48,8 @@ MUST_CHECK int service_start(struct service *);
 void service_stop(struct service *);
 /* Tells systemd the state, when it changed; ready: and that a start or a reload is over. Any thread. */
 void service_notify(struct service *, bool ready);
-/* SIGHUP: reads the configuration again and takes over what can change while mounted. On the signal thread. */
+/* SIGHUP: reads the configuration again and takes over what can change while mounted. Lasts as long as the key service
+ * takes to answer. */
 void service_reload(struct service *);
 
 #endif

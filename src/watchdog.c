@@ -15,7 +15,6 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -149,34 +148,6 @@ static void take_fds(struct msghdr *m, int fd[static ORDER_FDS])
 	}
 }
 
-/* A look at the fusectl file system where nobody mounted it; nothing appears in the tree. Needs CAP_SYS_ADMIN. */
-static int open_fusectl(void)
-{
-	CLEANUP_FD int fs = fsopen("fusectl", FSOPEN_CLOEXEC);
-
-	if (fs < 0 || fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
-		return -1;
-	return fsmount(fs, FSMOUNT_CLOEXEC, 0);
-}
-
-/* The file that aborts the connection, or -1. */
-static int open_abort(unsigned connection)
-{
-	char path[64];
-	CLEANUP_FD int dir = open("/sys/fs/fuse/connections", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	int fd;
-
-	if (!connection)
-		return -1;
-	(void)snprintf(path, sizeof(path), "%u/abort", connection);
-	fd = openat(dir, path, O_WRONLY | O_CLOEXEC);
-	if (fd >= 0)
-		return fd;
-	cleanup_fd(&dir);
-	dir = open_fusectl();
-	return openat(dir, path, O_WRONLY | O_CLOEXEC);
-}
-
 static void arm(struct guard *g, const struct order *o, const int fd[static ORDER_FDS])
 {
 	if (fd[0] < 0 || g->device >= 0)
@@ -185,7 +156,7 @@ static void arm(struct guard *g, const struct order *o, const int fd[static ORDE
 	g->pidfd = fd[1];
 	g->connection = o->connection;
 	/* Opened now: later the number might be another mount's. */
-	g->abort_fd = open_abort(o->connection);
+	g->abort_fd = fuseio_open_abort(o->connection);
 	if (g->abort_fd < 0)
 		log_warn("FUSE connection %u cannot be aborted from here: should the daemon crash, what it was just "
 		         "reading may hang",

@@ -21,6 +21,11 @@ def systemd(tmp_path, monkeypatch):
     s.close()
 
 
+def put_ini(store, text):
+    with open(store.ini, "w") as f:
+        f.write(text)
+
+
 def until(systemd, wanted):
     """Messages up to the one that is, or satisfies, what is wanted."""
     heard = []
@@ -109,6 +114,23 @@ def test_alive_when_idle_and_without_a_kms(store, systemd, watched, devkms):
     devkms.clear()
     wait_until(lambda: store.state() == "open")
     pats(systemd, 5)
+
+
+def test_alive_while_a_reload_waits_for_the_kms(store, systemd, watched, devkms):
+    """The name of a key is looked up by a KMS that hangs: neither the proof of life nor SIGTERM waits for it."""
+    with open(store.ini) as f:
+        text = f.read()
+    put_ini(store, text.replace("request_timeout = 2s", "request_timeout = 5s"))
+    devkms.client.create_alias(AliasName="alias/other", TargetKeyId=devkms.key)
+    store.mount()
+    systemd.hear()
+    put_ini(store, text.replace(f"key = {devkms.key}", "key = alias/other\nregion = us-east-1"))
+    devkms.fault(hang=True)
+    store.process.send_signal(signal.SIGHUP)
+    until(systemd, lambda m: m.startswith("RELOADING=1"))
+    heard = until(systemd, lambda m: m.startswith("READY=1"))
+    assert heard.count("WATCHDOG=1") >= 5, heard
+    devkms.clear()
 
 
 def test_no_proof_for_somebody_else(store, systemd, monkeypatch):

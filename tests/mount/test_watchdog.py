@@ -1,6 +1,7 @@
 """The daemon dies; nobody reads on from the kernel's cache, nobody hangs, and what was fsynced is there afterwards."""
 import os
 import signal
+import subprocess
 import time
 
 import pytest
@@ -216,6 +217,31 @@ def test_sigterm_of_a_busy_mount(held):
     assert code == 0
     mount.mount()
     assert get(mount.path("late")) == get(mount.path("held")) == DATA
+    assert mount.ctl("check", mount.cipher).returncode == 0
+
+
+@pytest.mark.parametrize("first", ["the signal", "umount"])
+def test_sigterm_of_a_mount_that_is_elsewhere_too(mount, first):
+    """In a mount namespace with a copy, as containers have it, the connection outlives umount(8); the daemon still ends in order."""
+    put(mount.path("f"), DATA)
+    with subprocess.Popen(["unshare", "-m", "--propagation", "private", "sh", "-c",
+                           f"exec 3<>{mount.path('f')} && cat <&3 >/dev/null && printf late > {mount.path('g')} && echo ready && read x && cat {mount.path('f')}"],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout.readline() == b"ready\n"
+            if first == "umount":
+                subprocess.run(["umount", mount.plain], check=True, timeout=60)
+                assert mount.process.poll() is None, "its user goes on"
+            mount.process.send_signal(signal.SIGTERM)
+            code = mount.process.wait(60)
+            mount.process = None
+            assert code == 0 and not mount.mounted() and "in another mount namespace" in mount.read_log()
+            out, _ = other.communicate(b"\n", timeout=30)
+            assert out == b"" and other.returncode != 0
+        finally:
+            other.kill()
+    mount.mount()
+    assert get(mount.path("f")) == DATA and get(mount.path("g")) == b"late"
     assert mount.ctl("check", mount.cipher).returncode == 0
 
 

@@ -19,6 +19,8 @@ const char *jsonio_str(const json_t *obj, const char *member);
 MUST_CHECK int jsonio_copy(char *out, size_t size, const json_t *obj, const char *member);
 /* base64 string member decoded; *len in: room, out: bytes. 0, -ENOENT, -EINVAL, -E2BIG. */
 MUST_CHECK int jsonio_blob(uint8_t *out, size_t *len, const json_t *obj, const char *member);
+/* A string of bytes that may be none of UTF-8: what is not ASCII then stands there as \\xNN. NULL: no memory. */
+json_t *jsonio_text(const char *);
 /* Compact text, malloc'ed, or NULL. Not for secrets. */
 char *jsonio_print(const json_t *);
 /* The same in secret memory, 65535 bytes at most; give back with secret_free(). */

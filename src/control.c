@@ -15,23 +15,9 @@
 
 #define WAIT_MS 25000
 
-/* Paths are bytes, and a message may be cut within a character; JSON takes neither. */
-json_t *control_text(const char *s)
-{
-	json_t *v = json_string(s);
-	char *safe = v ? NULL : malloc(4 * strlen(s) + 1), *p = safe;
-
-	for (; safe && *s; s++)
-		p += snprintf(p, 5, (unsigned char)*s < 0x80 ? "%c" : "\\x%02x", (unsigned char)*s);
-	if (!v && safe)
-		v = json_stringn(safe, (size_t)(p - safe));
-	free(safe);
-	return v;
-}
-
 json_t *control_reply(int code, const char *message)
 {
-	return json_pack("{s:i, s:o}", "code", code, "message", control_text(message));
+	return json_pack("{s:i, s:o}", "code", code, "message", jsonio_text(message));
 }
 
 /* One domain or all of them. */

@@ -35,8 +35,6 @@
 
 /* arg: struct service. A new reference, or NULL when memory ran out. */
 json_t *control_answer(void *arg, const json_t *request);
-/* A string for JSON whatever its bytes. */
-json_t *control_text(const char *);
 json_t *control_reply(int code, const char *message);
 
 struct service;

@@ -93,7 +93,7 @@ json_t *control_domain_result(struct service *s, const json_t *request)
 	if (j->made.code)
 		return control_reply(j->made.code, j->made.message);
 	return json_pack("{s:i, s:s, s:i, s:s, s:o, s:s}", "code", EXIT_OK, "message", "made", "index",
-	    (int)j->made.index, "id", j->made.id, "key", control_text(j->made.key), "seal",
+	    (int)j->made.index, "id", j->made.id, "key", jsonio_text(j->made.key), "seal",
 	    j->wish.seal == SEAL_DOMAIN ? "domain" : "file");
 }
 

@@ -42,7 +42,7 @@ static json_t *slot_part(const struct descriptor_slot *slot)
 	if (!slot)
 		return json_null();
 	bytes_hex(material, slot->material, sizeof(slot->material));
-	return json_pack("{s:o, s:s, s:s, s:I, s:i}", "key", control_text(slot->key), "provider",
+	return json_pack("{s:o, s:s, s:s, s:I, s:i}", "key", jsonio_text(slot->key), "provider",
 	    kms_provider_to_name(slot->provider), "material", material, "seq", (json_int_t)slot->seq, "generation",
 	    (int)slot->context);
 }
@@ -157,7 +157,7 @@ static json_t *result(struct service *s, const json_t *request)
 		return json_pack("{s:i, s:s, s:b}", "code", EXIT_OK, "message", "the KMS is being asked", "running", 1);
 	if (j->made.code)
 		return control_reply(j->made.code, j->made.message);
-	return json_pack("{s:i, s:o, s:i, s:I}", "code", EXIT_OK, "message", control_text(j->made.message),
+	return json_pack("{s:i, s:o, s:i, s:I}", "code", EXIT_OK, "message", jsonio_text(j->made.message),
 	    "generation", (int)j->made.generation, "seq", (json_int_t)j->made.seq);
 }
 
@@ -176,7 +176,7 @@ static json_t *finish(struct service *s, const json_t *request)
 	reseal_finish(d, (uint64_t)json_integer_value(seq), &done);
 	if (done.code)
 		return control_reply(done.code, done.message);
-	return json_pack("{s:i, s:o, s:I}", "code", EXIT_OK, "message", control_text(done.message), "seq",
+	return json_pack("{s:i, s:o, s:I}", "code", EXIT_OK, "message", jsonio_text(done.message), "seq",
 	    (json_int_t)done.seq);
 }
 
@@ -196,7 +196,7 @@ static json_t *slot_result(struct domain *d, const struct descriptor_domain *des
 	if (!r || r == -ENOENT || r == -ESTALE)
 		return json_string(!r ? "ok" : r == -ENOENT ? "gone" : "changed");
 	(void)snprintf(text, sizeof(text), "error: %s", why ? why : strerror(-r));
-	return control_text(text);
+	return jsonio_text(text);
 }
 
 static json_t *slot_results(struct domain *d, const struct descriptor_domain *desc, const json_t *slots)

@@ -134,8 +134,8 @@ static json_t *kms_part(struct kms *kms)
 	kms_where(kms, &at);
 	io_utc(expires, at.expires);
 	return json_pack("{s:s, s:o, s:o, s:b, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:f, s:I}", "provider",
-	    kms_provider_name(kms), "key", control_text(kms_key(kms)), "region",
-	    *at.region ? control_text(at.region) : json_null(), "away", at.away, "identity", control_text(at.identity),
+	    kms_provider_name(kms), "key", jsonio_text(kms_key(kms)), "region",
+	    *at.region ? jsonio_text(at.region) : json_null(), "away", at.away, "identity", jsonio_text(at.identity),
 	    "expires", at.expires ? json_string(expires) : json_null(), "expires_unix",
 	    at.expires ? json_integer(at.expires) : json_null(), "calls", (json_int_t)st.calls, "errors",
 	    (json_int_t)st.errors, "denied", (json_int_t)st.denied, "throttled", (json_int_t)st.busy, "unreachable",
@@ -151,7 +151,7 @@ static json_t *audit_part(struct audit *audit)
 	if (!audit_status(audit, &st))
 		return NULL;
 	bytes_hex(head, st.head, AUDIT_HASH);
-	return json_pack("{s:o, s:I, s:I, s:I, s:I, s:s, s:s}", "file", control_text(st.path ? st.path : "syslog"),
+	return json_pack("{s:o, s:I, s:I, s:I, s:I, s:s, s:s}", "file", jsonio_text(st.path ? st.path : "syslog"),
 	    "lines", (json_int_t)st.lines, "dropped", (json_int_t)st.dropped, "queued", (json_int_t)st.queued, "seq",
 	    (json_int_t)st.seq, "head", head, "error", st.error ? strerrordesc_np(st.error) : "");
 }
@@ -168,8 +168,8 @@ struct listing {
 /* The second key of a rotation; why: what is wrong with it. */
 static json_t *previous_part(struct kms *kms, const char *why)
 {
-	return json_pack("{s:s, s:o, s:o}", "provider", kms_provider_name(kms), "key", control_text(kms_key(kms)),
-	    "reason", control_text(why));
+	return json_pack("{s:s, s:o, s:o}", "provider", kms_provider_name(kms), "key", jsonio_text(kms_key(kms)),
+	    "reason", jsonio_text(why));
 }
 
 static json_t *domain_part(const struct service *service, struct domain *d)
@@ -186,7 +186,7 @@ static json_t *domain_part(const struct service *service, struct domain *d)
 	io_utc(since, ls.since);
 	return json_pack("{s:i, s:s, s:s*, s:s, s:o, s:s, s:I, s:I, s:b, s:o*, s:o*, s:o*, s:o*}", "index",
 	    (int)d->index, "id", id, "seal", lease ? (lease_seal(lease) == SEAL_DOMAIN ? "domain" : "file") : NULL,
-	    "state", lease_state_name(ls.state), "reason", control_text(ls.reason), "since", since, "since_unix",
+	    "state", lease_state_name(ls.state), "reason", jsonio_text(ls.reason), "since", since, "since_unix",
 	    (json_int_t)ls.since, "lease_left_ms", (json_int_t)ls.lease_left_ms, "by_admin", ls.by_admin, "kms",
 	    lease ? kms_part(d->kms) : NULL, "previous", lease && previous ? previous_part(previous, ls.before) : NULL,
 	    "counters", counters(&s), "key_age", control_age_domain(service, d));
@@ -238,9 +238,9 @@ json_t *control_status(struct service *s, const json_t *request)
 	io_utc(started, s->started);
 	return json_pack("{s:i, s:s, s:o, s:o, s:s, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:s, s:I, s:s, s:i, "
 	                 "s:o*, s:o*, s:o*, s:I, s:o*, s:o*, s:o*}",
-	    "code", EXIT_OK, "message", "ok", "mountpoint", control_text(s->mountpoint), "cipherdir",
-	    control_text(s->fs->store->path), "store", id, "state", lease_state_name(ls.state), "reason",
-	    control_text(ls.reason), "since", since, "since_unix", (json_int_t)ls.since, "lease_left_ms",
+	    "code", EXIT_OK, "message", "ok", "mountpoint", jsonio_text(s->mountpoint), "cipherdir",
+	    jsonio_text(s->fs->store->path), "store", id, "state", lease_state_name(ls.state), "reason",
+	    jsonio_text(ls.reason), "since", since, "since_unix", (json_int_t)ls.since, "lease_left_ms",
 	    (json_int_t)ls.lease_left_ms, "by_admin", ls.by_admin, "watchdog", !s->watchdog_dead, "started", started,
 	    "started_unix", (json_int_t)s->started, "version", BYOKFS_VERSION, "pid", (int)getpid(), "kms",
 	    kms_part(s->fs->first->kms), "counters", all_counters(s->fs), "latency", latency_part(s->fs),

@@ -80,6 +80,19 @@ int jsonio_blob(uint8_t *out, size_t *len, const json_t *obj, const char *member
 	return 0;
 }
 
+json_t *jsonio_text(const char *s)
+{
+	json_t *v = json_string(s);
+	char *safe = v ? NULL : malloc(4 * strlen(s) + 1), *p = safe;
+
+	for (; safe && *s; s++)
+		p += snprintf(p, 5, (unsigned char)*s < 0x80 ? "%c" : "\\x%02x", (unsigned char)*s);
+	if (!v && safe)
+		v = json_stringn(safe, (size_t)(p - safe));
+	free(safe);
+	return v;
+}
+
 /* jansson may run out of memory between measuring and printing. */
 static bool print_into(char *out, size_t len, const json_t *json)
 {

@@ -224,7 +224,8 @@ static void stop_mount(struct service *s)
 		return;
 	s->stopping = true;
 	if (umount2(s->mountpoint, UMOUNT_NOFOLLOW) == 0 || (errno != EBUSY && errno != EPERM)) {
-		s->cut_at = io_boot_ms() + LINGER_MS; /* the session loop sees, or has seen, the end of the connection */
+		/* As a rule the session loop sees, or has seen, the end of the connection. */
+		s->cut_at = io_boot_ms() + LINGER_MS;
 		return;
 	}
 	log_warn("'%s' is busy: open files are cut off", s->mountpoint);
@@ -243,7 +244,7 @@ static void stop_detached(struct service *s)
 	s->cut_at = 0;
 	if (poll(&device, 1, 0) < 0 || device.revents & POLLERR)
 		return; /* it has ended, and what is still at work may take its time */
-	log_warn("'%s' is unmounted, but in use in another mount namespace or by files still open: it is cut off there",
+	log_warn("'%s' is unmounted, but in use in another mount namespace or by files still open: it is cut off",
 	    s->mountpoint);
 	sync();
 	s->detached = true;
@@ -276,11 +277,17 @@ static void pat(struct service *s, struct alive *alive, uint64_t watchdog_ms, ui
 
 	if (!watchdog_ms || now < *next)
 		return;
-	*next = now + watchdog_ms / 2;
-	if (alive_check(alive, s->fs))
+	if (alive_check(alive, s->fs)) {
+		*next = now + watchdog_ms / 2;
+		s->stuck = false;
 		notify_send("WATCHDOG=1");
-	else
+		return;
+	}
+	/* Soon again: the lease thread may have slept while the machine did, and half the time is over. */
+	*next = now;
+	if (!s->stuck)
 		log_err("no thread serves requests, and nothing is waited for: systemd is not told that all is well");
+	s->stuck = true;
 }
 
 static void *signals(void *arg)

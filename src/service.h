@@ -31,6 +31,7 @@ struct service {
 	sem_t reload; /* posted by a SIGHUP, and at the end */
 	bool running, watchdog_dead, keep_stderr;
 	bool stopping;
+	bool stuck;      /* the signal thread's: systemd is not told that we are alive */
 	uint64_t cut_at; /* the signal thread's: when to cut a connection that outlives its mount */
 	bool cut;        /* stopped while busy: the connection is still there */
 	bool detached;   /* cut, and no mount of ours any more */

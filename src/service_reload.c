@@ -309,7 +309,7 @@ json_t *control_reload(struct service *s)
 	char why[CONFIG_WHY];
 
 	if (reload_all(s, &c, why))
-		return json_pack("{s:i, s:o}", "code", EXIT_CONFIG, "message", control_text(why));
+		return json_pack("{s:i, s:o}", "code", EXIT_CONFIG, "message", jsonio_text(why));
 	return json_pack("{s:i, s:s, s:o, s:o, s:o}", "code", EXIT_OK, "message",
 	    *c.now ? "changed" : "nothing changed", "changed", names(c.now), "next_mount", names(c.later),
 	    "nested_next_mount", names(c.nested));

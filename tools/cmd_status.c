@@ -160,7 +160,8 @@ static json_t *collect(const struct wish *w, int *code)
 	if (w->prometheus && w->mount && (ret == -ENOENT || ret == -ECONNREFUSED || ret == -ENOTCONN)) {
 		char *real CLEANUP_FREE = realpath(w->mount, NULL);
 
-		(void)json_array_append_new(list, json_pack("{s:s}", "mountpoint", real ? real : w->mount));
+		(void)json_array_append_new(
+		    list, json_pack("{s:o}", "mountpoint", jsonio_text(real ? real : w->mount)));
 		return list;
 	}
 	json_decref(list);

@@ -62,23 +62,21 @@ static bool parse(char *text, unsigned uid, struct line *out)
 
 static bool answered(const json_t *answers, const char *mountpoint)
 {
+	json_t *name = jsonio_text(mountpoint); /* as answers have it */
+	bool found = false;
 	const json_t *a;
 	size_t i;
 
-	json_array_foreach(answers, i, a)
-	{
-		const char *at = jsonio_str(a, "mountpoint");
-
-		if (at && strcmp(at, mountpoint) == 0)
-			return true;
-	}
-	return false;
+	json_array_foreach(answers, i, a) found = found || json_equal(json_object_get(a, "mountpoint"), name);
+	json_decref(name);
+	return found;
 }
 
 static json_t *dead(const struct line *l)
 {
-	return json_pack("{s:i, s:s, s:s, s:s*, s:s*}", "code", EXIT_NO_MOUNT, "message", "the daemon does not answer",
-	    "state", "dead", "mountpoint", l->mountpoint, "cipherdir", l->source);
+	return json_pack("{s:i, s:s, s:s, s:o*, s:o*}", "code", EXIT_NO_MOUNT, "message", "the daemon does not answer",
+	    "state", "dead", "mountpoint", jsonio_text(l->mountpoint), "cipherdir",
+	    jsonio_text(l->source));
 }
 
 /* The same mount may be seen in several places: by its device. The first place counts. */

@@ -147,7 +147,8 @@ class Mount:
         return environment()
 
     def ctl(self, *args, check=False, timeout=60):
-        return subprocess.run([CTL, *args], env=self.environment(), capture_output=True, text=True, check=check, timeout=timeout)
+        return subprocess.run([CTL, *args], env=self.environment(), capture_output=True, text=True, errors="surrogateescape", check=check,
+                              timeout=timeout)
 
     def mount(self, *options, check=True):
         """Foreground, so that the daemon is our child; ready when the mount table and the root answer."""

@@ -55,26 +55,27 @@ def test_prometheus(mount):
 
 
 def test_all_mounts_and_domains(make_mount, devkms, tmp_path):
-    """Several mounts, one with a key domain of its own and a name that needs escapes; one whose daemon died."""
+    """Several mounts, one with a key domain of its own and a name that needs escapes; one whose daemon died, with a name that is no text."""
     a = make_mount('a"quoted"', devkms).mount()
-    b = make_mount("b", devkms).mount()
+    b = make_mount("b\udcff", devkms).mount()
+    plain, cipher = (os.fsencode(p).replace(b"\xff", b"\\xff").decode() for p in (b.plain, b.cipher))
     other = devkms.client.create_key()["KeyMetadata"]["Arn"]
     os.mkdir(a.path("nested"))
     a.ctl("domain", "add", a.path("nested"), "--key", other, check=True)
     f = scrape()
-    assert one(f, "byokfs_up", mount=a.plain) == one(f, "byokfs_up", mount=b.plain) == 1
+    assert one(f, "byokfs_up", mount=a.plain) == one(f, "byokfs_up", mount=plain) == 1
     assert one(f, "byokfs_kms_info", mount=a.plain, domain="1", key=other) == 1
     assert len(prometheus.get(f, "byokfs_open", mount=a.plain)) == one(f, "byokfs_domains", mount=a.plain) == 2
     b.kill()
     f = scrape()
-    assert one(f, "byokfs_up", mount=a.plain) == 1 and one(f, "byokfs_up", mount=b.plain) == 0
-    assert not prometheus.get(f, "byokfs_open", mount=b.plain)
-    assert f"{b.plain}: dead" in run(CTL, "status").out
-    (dead,) = [m for m in json.loads(run(CTL, "status", "--json").out) if m["mountpoint"] == b.plain]
-    assert dead["state"] == "dead" and dead["cipherdir"] == b.cipher and dead["code"] == NO_MOUNT
-    assert one(scrape(b.plain), "byokfs_up", mount=b.plain) == 0
+    assert one(f, "byokfs_up", mount=a.plain) == 1 and one(f, "byokfs_up", mount=plain) == 0
+    assert not prometheus.get(f, "byokfs_open", mount=plain)
+    assert plain.replace("\\", r"\x5c") + ": dead" in run(CTL, "status").out
+    (dead,) = [m for m in json.loads(run(CTL, "status", "--json").out) if m["mountpoint"] == plain]
+    assert dead["state"] == "dead" and dead["cipherdir"] == cipher and dead["code"] == NO_MOUNT
+    assert one(scrape(b.plain), "byokfs_up", mount=plain) == 0
     b.clear_dead()
-    assert not prometheus.get(scrape(), "byokfs_up", mount=b.plain)
+    assert not prometheus.get(scrape(), "byokfs_up", mount=plain)
     assert one(scrape(str(tmp_path)), "byokfs_up", mount=str(tmp_path)) == 0
 
 

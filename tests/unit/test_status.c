@@ -176,20 +176,25 @@ static void dead_mounts(void **state)
 	                      "33 22 0:42 / /theirs rw - fuse.byokfs /c rw,user_id=1000,group_id=0\n"
 	                      "34 22 0:40 / /bound rw - fuse.byokfs /c rw,user_id=0,group_id=0\n"
 	                      "35 22 0:43 / /late rw - fuse.byokfs /c rw,user_id=0\n"
+	                      "39 22 0:45 / /alive\\377 rw - fuse.byokfs /c rw,user_id=0\n"
+	                      "40 22 0:46 / /dead\377 rw - fuse.byokfs /c\377 rw,user_id=0\n"
 	                      "36 22 0:43 / /here rw - fuse.byokfs /c rw,user_id=0\n"
 	                      "37 fuse.byokfs user_id=0\n37 - fuse.byokfs \n"
 	                      "38 22 0:44 / /other rw - fuse.sshfs h: rw,user_id=0\n";
-	json_t *answers = parse_json("[{\"mountpoint\":\"/alive\"},{\"mountpoint\":\"/here\"}]");
+	json_t *answers = parse_json("[{\"mountpoint\":\"/alive\"},"
+	                             "{\"mountpoint\":\"/alive\\\\xff\"},{\"mountpoint\":\"/here\"}]");
 	FILE *f = fmemopen(lines, sizeof(lines) - 1, "r");
 
 	(void)state;
 	status_add_dead_from(answers, f, 0);
 	(void)fclose(f);
-	assert_int_equal(json_array_size(answers), 3);
-	const json_t *d = json_array_get(answers, 2);
+	assert_int_equal(json_array_size(answers), 5);
+	const json_t *d = json_array_get(answers, 3), *bytes = json_array_get(answers, 4);
 
 	assert_string_equal(jsonio_str(d, "mountpoint"), "/dead one\\x");
 	assert_string_equal(jsonio_str(d, "cipherdir"), "/c 2");
+	assert_string_equal(jsonio_str(bytes, "mountpoint"), "/dead\\xff");
+	assert_string_equal(jsonio_str(bytes, "cipherdir"), "/c\\xff");
 	assert_int_equal(json_integer_value(json_object_get(d, "code")), EXIT_NO_MOUNT);
 	json_decref(answers);
 }

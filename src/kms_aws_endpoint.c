@@ -156,6 +156,8 @@ static int cut_url(struct aws_endpoint *e)
 	if (!authority || strpbrk(e->url, "@?# \t\r\n\"\\"))
 		return -EINVAL;
 	e->plain = !strncasecmp(e->url, "http://", 7);
+	if (!e->plain && strncasecmp(e->url, "https://", 8) != 0)
+		return -EINVAL;
 	authority += 3;
 	n = strcspn(authority, "/");
 	path = authority + n;

@@ -198,6 +198,7 @@ static void test_refused(void **state)
 		{ HOME, NULL, FOUR("b") FOUR("c") THIRD, false, "BadReplica", "too many" },
 		{ HOME, NULL, REPLICA "@ftp", false, "BadEndpoint", "'ftp' is not an endpoint URL" },
 		{ HOME, NULL, REPLICA "@https://a@b/", false, "BadEndpoint", "'https://a@b/'" },
+		{ HOME, NULL, REPLICA "@ftp://a/", false, "BadEndpoint", "'ftp://a/' is not an endpoint URL" },
 		{ HOME, NULL, "arn:aws:kms:US_EAST:111122223333:key/" ID, false, "BadRegion", "'US_EAST'" },
 		{ HOME, NULL, NULL, true, "NoReplica", "kms.replicas names no replica" },
 		{ HOME, NULL, " ,", true, "NoReplica", "kms.replicas names no replica" },

@@ -310,6 +310,8 @@ static void *signals(void *arg)
 		else if (sig > 0)
 			stop_mount(s);
 		stop_detached(s);
+		if (s->cut)
+			(void)pthread_kill(s->loop, SIGUSR1); /* the first may have come just before it waited */
 		check_watchdog(s);
 		control_age_tick(s);
 		if (!s->stopping)

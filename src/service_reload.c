@@ -20,6 +20,7 @@ enum previous { PREVIOUS_SAME, PREVIOUS_TAKEN, PREVIOUS_LATER };
 struct changes {
 	char now[600], later[600], nested[600]; /* nested: those of now that nested key domains do not take over */
 	enum previous previous;
+	const char *rotated; /* the key that rules now, when the configuration still names the one before; or NULL */
 };
 
 static void add(char *list, size_t size, const char *name)
@@ -116,7 +117,7 @@ static int reconfigure(struct kms *kms, const struct kms_params *fresh, struct k
 	return kms_reconfigure(kms, &p, err);
 }
 
-static int take_over(struct service *s, const struct config *fresh, char *why)
+static int take_over(struct service *s, const struct config *fresh, struct changes *c, char *why)
 {
 	struct keys k = keys_of(s);
 	struct kms_params params, old;
@@ -137,8 +138,10 @@ static int take_over(struct service *s, const struct config *fresh, char *why)
 		log_warn("key '%s' keeps its settings: %s", kms_key(k.before), err.message);
 	if (!r && s->key != k.now && s->key != k.before && reconfigure(s->key, &params, &err))
 		log_warn("the credentials keep their settings: %s", err.message);
-	if (!r && k.now != s->key && params.key && equal(old.key, params.key) && !named(s, &k, params.key))
-		log_warn("the store was rotated to key '%s': set 'key' to it before the next mount", kms_key(k.now));
+	if (!r && k.now != s->key && params.key && equal(old.key, params.key) && !named(s, &k, params.key)) {
+		c->rotated = kms_key(k.now);
+		log_warn("the store was rotated to key '%s': set 'key' to it before the next mount", c->rotated);
+	}
 	return r;
 }
 
@@ -230,7 +233,7 @@ static int reload(struct service *s, struct changes *c, char *why)
 	if (fresh)
 		r = options_reload(s->options, fresh, why);
 	if (!r)
-		r = take_over(s, fresh, why);
+		r = take_over(s, fresh, c, why);
 	if (r) {
 		log_err("the configuration stays as it was: %s", why);
 		if (fresh)
@@ -310,7 +313,7 @@ json_t *control_reload(struct service *s)
 
 	if (reload_all(s, &c, why))
 		return json_pack("{s:i, s:o}", "code", EXIT_CONFIG, "message", jsonio_text(why));
-	return json_pack("{s:i, s:s, s:o, s:o, s:o}", "code", EXIT_OK, "message",
+	return json_pack("{s:i, s:s, s:o, s:o, s:o, s:s?}", "code", EXIT_OK, "message",
 	    *c.now ? "changed" : "nothing changed", "changed", names(c.now), "next_mount", names(c.later),
-	    "nested_next_mount", names(c.nested));
+	    "nested_next_mount", names(c.nested), "rotated_to", c.rotated);
 }

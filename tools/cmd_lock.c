@@ -109,6 +109,7 @@ static void print_names(FILE *f, const char *what, const json_t *names)
 static int print_reload(const char *mount, const json_t *answer)
 {
 	const json_t *changed = json_object_get(answer, "changed"), *later = json_object_get(answer, "next_mount");
+	const char *rotated = jsonio_str(answer, "rotated_to");
 
 	if (cmd_answer_code(answer) != EXIT_OK) {
 		cmd_answer_error(answer, "the configuration of '%s' stays as it was", mount);
@@ -119,6 +120,8 @@ static int print_reload(const char *mount, const json_t *answer)
 	print_names(stdout, "changed:", changed);
 	print_names(stdout, "for the next mount:", later);
 	print_names(stdout, "for the next mount in nested key domains:", json_object_get(answer, "nested_next_mount"));
+	if (rotated)
+		cmd_hint("the store was rotated to key '%s': set 'key' to it before the next mount", rotated);
 	return fflush(stdout) == 0 ? EXIT_OK : EXIT_FAILED;
 }
 

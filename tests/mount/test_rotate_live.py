@@ -309,10 +309,12 @@ def test_reload_after_it(shop, kms):
         return wait_until(lambda: (lambda new: new if "configuration" in new else None)(m.read_log()[n:]))
 
     assert f"the store was rotated to key '{k2}': set 'key' to it before the next mount" in reload(m.key)
+    r = m.ctl("reload", m.plain)
+    assert r.returncode == 0 and r.stdout == "nothing changed\n" and f"byokfsctl: hint: the store was rotated to key '{k2}'" in r.stderr
     assert f"the configuration stays as it was: '{k3}' is another key than '{k2}'" in reload(k3)
     log = reload(k2)
     assert "changed: kms.key" in log and "stays" not in log and "next mount" not in log, log
-    assert "nothing changed" in reload(k2)
+    assert "nothing changed" in reload(k2) and m.ctl("reload", m.plain).stderr == ""
     assert "the configuration stays as it was" in reload(m.key)  # no way back without a rotation
     with_key(m, k2)
     assert m.status()["domains"][0]["kms"]["key"] == k2

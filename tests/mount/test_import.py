@@ -93,9 +93,10 @@ def nasty(top, small=200, root=True):
         os.chown(sub[3], 42, 4242)
     os.chmod(sub[3], 0o2775)
     os.chmod(sub[1], 0o000 if root else 0o555)
-    # Old, all of them: rsync takes times of the same second for equal, and what it has just made is of this one.
-    for name in (b"dangling", b"long link", b"absolute"):
-        os.utime(os.path.join(top, name), ns=(1_111_111_111_222_333_444, 999_888_777_666_555_444), follow_symlinks=False)
+    # Old, what is no file: rsync takes times of the same second for equal, and what it has just made is of this one.
+    for name in os.listdir(top):
+        if not stat.S_ISREG(os.lstat(os.path.join(top, name)).st_mode):
+            os.utime(os.path.join(top, name), ns=(1_111_111_111_222_333_444, 999_888_777_666_555_444), follow_symlinks=False)
     for i, p in enumerate([*sub, os.path.join(top, b"fifo"), os.path.join(sub[5], b"file1"), top]):
         os.utime(p, ns=(1_600_000_000_000_000_000 + i, -86_400_000_000_001 + i if i == 2 else 1_500_000_000_123_456_789 + i))
     return os.fsdecode(top)

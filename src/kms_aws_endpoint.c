@@ -64,6 +64,8 @@ bool aws_same_key(const char *a, const char *b)
 	region_b = arn_field(b, 3);
 	rest_a = arn_field(a, 4);
 	rest_b = arn_field(b, 4);
+	if (!region_a || !region_b || !rest_a || !rest_b)
+		return false;
 	return region_a - a == region_b - b && !strncmp(a, b, (size_t)(region_a - a)) && rest_a - region_a > 1 &&
 	    rest_b - region_b > 1 && !strcmp(rest_a, rest_b);
 }

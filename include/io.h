@@ -31,6 +31,8 @@ uint64_t io_boot_ms(void);
 /* Now and ms more, for pthread_cond_timedwait(3) on a condition of CLOCK_MONOTONIC. That clock stops in suspend, which
  * deadlines do not: wait a second at a time, and look again. */
 struct timespec io_after_ms(uint64_t ms);
+/* A condition of that clock. 0 or -errno; with the C library that there is it cannot fail. */
+int io_cond_init(pthread_cond_t *);
 /* CLOCK_REALTIME in seconds: what is written down for people. */
 int64_t io_unix_time(void);
 /* "YYYY-MM-DDThh:mm:ssZ" of t; out holds 21. */

@@ -9,6 +9,7 @@
 
 #include "audit_internal.h"
 #include "bytes.h"
+#include "io.h"
 #include "log.h"
 
 #define RETRY_MS  1000u
@@ -160,17 +161,13 @@ static void destroy(struct audit *a)
 static struct audit *create(const struct audit_params *p)
 {
 	struct audit *a = calloc(1, sizeof(*a));
-	pthread_condattr_t attr;
 
 	if (!a)
 		return NULL;
 	a->fd = -1;
 	(void)pthread_mutex_init(&a->lock, NULL);
-	(void)pthread_condattr_init(&attr);
-	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	(void)pthread_cond_init(&a->wake, &attr);
-	(void)pthread_cond_init(&a->ended, &attr);
-	(void)pthread_condattr_destroy(&attr);
+	(void)io_cond_init(&a->wake);
+	(void)io_cond_init(&a->ended);
 	a->syslog = p->syslog;
 	a->changes_only = p->changes_only;
 	a->retry_ms = p->retry_ms ? p->retry_ms : RETRY_MS;

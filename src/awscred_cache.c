@@ -332,13 +332,9 @@ void awscred_identity(struct awscred *a, char *out, int64_t *expires)
 
 void awscred_cache_open(struct awscred *a)
 {
-	pthread_condattr_t attr;
 
 	(void)pthread_mutex_init(&a->lock, NULL);
-	(void)pthread_condattr_init(&attr);
-	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	(void)pthread_cond_init(&a->changed, &attr);
-	(void)pthread_condattr_destroy(&attr);
+	(void)io_cond_init(&a->changed);
 }
 
 void awscred_cache_close(struct awscred *a)

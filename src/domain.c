@@ -14,16 +14,6 @@
 
 /* ---- the table */
 
-static void cond_init(pthread_cond_t *cond)
-{
-	pthread_condattr_t attr;
-
-	(void)pthread_condattr_init(&attr);
-	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	(void)pthread_cond_init(cond, &attr);
-	(void)pthread_condattr_destroy(&attr);
-}
-
 struct domain *domain_make(struct fs *fs, const struct descriptor_domain_line *line)
 {
 	struct domain *d = calloc(1, sizeof(*d));
@@ -43,7 +33,7 @@ struct domain *domain_make(struct fs *fs, const struct descriptor_domain_line *l
 		(void)snprintf(d->label, sizeof(d->label), "domain %u", (unsigned)line->index);
 	(void)pthread_mutex_init(&d->lock, NULL);
 	(void)pthread_mutex_init(&d->writing, NULL);
-	cond_init(&d->wake);
+	(void)io_cond_init(&d->wake);
 	return d;
 }
 
@@ -65,7 +55,7 @@ int domains_init(struct fs *fs, const struct domains_params *params)
 		return -ENOMEM;
 	t->params = *params;
 	(void)pthread_mutex_init(&t->lock, NULL);
-	cond_init(&t->wake);
+	(void)io_cond_init(&t->wake);
 	TAILQ_INIT(&t->queue);
 	t->at = calloc(DOMAIN_MAX, sizeof(*t->at));
 	fs->domains = t;

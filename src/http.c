@@ -71,15 +71,11 @@ static int share_open(struct http *h)
 
 static void locks_open(struct http *h)
 {
-	pthread_condattr_t attr;
 
 	(void)pthread_mutex_init(&h->lock, NULL);
 	for (size_t i = 0; i < CURL_LOCK_DATA_LAST; i++)
 		(void)pthread_mutex_init(&h->share_lock[i], NULL);
-	(void)pthread_condattr_init(&attr);
-	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	(void)pthread_cond_init(&h->freed, &attr);
-	(void)pthread_condattr_destroy(&attr);
+	(void)io_cond_init(&h->freed);
 }
 
 static int copy_text(char **out, const char *text)

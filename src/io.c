@@ -211,6 +211,20 @@ struct timespec io_after_ms(uint64_t ms)
 	return t;
 }
 
+int io_cond_init(pthread_cond_t *cond)
+{
+	pthread_condattr_t attr;
+	int r = pthread_condattr_init(&attr);
+
+	if (r)
+		return -r;
+	r = pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	if (!r)
+		r = pthread_cond_init(cond, &attr);
+	(void)pthread_condattr_destroy(&attr);
+	return -r;
+}
+
 int64_t io_unix_time(void)
 {
 	return (int64_t)time(NULL);

@@ -223,14 +223,10 @@ enum kms_status p11_work_do(struct p11_work *w, struct p11_job *j, uint64_t dead
 int p11_work_open(struct p11_work **out, struct p11_target *target, unsigned max)
 {
 	CLEANUP_FREE struct p11_work *w = calloc(1, sizeof(*w));
-	pthread_condattr_t attr;
 
-	if (!w || pthread_condattr_init(&attr))
+	if (!w || io_cond_init(&w->done))
 		return -ENOMEM;
-	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	(void)pthread_cond_init(&w->wanted, NULL);
-	(void)pthread_cond_init(&w->done, &attr);
-	(void)pthread_condattr_destroy(&attr);
 	(void)pthread_mutex_init(&w->lock, NULL);
 	w->last = &w->first;
 	w->target = target;

@@ -459,17 +459,9 @@ void vault_token_forget(struct vault_link *l)
 
 int vault_auth_open(struct vault_link *l)
 {
-	pthread_condattr_t attr;
 	int r = pthread_mutex_init(&l->lock, NULL);
 
-	if (!r)
-		r = pthread_condattr_init(&attr);
-	if (r)
-		return -r;
-	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	r = pthread_cond_init(&l->changed, &attr);
-	(void)pthread_condattr_destroy(&attr);
-	return -r;
+	return r ? -r : io_cond_init(&l->changed);
 }
 
 void vault_auth_close(struct vault_link *l)

@@ -168,20 +168,6 @@ void lease_sleep(pthread_cond_t *cond, pthread_mutex_t *mutex, uint64_t until)
 	(void)pthread_cond_timedwait(cond, mutex, &t);
 }
 
-int lease_cond_init(pthread_cond_t *cond)
-{
-	pthread_condattr_t attr;
-	int r = pthread_condattr_init(&attr);
-
-	if (r)
-		return -r;
-	r = pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	if (!r)
-		r = pthread_cond_init(cond, &attr);
-	(void)pthread_condattr_destroy(&attr);
-	return -r;
-}
-
 /* Everything that does not ask the KMS. */
 static int lease_make(struct lease **out, const struct lease_params *params, struct kms *kms,
     const struct descriptor_domain *desc, const struct context_ids *ids, enum name_mode mode)
@@ -205,7 +191,7 @@ static int lease_make(struct lease **out, const struct lease_params *params, str
 	}
 	atomic_store(&l->ticked, UINT64_MAX);
 	(void)pthread_mutex_init(&l->lock, NULL);
-	r = lease_cond_init(&l->changed);
+	r = io_cond_init(&l->changed);
 	if (!r)
 		r = lease_keys_init(&l->keys, l);
 	if (r) {

@@ -88,7 +88,6 @@ void lease_want_lock(struct lease *, const char *reason);
 bool lease_quiet(const struct lease *, bool all);
 /* Waits on cond until woken, until lease_clock() may have reached `until`, or for a second. */
 void lease_sleep(pthread_cond_t *, pthread_mutex_t *, uint64_t until);
-MUST_CHECK int lease_cond_init(pthread_cond_t *);
 
 /* lease_lock.c */
 void *lease_thread_main(void *);

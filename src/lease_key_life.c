@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <sodium.h>
 
+#include "io.h"
 #include "lease_internal.h"
 #include "log.h"
 #include "secret.h"
@@ -149,7 +150,7 @@ int lease_keys_init(struct lease_keys *k, struct lease *l)
 	if (!k->bucket)
 		return -ENOMEM;
 	k->buckets = BUCKETS_MIN;
-	r = lease_cond_init(&k->work);
+	r = io_cond_init(&k->work);
 	if (r) {
 		free(k->bucket);
 		return r;

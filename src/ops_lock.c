@@ -354,17 +354,13 @@ void locks_release(struct fs *fs, const struct handle *h)
 int locks_open(struct fs *fs, size_t max)
 {
 	struct locks *l = calloc(1, sizeof(*l));
-	pthread_condattr_t attr;
 
 	if (!l)
 		return -ENOMEM;
 	l->fs = fs;
 	l->max = max;
 	pthread_mutex_init(&l->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&l->wake, &attr);
-	pthread_condattr_destroy(&attr);
+	(void)io_cond_init(&l->wake);
 	for (unsigned i = 0; i < LOCK_BUCKETS; i++)
 		LIST_INIT(&l->owners[i]);
 	TAILQ_INIT(&l->waits);

@@ -339,7 +339,6 @@ static int run(struct rotation *r)
 
 static void init(struct rotation *r, const struct cmd_args *args)
 {
-	pthread_condattr_t attr;
 
 	r->path = args->operand[0];
 	r->json = args->json;
@@ -348,10 +347,7 @@ static void init(struct rotation *r, const struct cmd_args *args)
 	(void)pthread_mutex_init(&r->trouble_lock, NULL);
 	(void)pthread_mutex_init(&r->job_lock, NULL);
 	(void)pthread_mutex_init(&r->tick_lock, NULL);
-	(void)pthread_condattr_init(&attr);
-	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	(void)pthread_cond_init(&r->tick, &attr);
-	(void)pthread_condattr_destroy(&attr);
+	(void)io_cond_init(&r->tick);
 	progress_begin(&r->progress, "files", 0);
 }
 

@@ -47,15 +47,11 @@ static void watch_signals(void)
 int gate_open(struct gate **out, unsigned most, uint64_t rate, uint64_t patience_ms)
 {
 	struct gate *g = calloc(1, sizeof(*g));
-	pthread_condattr_t attr;
 
 	if (!g)
 		return -ENOMEM;
 	(void)pthread_mutex_init(&g->lock, NULL);
-	(void)pthread_condattr_init(&attr);
-	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	(void)pthread_cond_init(&g->wake, &attr);
-	(void)pthread_condattr_destroy(&attr);
+	(void)io_cond_init(&g->wake);
 	throttle_init(&g->throttle, most, rate, patience_ms, io_boot_ms());
 	watch_signals();
 	*out = g;

@@ -54,15 +54,11 @@ static int open_live(struct live **out, const char *socket, const json_t *status
 {
 	const char *mount = jsonio_str(status, "mountpoint"), *cipherdir = jsonio_str(status, "cipherdir");
 	struct live *l = calloc(1, sizeof(*l));
-	pthread_condattr_t attr;
 
 	if (!l)
 		return -ENOMEM;
 	(void)pthread_mutex_init(&l->lock, NULL);
-	(void)pthread_condattr_init(&attr);
-	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	(void)pthread_cond_init(&l->filled, &attr);
-	(void)pthread_condattr_destroy(&attr);
+	(void)io_cond_init(&l->filled);
 	(void)pthread_cond_init(&l->freed, NULL);
 	(void)snprintf(l->socket, sizeof(l->socket), "%s", socket);
 	l->mount = strdup(mount ? mount : "?");

@@ -186,6 +186,8 @@ uint64_t kms_deadline(const struct kms *);
 /* "denied", "unreachable", ... and, for people, one line:
  * `KMS said DisabledException (request 1f2e...): message`. */
 const char *kms_status_name(enum kms_status);
+/* The program's exit code for it (exitcode.h). */
+int kms_exitcode(enum kms_status);
 void kms_err_text(char *out, size_t size, const struct kms_err *);
 
 /* The class of an AWS error: type as in __type or x-amzn-ErrorType (qualified forms accepted), message, HTTP

@@ -66,13 +66,17 @@ static json_t *lock(struct service *s, struct domain *one)
 	return control_reply(EXIT_OK, "locked");
 }
 
+int control_refusal(const struct lease_status *ls)
+{
+	bool down = ls->answer == KMS_BUSY || ls->answer == KMS_DOWN;
+
+	return ls->answer == KMS_DENIED ? EXIT_DENIED : down ? EXIT_UNREACHABLE : EXIT_FAILED;
+}
+
 /* Why the domain did not open. */
 static json_t *refusal(const struct lease_status *ls)
 {
-	bool down = ls->answer == KMS_BUSY || ls->answer == KMS_DOWN;
-	int code = ls->answer == KMS_DENIED ? EXIT_DENIED : down ? EXIT_UNREACHABLE : EXIT_FAILED;
-
-	return control_reply(code, ls->reason[0] ? ls->reason : "the KMS has not answered yet");
+	return control_reply(control_refusal(ls), ls->reason[0] ? ls->reason : "the KMS has not answered yet");
 }
 
 /* One no is an answer; the domain goes on asking by itself. */

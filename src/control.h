@@ -36,6 +36,9 @@
 /* arg: struct service. A new reference, or NULL when memory ran out. */
 json_t *control_answer(void *arg, const json_t *request);
 json_t *control_reply(int code, const char *message);
+struct lease_status;
+/* The exit code for a domain that its key service keeps locked. */
+int control_refusal(const struct lease_status *);
 
 struct service;
 /* service_reload() for whoever wants to know what came of it. */

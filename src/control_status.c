@@ -172,6 +172,14 @@ static json_t *previous_part(struct kms *kms, const char *why)
 	    "reason", jsonio_text(why));
 }
 
+/* The exit code of a refusal by a domain in this state. */
+static int refusal_code(const struct lease_status *ls)
+{
+	if (ls->state == LEASE_OPEN)
+		return EXIT_OK;
+	return ls->by_admin ? EXIT_FAILED : control_refusal(ls);
+}
+
 static json_t *domain_part(const struct service *service, struct domain *d)
 {
 	struct kms *previous = atomic_load(&d->previous);
@@ -184,27 +192,13 @@ static json_t *domain_part(const struct service *service, struct domain *d)
 	(void)sum_up(&s, d);
 	bytes_hex(id, d->ids.domain, 16);
 	io_utc(since, ls.since);
-	return json_pack("{s:i, s:s, s:s*, s:s, s:o, s:s, s:I, s:I, s:b, s:o*, s:o*, s:o*, s:o*}", "index",
+	return json_pack("{s:i, s:s, s:s*, s:s, s:o, s:s, s:I, s:I, s:b, s:o*, s:o*, s:o*, s:o*, s:i}", "index",
 	    (int)d->index, "id", id, "seal", lease ? (lease_seal(lease) == SEAL_DOMAIN ? "domain" : "file") : NULL,
 	    "state", lease_state_name(ls.state), "reason", jsonio_text(ls.reason), "since", since, "since_unix",
 	    (json_int_t)ls.since, "lease_left_ms", (json_int_t)ls.lease_left_ms, "by_admin", ls.by_admin, "kms",
 	    lease ? kms_part(d->kms) : NULL, "previous", lease && previous ? previous_part(previous, ls.before) : NULL,
-	    "counters", counters(&s), "key_age", control_age_domain(service, d));
-}
-
-/* The exit code of a refusal by this domain now. */
-static int refusal_code(struct domain *d)
-{
-	struct lease_status ls;
-
-	domain_status(d, &ls);
-	if (ls.state == LEASE_OPEN)
-		return EXIT_OK;
-	if (ls.by_admin)
-		return EXIT_FAILED;
-	if (ls.answer == KMS_DENIED)
-		return EXIT_DENIED;
-	return ls.answer == KMS_BUSY || ls.answer == KMS_DOWN ? EXIT_UNREACHABLE : EXIT_FAILED;
+	    "counters", counters(&s), "key_age", control_age_domain(service, d), "refusal",
+	    refusal_code(&ls));
 }
 
 static bool list_domain(void *arg, struct domain *d)
@@ -212,10 +206,8 @@ static bool list_domain(void *arg, struct domain *d)
 	struct listing *l = arg;
 	json_t *part = d->index >= l->from ? domain_part(l->service, d) : NULL;
 
-	if (part) {
-		(void)json_object_set_new(part, "refusal", json_integer(refusal_code(d)));
+	if (part)
 		(void)json_array_append_new(l->list, part);
-	}
 	return json_array_size(l->list) < DOMAINS_SHOWN;
 }
 

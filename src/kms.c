@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "exitcode.h"
 #include "io.h"
 #include "kms_internal.h"
 #include "secret.h"
@@ -60,6 +61,24 @@ const char *kms_status_name(enum kms_status status)
 	static const char *const name[] = { "ok", "denied", "bad blob", "throttled", "unreachable", "misconfigured" };
 
 	return (size_t)status < sizeof(name) / sizeof(name[0]) ? name[status] : "unknown";
+}
+
+int kms_exitcode(enum kms_status status)
+{
+	switch (status) {
+	case KMS_OK:
+		return EXIT_OK;
+	case KMS_DENIED:
+		return EXIT_DENIED;
+	case KMS_BUSY:
+	case KMS_DOWN:
+		return EXIT_UNREACHABLE;
+	case KMS_CONFIG:
+		return EXIT_CONFIG;
+	case KMS_BAD_BLOB:
+		break;
+	}
+	return EXIT_FAILED;
 }
 
 void kms_err_text(char *out, size_t size, const struct kms_err *err)

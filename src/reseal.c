@@ -43,22 +43,6 @@ static void end(struct turn *t)
 	free(t->desc);
 }
 
-/* Exit code of what the KMS said. */
-static int code_of(enum kms_status status)
-{
-	switch (status) {
-	case KMS_DENIED:
-		return EXIT_DENIED;
-	case KMS_BUSY:
-	case KMS_DOWN:
-		return EXIT_UNREACHABLE;
-	case KMS_CONFIG:
-		return EXIT_CONFIG;
-	default:
-		return EXIT_FAILED;
-	}
-}
-
 static int kms_refused(struct turn *t, const char *what, const char *key, const struct kms_err *err)
 {
 	/* A key that never worked here may be a mistake of the configuration; now it is the rights that are missing. */
@@ -66,7 +50,9 @@ static int kms_refused(struct turn *t, const char *what, const char *key, const 
 	char text[600];
 
 	kms_err_text(text, sizeof(text), err);
-	return refuse(t, rights ? EXIT_DENIED : code_of(err->status), "%s '%.300s': %s%s", what, key, text,
+	int code = rights ? EXIT_DENIED : err->status == KMS_OK ? EXIT_FAILED : kms_exitcode(err->status);
+
+	return refuse(t, code, "%s '%.300s': %s%s", what, key, text,
 	    rights ? " (this host needs kms:Decrypt and kms:GenerateDataKey on that key)" : "");
 }
 
@@ -98,7 +84,7 @@ static int must_be_open(struct turn *t)
 	if (domain_is_open(t->domain))
 		return 0;
 	domain_status(t->domain, &ls);
-	return refuse(t, ls.answer == KMS_OK ? EXIT_FAILED : code_of(ls.answer), "key domain %u is locked: %s",
+	return refuse(t, ls.answer == KMS_OK ? EXIT_FAILED : kms_exitcode(ls.answer), "key domain %u is locked: %s",
 	    (unsigned)t->domain->index, ls.reason);
 }
 

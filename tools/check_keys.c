@@ -237,7 +237,7 @@ static int open_kms(const struct check_keys *k, struct domain_keys_at *d, struct
 	if (kms_open(&d->kms, &params, false, err) == 0)
 		return EXIT_OK;
 	d->kms = NULL;
-	return cmd_exit_kms(err->status == KMS_OK ? KMS_CONFIG : err->status);
+	return kms_exitcode(err->status == KMS_OK ? KMS_CONFIG : err->status);
 }
 
 static int open_lease(const struct check_keys *k, struct domain_keys_at *d, struct kms_err *err)
@@ -249,7 +249,7 @@ static int open_lease(const struct check_keys *k, struct domain_keys_at *d, stru
 	err->status =
 	    lease_open(&lease, &params, d->kms, d->desc, &d->ids, k->store->desc.names, false, err);
 	if (err->status != KMS_OK)
-		return err->status == KMS_BAD_BLOB ? EXIT_NOT_A_STORE : cmd_exit_kms(err->status);
+		return err->status == KMS_BAD_BLOB ? EXIT_NOT_A_STORE : kms_exitcode(err->status);
 	if (lease_enter(lease, LEASE_WORK) == 0) {
 		ret = descriptor_domain_verify(d->desc, lease_domain_keys(lease));
 		lease_leave(lease, LEASE_WORK);
@@ -356,7 +356,7 @@ static enum check_key refused(struct domain_keys_at *d, const struct kms *kms, c
 	if (err->status == KMS_BUSY)
 		atomic_store(&d->throttled, true);
 	else
-		atomic_store(before ? &d->before : &d->code, cmd_exit_kms(err->status));
+		atomic_store(before ? &d->before : &d->code, kms_exitcode(err->status));
 	return CHECK_KEY_REFUSED;
 }
 

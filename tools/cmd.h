@@ -97,7 +97,6 @@ int cmd_domain_list(const char *path, bool json);
 
 /* Errors. */
 int cmd_exit_store(int err); /* -errno of store.h */
-int cmd_exit_kms(enum kms_status);
 /* What to do about it; NULL when there is nothing to say. */
 const char *cmd_kms_hint(const struct kms_err *);
 /* Prints "what: the KMS's words" and the hint; returns the exit code. */

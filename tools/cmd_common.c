@@ -28,24 +28,6 @@ int cmd_exit_store(int err)
 	}
 }
 
-int cmd_exit_kms(enum kms_status status)
-{
-	switch (status) {
-	case KMS_OK:
-		return EXIT_OK;
-	case KMS_DENIED:
-		return EXIT_DENIED;
-	case KMS_BUSY:
-	case KMS_DOWN:
-		return EXIT_UNREACHABLE;
-	case KMS_CONFIG:
-		return EXIT_CONFIG;
-	case KMS_BAD_BLOB:
-		break;
-	}
-	return EXIT_FAILED;
-}
-
 const char *cmd_kms_hint(const struct kms_err *err)
 {
 	switch (err->status) {
@@ -74,7 +56,7 @@ int cmd_kms_failed(const char *what, const struct kms_err *err)
 	cmd_error("%s: %s", what, text);
 	if (hint)
 		cmd_hint("%s", hint);
-	return cmd_exit_kms(err->status);
+	return kms_exitcode(err->status);
 }
 
 static struct audit *audit;
@@ -126,7 +108,7 @@ int cmd_kms_open(struct kms **out, const struct config *c, struct kms_err *err)
 		return EXIT_OK;
 	if (err->status == KMS_OK) /* nobody was asked yet */
 		err->status = KMS_CONFIG;
-	return cmd_exit_kms(err->status);
+	return kms_exitcode(err->status);
 }
 
 /* A blob that does not open: the wrong key is configured, or the descriptor is no good. */
@@ -135,7 +117,7 @@ static int exit_unseal(const struct store *s, const struct kms *kms, enum kms_st
 	const struct descriptor_slot *slot = descriptor_ruling_slot(&s->domain);
 
 	if (status != KMS_BAD_BLOB)
-		return cmd_exit_kms(status);
+		return kms_exitcode(status);
 	return slot && !kms_same_key(kms, slot->key, kms_key(kms)) ? EXIT_CONFIG : EXIT_NOT_A_STORE;
 }
 

@@ -172,7 +172,7 @@ void test_kms_failed(struct trial *t, const char *step, const char *operation, c
 	if (test_is_aws(t) && test_denied(&t->err))
 		access_denied(t, step, operation, key, text);
 	else
-		test_failed(t, cmd_exit_kms(t->err.status), step, usual_todo(t, &t->err), "%s", text);
+		test_failed(t, kms_exitcode(t->err.status), step, usual_todo(t, &t->err), "%s", text);
 }
 
 int test_report_end(struct trial *t)

@@ -104,7 +104,7 @@ static void open_domain(struct trial *t, const char *step, const struct descript
 	memcpy(ids.domain, d->domain, CONTEXT_ID);
 	status = lease_open(&lease, &params, kms, d, &ids, t->store->desc.names, false, &t->err);
 	if (status != KMS_OK) {
-		unseal_failed(t, step, d, kms, status == KMS_BAD_BLOB ? EXIT_NOT_A_STORE : cmd_exit_kms(status));
+		unseal_failed(t, step, d, kms, status == KMS_BAD_BLOB ? EXIT_NOT_A_STORE : kms_exitcode(status));
 		return;
 	}
 	if (lease_enter(lease, LEASE_WORK) == 0) {

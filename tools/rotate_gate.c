@@ -187,7 +187,7 @@ static void refuse(struct gate *g, const struct kms_err *err)
 		    "kms:ReEncryptTo on the new one? 'byokfsctl policy --rotator ARN' prints its policy",
 		    "%s", text);
 	else
-		gate_stop(g, cmd_exit_kms(err->status), cmd_kms_hint(err), "%s%s",
+		gate_stop(g, kms_exitcode(err->status), cmd_kms_hint(err), "%s%s",
 		    err->status == KMS_DOWN || err->status == KMS_BUSY ? "given up: " : "", text);
 }
 

@@ -71,6 +71,10 @@ struct cmd_option {
 MUST_CHECK int cmd_parse(
     struct cmd_args *, int argc, char **argv, unsigned takes, const struct cmd_option *, size_t min, size_t max);
 
+/* A number from 1 to max behind an option ("--jobs"); NULL leaves *out alone. EXIT_OK, or EXIT_USAGE after saying what
+ * is wrong. */
+MUST_CHECK int cmd_number(const char *option, const char *text, unsigned max, unsigned *out);
+
 /* The configuration: file, then settings, then the check of the whole; says what is wrong. EXIT_OK or EXIT_CONFIG.
  * config_free() it either way. */
 MUST_CHECK int cmd_configure(struct config *, const struct cmd_args *);

@@ -250,3 +250,19 @@ int cmd_configure(struct config *c, const struct cmd_args *args)
 	}
 	return secret_init(c->cache.allow_unlocked) < 0 ? EXIT_FAILED : EXIT_OK;
 }
+
+int cmd_number(const char *option, const char *text, unsigned max, unsigned *out)
+{
+	unsigned long n;
+	char *end = NULL;
+
+	if (!text)
+		return EXIT_OK;
+	n = *text >= '0' && *text <= '9' ? strtoul(text, &end, 10) : 0;
+	if (n < 1 || n > max || *end) {
+		cmd_error("%s: '%.60s' is not a number from 1 to %u", option, text, max);
+		return EXIT_USAGE;
+	}
+	*out = (unsigned)n;
+	return EXIT_OK;
+}

@@ -57,20 +57,6 @@ static int wrong(const char *option, const char *value, const char *what)
 	return EXIT_USAGE;
 }
 
-static int parse_jobs(const char *text, unsigned *out)
-{
-	unsigned long n;
-	char *end;
-
-	if (!text)
-		return EXIT_OK;
-	n = strtoul(text, &end, 10);
-	if (*text < '0' || *text > '9' || *end || n < 1 || n > IMPORT_JOBS_MAX)
-		return wrong("jobs", text, "a number from 1 to 64");
-	*out = (unsigned)n;
-	return EXIT_OK;
-}
-
 static int parse_verify(const char *text, enum import_verify *out)
 {
 	if (!text || strcmp(text, "copied") == 0)
@@ -393,7 +379,7 @@ int cmd_import(int argc, char **argv)
 		return code;
 	r.src = args.operand[0];
 	r.cipherdir = args.operand[1];
-	code = parse_jobs(jobs, &r.jobs);
+	code = cmd_number("--jobs", jobs, IMPORT_JOBS_MAX, &r.jobs);
 	if (code == EXIT_OK)
 		code = parse_verify(verify, &r.verify);
 	if (code == EXIT_OK && r.into && !stays_below(r.into))

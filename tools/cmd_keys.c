@@ -178,19 +178,6 @@ static int all_instances(const struct wish *w)
 
 /* ---- options */
 
-static int number(const char *text, const char *option, unsigned max, unsigned *out)
-{
-	char *end = NULL;
-	unsigned long n = isdigit((unsigned char)*text) ? strtoul(text, &end, 10) : 0;
-
-	if (n < 1 || n > max || *end) {
-		cmd_error("%s: '%.60s' is not a number from 1 to %u", option, text, max);
-		return EXIT_USAGE;
-	}
-	*out = (unsigned)n;
-	return EXIT_OK;
-}
-
 static int wrong(const char *what)
 {
 	cmd_error("%s", what);
@@ -223,10 +210,10 @@ static int check_wish(const struct wish *w)
 static int take_numbers(struct wish *w)
 {
 	struct config config;
-	int code = w->jobs_text ? number(w->jobs_text, "--jobs", JOBS_MAX, &w->jobs) : EXIT_OK;
+	int code = cmd_number("--jobs", w->jobs_text, JOBS_MAX, &w->jobs);
 
-	if (code == EXIT_OK && w->days_text)
-		code = number(w->days_text, "--max-age", DAYS_MAX, &w->days);
+	if (code == EXIT_OK)
+		code = cmd_number("--max-age", w->days_text, DAYS_MAX, &w->days);
 	if (code != EXIT_OK || !w->alert)
 		return code;
 	code = cmd_read_config(&config, &w->args);

@@ -32,16 +32,6 @@ static bool parse_number(const char *text, uint64_t min, uint64_t max, const cha
 	return p != text && n >= min && n <= max;
 }
 
-static int take_number(const char *option, const char *text, uint64_t max, uint64_t *out)
-{
-	const char *rest;
-
-	if (!text || (parse_number(text, 1, max, &rest, out) && !*rest))
-		return EXIT_OK;
-	cmd_error("--%s: '%s' is not a number from 1 to %llu", option, text, (unsigned long long)max);
-	return EXIT_USAGE;
-}
-
 static int take_duration(const char *option, const char *text, uint64_t *ms)
 {
 	static const struct {
@@ -64,17 +54,19 @@ static int take_duration(const char *option, const char *text, uint64_t *ms)
 
 static int take_wishes(struct rotation *r, const struct wishes *w)
 {
-	uint64_t jobs = JOBS;
-	int code = take_number("jobs", w->jobs, ROTATE_JOBS_MAX, &jobs);
+	unsigned rate = 0;
+	int code;
 
+	r->jobs = JOBS;
 	r->patience_ms = PATIENCE;
+	code = cmd_number("--jobs", w->jobs, ROTATE_JOBS_MAX, &r->jobs);
 	if (code == EXIT_OK)
-		code = take_number("rate", w->rate, RATE_MOST, &r->rate);
+		code = cmd_number("--rate", w->rate, RATE_MOST, &rate);
+	r->rate = rate;
 	if (code == EXIT_OK)
 		code = take_duration("patience", w->patience, &r->patience_ms);
 	if (code != EXIT_OK)
 		return code;
-	r->jobs = (unsigned)jobs;
 	r->to = w->to;
 	r->from = w->from;
 	r->chosen = w->domain;

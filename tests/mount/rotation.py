@@ -14,7 +14,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from conftest import AK, CTL, SK, wait_until
+from conftest import AK, CTL, SK, Devkms, wait_until
 
 
 def key_hash(key):
@@ -204,3 +204,30 @@ def end(p, sig=signal.SIGTERM, seconds=30):
     p.send_signal(sig)
     out, err = p.communicate(timeout=seconds)
     return p.returncode, out, err
+
+
+def one_kms(tmp_path_factory):
+    """The body of a module's fixture: one for all, each test has stores and keys of its own."""
+    k = Devkms(tmp_path_factory.mktemp("devkms"))
+    yield k
+    k.stop()
+
+
+def make_shop(kms, make_mount, mounted):
+    """The body of a fixture: make(count, init) gives a store with content, under a key of its own."""
+    made = []
+
+    def make(count=20, init=(), **kw):
+        kms.clear()
+        kms.key = new_key(kms)
+        m = make_mount(f"m{len(made)}", kms, init=init, **kw)
+        m.key = kms.key
+        made.append(m)
+        m.mount()
+        m.content = Content(len(made)).make(m, count)
+        if not mounted:
+            m.umount()
+        return m
+
+    yield make
+    kms.clear()

@@ -8,39 +8,21 @@ import time
 
 import pytest
 
-from conftest import CTL, Devkms, wait_until
+from conftest import CTL, wait_until
 from programs import ALREADY, CONFIG, DAMAGE, DENIED, NOT_A_STORE, UNREACHABLE, USAGE, Ran, said
-from rotation import (Content, backing_files, end, history, key_hash, killed_after, new_key, new_material, reencrypts, rotate,
-                      slots_of, start_rotate, tree_hash, under, with_key)
+from rotation import (Content, backing_files, end, history, key_hash, killed_after, make_shop, new_key, new_material, one_kms, reencrypts,
+                      rotate, slots_of, start_rotate, tree_hash, under, with_key)
 from test_vault import Vault
 
 
 @pytest.fixture(scope="module")
 def kms(tmp_path_factory):
-    """One for all: each test has stores and keys of its own."""
-    k = Devkms(tmp_path_factory.mktemp("devkms"))
-    yield k
-    k.stop()
+    yield from one_kms(tmp_path_factory)
 
 
 @pytest.fixture
 def shop(kms, make_mount):
-    """shop(count, init): an unmounted store with content, under a key of its own."""
-    made = []
-
-    def make(count=20, init=(), **kw):
-        kms.clear()
-        kms.key = new_key(kms)
-        m = make_mount(f"m{len(made)}", kms, init=init, **kw)
-        m.key = kms.key
-        made.append(m)
-        m.mount()
-        m.content = Content(len(made)).make(m, count)
-        m.umount()
-        return m
-
-    yield make
-    kms.clear()
+    yield from make_shop(kms, make_mount, mounted=False)
 
 
 def opens_under(m, key):

@@ -9,37 +9,21 @@ import time
 
 import pytest
 
-from conftest import AK, BYOKFS, SK, Devkms, wait_until
+from conftest import AK, BYOKFS, SK, wait_until
 from iam import Request, allowed
 from programs import ALREADY, CONFIG, DENIED, NO_MOUNT, Ran, said
-from rotation import (Content, backing_files, end, history, key_hash, killed_after, new_key, new_material, reencrypts, rotate,
-                      slots_of, start_rotate, under, with_key)
+from rotation import (backing_files, end, history, key_hash, killed_after, make_shop, new_key, new_material, one_kms, reencrypts,
+                      rotate, slots_of, start_rotate, under, with_key)
 
 
 @pytest.fixture(scope="module")
 def kms(tmp_path_factory):
-    k = Devkms(tmp_path_factory.mktemp("devkms"))
-    yield k
-    k.stop()
+    yield from one_kms(tmp_path_factory)
 
 
 @pytest.fixture
 def shop(kms, make_mount):
-    """shop(count, init): a mounted store with content, under a key of its own."""
-    made = []
-
-    def make(count=20, init=(), **kw):
-        kms.clear()
-        kms.key = new_key(kms)
-        m = make_mount(f"m{len(made)}", kms, init=init, **kw)
-        m.key = kms.key
-        made.append(m)
-        m.mount()
-        m.content = Content(len(made)).make(m, count)
-        return m
-
-    yield make
-    kms.clear()
+    yield from make_shop(kms, make_mount, mounted=True)
 
 
 def forget():

@@ -355,6 +355,25 @@ static int wait_ready(struct import_mount *m)
 	return EXIT_OK;
 }
 
+/* A signal that comes before exec(2) ends the child: the handler that it has from us until then would swallow it. */
+static pid_t fork_daemon(void)
+{
+	static const int sigs[] = { SIGINT, SIGTERM, SIGHUP };
+	const size_t n = sizeof(sigs) / sizeof(sigs[0]);
+	sigset_t held, before;
+	pid_t pid;
+
+	(void)sigemptyset(&held);
+	for (size_t i = 0; i < n; i++)
+		(void)sigaddset(&held, sigs[i]);
+	(void)pthread_sigmask(SIG_BLOCK, &held, &before);
+	pid = fork();
+	for (size_t i = 0; pid == 0 && i < n; i++)
+		(void)signal(sigs[i], SIG_DFL);
+	(void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return pid;
+}
+
 static int start(struct import_mount *m, const struct cmd_args *args, const char *cipherdir)
 {
 	struct command command = { .n = 0 };
@@ -368,7 +387,7 @@ static int start(struct import_mount *m, const struct cmd_args *args, const char
 		return EXIT_NOT_A_STORE;
 	}
 	compose(&command, m, args);
-	m->daemon = fork();
+	m->daemon = fork_daemon();
 	if (m->daemon == 0)
 		become(&command, m->store, self);
 	if (m->daemon > 0)

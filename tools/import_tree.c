@@ -9,14 +9,14 @@
 #include <unistd.h>
 
 #include "import.h"
+#include "namelist.h"
 
 #define SYNC_EVERY 20000u /* objects */
 #define ELSEWHERE  "on another file system: not copied"
 
 struct level {
 	struct import_dir *dir; /* a reference */
-	char *names;            /* subdirectories to enter, NUL-separated */
-	size_t len, room, at;
+	struct namelist names;  /* subdirectories to enter */
 };
 
 struct walk {
@@ -73,24 +73,6 @@ static struct import_dir *dir_new(struct import_dir *parent, const char *name)
 	return dir;
 }
 
-static int remember(struct level *l, const char *name)
-{
-	size_t n = strlen(name) + 1;
-
-	if (l->len + n > l->room) {
-		size_t room = 2 * l->room + n + 64;
-		char *more = realloc(l->names, room);
-
-		if (!more)
-			return -ENOMEM;
-		l->names = more;
-		l->room = room;
-	}
-	memcpy(l->names + l->len, name, n);
-	l->len += n;
-	return 0;
-}
-
 /* So that little is lost by a power cut: it would be copied again. What fails here fails again at the end. */
 static void sync_now_and_then(struct walk *w)
 {
@@ -142,7 +124,7 @@ static int one_entry(struct walk *w, struct level *l, const char *name)
 		return 0;
 	}
 	if (S_ISDIR(st.st_mode))
-		return remember(l, name);
+		return namelist_add(&l->names, name);
 	if (S_ISSOCK(st.st_mode)) {
 		import_say(im, IMPORT_WARNING, l->dir, name, "a socket: not copied");
 		return 0;
@@ -298,7 +280,7 @@ static void up(struct walk *w)
 {
 	struct level *l = &w->level[--w->depth];
 
-	free(l->names);
+	namelist_free(&l->names);
 	import_dir_put(w->im, l->dir);
 }
 
@@ -308,14 +290,12 @@ static int go(struct walk *w)
 
 	while (w->depth > 0 && ret == 0 && !import_stopped(w->im)) {
 		struct level *l = &w->level[w->depth - 1];
-		size_t at = l->at;
+		const char *name = namelist_next(&l->names);
 
-		if (at == l->len) {
+		if (name)
+			ret = down(w, l->dir, name);
+		else
 			up(w);
-			continue;
-		}
-		l->at += strlen(l->names + at) + 1;
-		ret = down(w, l->dir, l->names + at);
 	}
 	while (w->depth > 0)
 		up(w);

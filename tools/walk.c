@@ -7,12 +7,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "namelist.h"
+
 struct level {
 	dev_t dev;
 	ino_t ino;
-	size_t path_len; /* of this directory's path */
-	char *names;     /* subdirectories to enter, NUL-separated */
-	size_t len, room, at;
+	size_t path_len;       /* of this directory's path */
+	struct namelist names; /* subdirectories to enter */
 };
 
 struct walker {
@@ -28,24 +29,6 @@ struct walker {
 static const char *path_of(const struct walker *w)
 {
 	return w->path[0] ? w->path : ".";
-}
-
-static int remember(struct level *l, const char *name)
-{
-	size_t n = strlen(name) + 1;
-
-	if (l->len + n > l->room) {
-		size_t room = 2 * l->room + n + 64;
-		char *more = realloc(l->names, room);
-
-		if (!more)
-			return -ENOMEM;
-		l->names = more;
-		l->room = room;
-	}
-	memcpy(l->names + l->len, name, n);
-	l->len += n;
-	return 0;
 }
 
 static int path_push(struct walker *w, const char *name)
@@ -77,7 +60,7 @@ static int one_entry(struct walker *w, const char *name)
 	}
 	if (!w->ops->entry(w->ops->arg, w->fd, path_of(w), name, &st))
 		return 0;
-	return S_ISDIR(st.st_mode) && st.st_dev == w->dev ? remember(l, name) : 0;
+	return S_ISDIR(st.st_mode) && st.st_dev == w->dev ? namelist_add(&l->names, name) : 0;
 }
 
 /* Shows all entries of the current directory, remembering those to enter. */
@@ -166,7 +149,7 @@ static int up(struct walker *w)
 	w->ops->leave(w->ops->arg);
 	(void)close(w->fd);
 	w->fd = fd;
-	free(w->level[w->depth--].names);
+	namelist_free(&w->level[w->depth--].names);
 	w->path[to->path_len] = '\0';
 	return 0;
 }
@@ -176,11 +159,9 @@ static int go(struct walker *w)
 	int ret = list(w);
 
 	while (ret >= 0) {
-		struct level *l = &w->level[w->depth];
-		const char *name = l->names + l->at;
+		const char *name = namelist_next(&w->level[w->depth].names);
 
-		if (l->at < l->len) {
-			l->at += strlen(name) + 1;
+		if (name) {
 			ret = down(w, name);
 		} else if (w->depth > 0) {
 			ret = up(w);
@@ -210,7 +191,7 @@ int walk(int rootfd, const struct walk_ops *ops)
 			ops->leave(ops->arg);
 	}
 	for (size_t i = 0; w.level && i <= w.depth; i++)
-		free(w.level[i].names);
+		namelist_free(&w.level[i].names);
 	free(w.level);
 	free(w.path);
 	if (w.fd >= 0)

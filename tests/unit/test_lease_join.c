@@ -1,48 +1,11 @@
 /* Those who join: a call under way for somebody else, or with somebody else's header, must not speak for them, and
  * nobody waits for another's operation. And those who left: no key is kept for them. */
-#include "lease_world.h"
-
-#define FILES 12
-static struct header_ident ident[FILES];
-static struct header_slot slot[FILES];
+#include "lease_files.h"
 
 static void open_with_files(void)
 {
 	open_for_long();
-	for (int i = 0; i < FILES; i++)
-		make_file(&ident[i], &slot[i]);
-}
-
-static int ahead(int i)
-{
-	return lease_key_ahead(w.lease, &ident[i], &slot[i]);
-}
-
-static int look(int i)
-{
-	struct lease_key *key;
-	int r = lease_file_key(w.lease, &ident[i], NULL, NULL, &key);
-
-	if (!r)
-		lease_key_put(key);
-	return r;
-}
-
-static int park(int i, int at)
-{
-	struct lease_key *key;
-
-	return lease_file_key(w.lease, &ident[i], &slot[i], park_at(at), &key);
-}
-
-static void take_parked(int i, int at)
-{
-	struct lease_key *key;
-
-	assert_int_equal(parked[at].waiter.result, 0);
-	assert_int_equal(lease_file_key(w.lease, &ident[i], &slot[i], &parked[at].waiter, &key), 0);
-	assert_memory_equal(lease_key_file(key)->commit, ident[i].commit, 32);
-	lease_key_put(key);
+	make_files();
 }
 
 /* ---- those who come later than the question ---- */

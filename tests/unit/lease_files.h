@@ -1,4 +1,4 @@
-/* lease_files.h — for the lease's tests: some files with headers, and what is asked of the lease for them, by number. */
+/* lease_files.h — for the lease's tests: files with headers, and what is asked of the lease for them, by number. */
 #ifndef BYOKFS_TEST_LEASE_FILES_H
 #define BYOKFS_TEST_LEASE_FILES_H
 

@@ -1,99 +1,21 @@
 /* awscred: the order of sources, the dialect of the files, and rotation. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
-#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/fsuid.h>
 #include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
-#include "awscred.h"
-#include "io.h"
+#include "awscred_fixture.h"
 #include "secret.h"
-
-#define N(a) (sizeof(a) / sizeof((a)[0]))
-
-struct fixture {
-	char dir[40], credentials[80], config[80], why[200];
-	struct awscred *a;
-};
-
-static void write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-
-	assert_true(fd >= 0);
-	assert_int_equal(write(fd, text, strlen(text)), strlen(text));
-	close(fd);
-}
-
-static void clear_env(void)
-{
-	static const char *const names[] = { "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
-		"AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL",
-		"AWS_ENDPOINT_URL_KMS", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_CONFIG_FILE",
-		"AWS_SHARED_CREDENTIALS_FILE", "AWS_CREDENTIAL_EXPIRATION", "AWS_WEB_IDENTITY_TOKEN_FILE",
-		"AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-		"AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN",
-		"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_EC2_METADATA_SERVICE_ENDPOINT",
-		"AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT",
-		"AWS_ENDPOINT_URL_STS" };
-
-	for (size_t i = 0; i < N(names); i++)
-		unsetenv(names[i]);
-	setenv("AWS_EC2_METADATA_DISABLED", "true", 1);
-}
-
-static int setup(void **state)
-{
-	struct fixture *f = test_calloc(1, sizeof(*f));
-
-	strcpy(f->dir, "/tmp/byokfs-awscred.XXXXXX");
-	assert_non_null(mkdtemp(f->dir));
-	snprintf(f->credentials, sizeof(f->credentials), "%s/credentials", f->dir);
-	snprintf(f->config, sizeof(f->config), "%s/config", f->dir);
-	clear_env();
-	setenv("AWS_SHARED_CREDENTIALS_FILE", f->credentials, 1);
-	setenv("AWS_CONFIG_FILE", f->config, 1);
-	*state = f;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-
-	awscred_close(f->a);
-	clear_env();
-	(void)unlink(f->credentials);
-	(void)unlink(f->config);
-	assert_int_equal(rmdir(f->dir), 0);
-	test_free(f);
-	return 0;
-}
 
 static void open_profile(struct fixture *f, const char *profile)
 {
-	const struct awscred_params params = { .profile = profile };
-
-	awscred_close(f->a);
-	f->a = NULL;
-	assert_int_equal(awscred_open(&f->a, &params), 0);
+	open_with(f, &(struct awscred_params){ .profile = profile });
 }
 
-static void expect(struct fixture *f, const char *access, const char *secret, const char *token)
+static void expect_all(struct fixture *f, const char *access, const char *secret, const char *token)
 {
 	struct sigv4_credentials *c = NULL;
 
@@ -107,16 +29,6 @@ static void expect(struct fixture *f, const char *access, const char *secret, co
 	awscred_put(c);
 }
 
-static void expect_error(struct fixture *f, int error, const char *words)
-{
-	struct sigv4_credentials *c = NULL;
-
-	assert_int_equal(awscred_get(f->a, UINT64_MAX, &c, f->why), error);
-	assert_null(c);
-	if (!strstr(f->why, words))
-		fail_msg("'%s' does not say '%s'", f->why, words);
-}
-
 #define PLAIN "[default]\naws_access_key_id = AKDEFAULT\naws_secret_access_key = s/default+1=\n"
 
 static void test_environment_comes_first(void **state)
@@ -127,13 +39,13 @@ static void test_environment_comes_first(void **state)
 	setenv("AWS_ACCESS_KEY_ID", "AKENV", 1);
 	setenv("AWS_SECRET_ACCESS_KEY", "senv", 1);
 	open_profile(f, NULL);
-	expect(f, "AKENV", "senv", NULL);
+	expect_all(f, "AKENV", "senv", NULL);
 	setenv("AWS_SESSION_TOKEN", "tok", 1);
-	expect(f, "AKENV", "senv", "tok");
+	expect_all(f, "AKENV", "senv", "tok");
 	setenv("AWS_PROFILE", "other", 1); /* does not switch the environment off */
-	expect(f, "AKENV", "senv", "tok");
+	expect_all(f, "AKENV", "senv", "tok");
 	open_profile(f, "default"); /* naming one does */
-	expect(f, "AKDEFAULT", "s/default+1=", NULL);
+	expect_all(f, "AKDEFAULT", "s/default+1=", NULL);
 	open_profile(f, NULL);
 	unsetenv("AWS_SECRET_ACCESS_KEY");
 	expect_error(f, -EINVAL, "only one is set");
@@ -150,19 +62,19 @@ static void test_profiles(void **state)
 	    "[profile \"fourth one\"]\naws_access_key_id = AK4\naws_secret_access_key = s4\n"
 	    "[profile other]\naws_access_key_id = AKNEVER\naws_secret_access_key = never\n");
 	open_profile(f, NULL);
-	expect(f, "AKDEFAULT", "s/default+1=", NULL);
+	expect_all(f, "AKDEFAULT", "s/default+1=", NULL);
 	open_profile(f, "other");
-	expect(f, "AKOTHER", "s2", "t2");
+	expect_all(f, "AKOTHER", "s2", "t2");
 	open_profile(f, "third");
-	expect(f, "AK3", "s3", NULL);
+	expect_all(f, "AK3", "s3", NULL);
 	open_profile(f, "fourth one");
-	expect(f, "AK4", "s4", NULL);
+	expect_all(f, "AK4", "s4", NULL);
 	setenv("AWS_DEFAULT_PROFILE", "third", 1);
 	open_profile(f, NULL);
-	expect(f, "AK3", "s3", NULL);
+	expect_all(f, "AK3", "s3", NULL);
 	setenv("AWS_PROFILE", "other", 1);
 	open_profile(f, NULL);
-	expect(f, "AKOTHER", "s2", "t2");
+	expect_all(f, "AKOTHER", "s2", "t2");
 }
 
 static void test_nothing_found(void **state)
@@ -207,7 +119,7 @@ static void test_unsupported_profiles(void **state)
 	}
 	write_file(f->config, "[profile q]\nsso_session = x\n");
 	open_profile(f, "p");
-	expect(f, "x", "y", NULL);
+	expect_all(f, "x", "y", NULL);
 }
 
 static void test_dialect(void **state)
@@ -219,12 +131,12 @@ static void test_dialect(void **state)
 	open_profile(f, "p");
 	expect_error(f, -EINVAL, "only one of");
 	write_file(f->credentials, "[p]\n  aws_access_key_id = AK\n  aws_secret_access_key = s\n\n[q]\n");
-	expect(f, "AK", "s", NULL);
+	expect_all(f, "AK", "s", NULL);
 	write_file(f->credentials,
 	    "[p]\naws_access_key_id = AK\naws_secret_access_key=a#b;c=d \t\n"
 	    "s3 =\n  max_concurrent_requests = 20\n  aws_session_token = not this\nunknown = x");
 	open_profile(f, "p");
-	expect(f, "AK", "a#b;c=d", NULL);
+	expect_all(f, "AK", "a#b;c=d", NULL);
 }
 
 static void test_malformed_files(void **state)
@@ -301,7 +213,7 @@ static void test_rotation_is_noticed(void **state)
 
 	write_file(f->credentials, "[p]\naws_access_key_id=AK1\naws_secret_access_key=s1\n");
 	open_profile(f, "p");
-	expect(f, "AK1", "s1", NULL);
+	expect_all(f, "AK1", "s1", NULL);
 	snprintf(other, sizeof(other), "%s.new", f->credentials);
 	write_file(other, "[p]\naws_access_key_id=AK2\naws_secret_access_key=s2\n");
 	assert_int_equal(rename(other, f->credentials), 0);
@@ -310,9 +222,9 @@ static void test_rotation_is_noticed(void **state)
 	expect_soon(f, NULL);
 	expect_error(f, -ENOENT, "profile 'p' is not");
 	write_file(f->credentials, "[p]\naws_access_key_id=AK3\naws_secret_access_key=s3\n");
-	expect(f, "AK3", "s3", NULL);
+	expect_all(f, "AK3", "s3", NULL);
 	awscred_refresh(f->a);
-	expect(f, "AK3", "s3", NULL);
+	expect_all(f, "AK3", "s3", NULL);
 }
 
 /* ---- a file system that hangs ---- */
@@ -354,14 +266,14 @@ static void test_hanging_home(void **state)
 	assert_int_equal(sem_init(&answer, 0, 0), 0);
 	write_file(f->credentials, "[p]\naws_access_key_id=AK1\naws_secret_access_key=s1\n");
 	open_profile(f, "p");
-	expect(f, "AK1", "s1", NULL);
+	expect_all(f, "AK1", "s1", NULL);
 	strcpy(hanging, f->credentials);
 	assert_int_equal(pthread_create(&late, NULL, late_caller, f), 0);
 	while (!atomic_load(&stuck))
 		(void)sched_yield();
 	awscred_identity(f->a, who, &expires);
 	for (int i = 0; i < 10; i++)
-		expect(f, "AK1", "s1", NULL);
+		expect_all(f, "AK1", "s1", NULL);
 	assert_int_equal(atomic_load(&stuck), 1);
 	*hanging = '\0';
 	assert_int_equal(sem_post(&answer), 0);
@@ -369,7 +281,7 @@ static void test_hanging_home(void **state)
 	assert_non_null(right);
 	atomic_store(&looks, 0);
 	for (int i = 0; i < 1000; i++)
-		expect(f, "AK1", "s1", NULL);
+		expect_all(f, "AK1", "s1", NULL);
 	assert_true(atomic_load(&looks) < 1000); /* once a second, not once a call */
 }
 
@@ -383,7 +295,7 @@ static void test_long_tokens(void **state)
 	snprintf(text, 9100, "[p]\naws_access_key_id=A\naws_secret_access_key=s\naws_session_token=%s\n", token);
 	write_file(f->credentials, text);
 	open_profile(f, "p");
-	expect(f, "A", "s", token);
+	expect_all(f, "A", "s", token);
 	setenv("AWS_ACCESS_KEY_ID", "AK", 1);
 	setenv("AWS_SECRET_ACCESS_KEY", token, 1);
 	open_profile(f, NULL);
@@ -494,10 +406,10 @@ static void test_home(void **state)
 	setenv("HOME", f->dir, 1);
 	unsetenv("AWS_SHARED_CREDENTIALS_FILE");
 	open_profile(f, NULL);
-	expect(f, "AKDEFAULT", "s/default+1=", NULL);
+	expect_all(f, "AKDEFAULT", "s/default+1=", NULL);
 	setenv("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials", 1);
 	open_profile(f, NULL);
-	expect(f, "AKDEFAULT", "s/default+1=", NULL);
+	expect_all(f, "AKDEFAULT", "s/default+1=", NULL);
 	if (old)
 		setenv("HOME", old, 1);
 	free(old);

@@ -1,94 +1,9 @@
 /* awscred: programs that print credentials, and the helper that runs them. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
-#include <errno.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include "../../src/awscred_internal.h"
-#include "io.h"
+#include "awscred_fixture.h"
 #include "log.h"
-
-#define N(a) (sizeof(a) / sizeof((a)[0]))
-
-struct fixture {
-	char dir[48], config[96], why[AWSCRED_WHY];
-	struct awscred *a;
-};
-
-static int setup(void **state)
-{
-	struct fixture *f = test_calloc(1, sizeof(*f));
-
-	strcpy(f->dir, "/tmp/byokfs-awscred.XXXXXX");
-	assert_non_null(mkdtemp(f->dir));
-	snprintf(f->config, sizeof(f->config), "%s/config", f->dir);
-	setenv("AWS_CONFIG_FILE", f->config, 1);
-	*state = f;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-
-	awscred_close(f->a);
-	(void)unlink(f->config);
-	assert_int_equal(rmdir(f->dir), 0);
-	test_free(f);
-	return 0;
-}
-
-static void write_file(const char *path, const char *text)
-{
-	FILE *file = fopen(path, "w");
-
-	assert_non_null(file);
-	assert_true(fputs(text, file) >= 0);
-	assert_int_equal(fclose(file), 0);
-}
-
-static void open_plain(struct fixture *f)
-{
-	awscred_close(f->a);
-	f->a = NULL;
-	assert_int_equal(awscred_open(&f->a, &(struct awscred_params){ .region = "eu-west-1" }), 0);
-}
-
-static int get_within(struct fixture *f, uint64_t ms, const char *key)
-{
-	struct sigv4_credentials *c = NULL;
-	int r = awscred_get(f->a, io_boot_ms() + ms, &c, f->why);
-
-	if (!r && key)
-		assert_string_equal(c->access_key, key);
-	assert_true(r < 0 ? !c && *f->why : c != NULL);
-	awscred_put(c);
-	return r;
-}
-
-static void expect(struct fixture *f, const char *key)
-{
-	if (get_within(f, 5000, key))
-		fail_msg("no credentials: %s", f->why);
-}
-
-static void expect_error(struct fixture *f, int error, const char *words)
-{
-	int r = get_within(f, 5000, NULL);
-
-	if (r != error || !strstr(f->why, words))
-		fail_msg("%d, '%s', not %d, '%s'", r, f->why, error, words);
-}
 
 static void write_program(struct fixture *f, const char *text)
 {

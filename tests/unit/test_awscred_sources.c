@@ -1,24 +1,14 @@
 /* awscred: every source but the environment and keys in files, against scripted servers; renewal and what ends it.
  *
  * Servers say what time it is and when credentials end, so a life of one second is no matter of this host's clock. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
 #include <dirent.h>
-#include <errno.h>
 #include <sys/stat.h>
 #include <time.h>
 
-#include "../../src/awscred_internal.h"
+#include "awscred_fixture.h"
 #include "fake_server.h"
-#include "io.h"
 #include "log.h"
 
-#define N(a)    (sizeof(a) / sizeof((a)[0]))
 #define DATE    "Date: Sun, 22 Nov 2026 05:00:00 GMT\r\n"
 #define SOON    "2026-11-22T05:00:01Z" /* a second of life */
 #define LATER   "2026-11-22T06:00:00Z"
@@ -34,42 +24,6 @@
 #define OK(text)         { .status = 200, .headers = DATE, .body = text }
 #define FAIL(code, text) { .status = code, .headers = DATE, .body = text }
 
-struct fixture {
-	char dir[48], config[96], why[AWSCRED_WHY], url[64];
-	struct fake *server;
-	struct awscred *a;
-};
-
-static void clear_env(void)
-{
-	static const char *const names[] = { "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
-		"AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL",
-		"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_CREDENTIAL_EXPIRATION", "AWS_WEB_IDENTITY_TOKEN_FILE",
-		"AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-		"AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN",
-		"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_REGION",
-		"AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT",
-		"AWS_ENDPOINT_URL_STS", "AWS_CA_BUNDLE" };
-
-	for (size_t i = 0; i < N(names); i++)
-		unsetenv(names[i]);
-	setenv("AWS_EC2_METADATA_DISABLED", "true", 1);
-	setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent/credentials", 1);
-}
-
-static int setup(void **state)
-{
-	struct fixture *f = test_calloc(1, sizeof(*f));
-
-	strcpy(f->dir, "/tmp/byokfs-awscred.XXXXXX");
-	assert_non_null(mkdtemp(f->dir));
-	snprintf(f->config, sizeof(f->config), "%s/config", f->dir);
-	clear_env();
-	setenv("AWS_CONFIG_FILE", f->config, 1);
-	*state = f;
-	return 0;
-}
-
 static void stop(struct fixture *f)
 {
 	awscred_close(f->a);
@@ -79,25 +33,11 @@ static void stop(struct fixture *f)
 	f->server = NULL;
 }
 
-static int teardown(void **state)
+/* Before the fixture's own. */
+static int stop_server(void **state)
 {
-	struct fixture *f = *state;
-
-	stop(f);
-	clear_env();
-	(void)unlink(f->config);
-	assert_int_equal(rmdir(f->dir), 0);
-	test_free(f);
-	return 0;
-}
-
-static void write_file(const char *path, const char *text)
-{
-	FILE *file = fopen(path, "w");
-
-	assert_non_null(file);
-	assert_true(fputs(text, file) >= 0);
-	assert_int_equal(fclose(file), 0);
+	stop(*state);
+	return teardown(state);
 }
 
 static void begin(struct fixture *f, const struct fake_answer *script, size_t n)
@@ -106,44 +46,6 @@ static void begin(struct fixture *f, const struct fake_answer *script, size_t n)
 	f->server = fake_start(script, n);
 	assert_non_null(f->server);
 	snprintf(f->url, sizeof(f->url), "http://127.0.0.1:%u", f->server->port);
-}
-
-static void open_with(struct fixture *f, const struct awscred_params *params)
-{
-	awscred_close(f->a);
-	f->a = NULL;
-	assert_int_equal(awscred_open(&f->a, params), 0);
-}
-
-static void open_plain(struct fixture *f)
-{
-	open_with(f, &(struct awscred_params){ .region = "eu-west-1" });
-}
-
-static int get_within(struct fixture *f, uint64_t ms, const char *key)
-{
-	struct sigv4_credentials *c = NULL;
-	int r = awscred_get(f->a, io_boot_ms() + ms, &c, f->why);
-
-	if (!r && key)
-		assert_string_equal(c->access_key, key);
-	assert_true(r < 0 ? !c && *f->why : c != NULL);
-	awscred_put(c);
-	return r;
-}
-
-static void expect(struct fixture *f, const char *key)
-{
-	if (get_within(f, 5000, key))
-		fail_msg("no credentials: %s", f->why);
-}
-
-static void expect_error(struct fixture *f, int error, const char *words)
-{
-	int r = get_within(f, 5000, NULL);
-
-	if (r != error || !strstr(f->why, words))
-		fail_msg("%d, '%s', not %d, '%s'", r, f->why, error, words);
 }
 
 static void expect_request(struct fixture *f, unsigned i, const char *begins, const char *holds)
@@ -332,8 +234,8 @@ static void test_paths(void **state)
 	setenv("AWS_CA_BUNDLE", "/etc/ca", 1);
 	setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "/run/auth", 1);
 	awscred_paths("p", add_path, all);
-	snprintf(want, sizeof(want), "/nonexistent/credentials\n%s\n/etc/ca\n/run/auth\n/run/token\n/opt/a b\n",
-	    f->config);
+	snprintf(want, sizeof(want), "%s\n%s\n/etc/ca\n/run/auth\n/run/token\n/opt/a b\n",
+	    f->credentials, f->config);
 	assert_string_equal(all, want);
 }
 
@@ -830,7 +732,7 @@ static void test_one_walk_for_all(void **state)
 	assert_int_equal(fake_seen(f->server), 1);
 }
 
-#define WITH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define WITH(test) cmocka_unit_test_setup_teardown(test, setup, stop_server)
 
 int main(void)
 {

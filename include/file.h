@@ -113,6 +113,8 @@ uint64_t file_seq(const struct file *);
 
 /* futimens(2), in order with what the module itself does to the times. Needs no key. */
 MUST_CHECK int file_set_times(struct file *, const struct timespec times[2]);
+/* Is this the time of its last modification? In the same order. */
+bool file_has_mtime(struct file *, const struct timespec *);
 
 /* Writes dirty nodes, page 0 and, when `hint`, the exact size hint (format.md 5.3 step 1-2, 6); mtime and atime are put
  * back. No flush of the device. For close, the 5 s timer, lock. Nothing to do: no system call. */

@@ -71,6 +71,7 @@ struct task {
 	enum lease_class class;
 	bool heap, kill; /* kill: drop setuid and setgid */
 	bool lenient;    /* while locked the answer is success (FLUSH) */
+	int (*anyway)(struct task *); /* while locked: 0 when it answered, else the answer is no; NULL: no */
 	struct lease_key *key;
 	fuse_ino_t ino;
 	struct handle *handle; /* NULL: by nodeid */

@@ -426,6 +426,17 @@ int file_set_times(struct file *f, const struct timespec times[2])
 	return rc;
 }
 
+bool file_has_mtime(struct file *f, const struct timespec *mtime)
+{
+	struct stat st;
+	bool same;
+
+	(void)pthread_rwlock_wrlock(&f->content);
+	same = fstat(f->fd, &st) == 0 && st.st_mtim.tv_sec == mtime->tv_sec && st.st_mtim.tv_nsec == mtime->tv_nsec;
+	(void)pthread_rwlock_unlock(&f->content);
+	return same;
+}
+
 /* Text goes; entries stay, so that a rollback while locked is noticed. */
 static void forget_text(struct file *f)
 {

@@ -106,6 +106,8 @@ static void task_refuse(struct task *t, int err)
 {
 	if (t->class == LEASE_WRITEBACK)
 		writeback_failed(t);
+	if (t->anyway && t->anyway(t) == 0)
+		return;
 	if (t->lenient)
 		(void)fuse_reply_err(t->req, 0);
 	else

@@ -346,6 +346,39 @@ static int set_times_back(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const s
 	return r;
 }
 
+static bool has_mtime(struct inode *inode, int fd, const struct timespec *mtime)
+{
+	struct stat st;
+
+	LOCK_SCOPE(&inode->lock);
+	if (inode->file)
+		return file_has_mtime(inode->file, mtime);
+	return fstat(fd, &st) == 0 && st.st_mtim.tv_sec == mtime->tv_sec && st.st_mtim.tv_nsec == mtime->tv_nsec;
+}
+
+/* Of a file that it renamed, linked or gave an attribute the kernel sends the times once more, also when nobody has it
+ * open. Refused, because the domain locked in between, they would count as data that was not written back: the next who
+ * reads past the cache or syncs would hear of a loss that there was not. A time that the file has already changes
+ * nothing, shows nothing and needs no key. */
+static int times_again(struct task *t)
+{
+	CLEANUP_FD int fd = -1;
+	struct inode *inode = fs_inode(t->fs, t->ino);
+	struct stat st;
+	int r;
+
+	if (!inode)
+		return -ESTALE;
+	fd = inode_open(t->fs->inodes, inode, O_PATH | O_NOFOLLOW);
+	r = fd < 0 ? fd : S_ISREG(inode->type) && has_mtime(inode, fd, &t->attr.st_mtim) ? 0 : -EIO;
+	if (!r)
+		r = attr_get(t->fs, inode, fd, &st);
+	inode_put(t->fs->inodes, inode);
+	if (!r)
+		(void)fuse_reply_attr(t->req, &st, 0);
+	return r;
+}
+
 void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int mask, struct fuse_file_info *fi)
 {
 	struct fs *fs = fuse_req_userdata(req);
@@ -362,6 +395,8 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int mask, str
 	task_init(&t, fs, req, ino, fi, run_setattr);
 	t.attr = *attr;
 	t.mode = mask;
+	if ((mask & ~FUSE_SET_ATTR_CTIME) == FUSE_SET_ATTR_MTIME)
+		t.anyway = times_again;
 	/* A nested domain's root wants both open: its attributes are its parent's, the ACL that follows them its own.
 	 * No directory's SETATTR ever parks. */
 	if (outside != t.domain && domain_visit(outside, LEASE_WORK)) {

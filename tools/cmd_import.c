@@ -236,6 +236,7 @@ static void look_back(struct import *im)
 	    im->verify == VERIFY_NONE ? "" : ": what is there already is read back");
 	if (im->verify == VERIFY_COPIED)
 		im->verify = VERIFY_FULL;
+	im->lost = true;
 }
 
 static int run(struct import *im, const struct request *r)

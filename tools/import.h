@@ -40,6 +40,7 @@ struct import {
 	int src, dst; /* the two roots */
 	enum import_verify verify;
 	bool overwrite, root;
+	bool lost; /* before this run writes were lost: what is there may be an earlier import's that is not whole */
 	uid_t uid;
 	struct crew *crew;
 	uint8_t *buffer[IMPORT_JOBS_MAX]; /* one for each worker, page aligned */
@@ -90,6 +91,7 @@ struct import_work {
 	uint8_t *buffer;
 	uint8_t key[32]; /* of the hash */
 	bool there; /* something has the name already, and may be replaced */
+	bool again; /* it was an earlier import's, and is not whole */
 	/* what failed, for the message */
 	bool target;
 	const char *what; /* a verb phrase, or IMPORT_ATTRIBUTES */

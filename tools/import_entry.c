@@ -227,6 +227,16 @@ static bool same_target(struct import_work *w)
 	return n >= 0 && n == m && strncmp(ours, theirs, (size_t)n) == 0;
 }
 
+/* What writing back may have lost of an earlier import's copy: its bytes, but neither its times nor its mode. */
+static bool not_whole(const struct import_work *w, const struct stat *there, int err)
+{
+	struct stat as = *there;
+
+	as.st_size = w->st.st_size;
+	return w->im->lost && S_ISREG(there->st_mode) && import_same(w->im, &w->st, &as) &&
+	    (err == 0 || (w->target && (err == -EBADMSG || err == -EIO)));
+}
+
 /* 0: nothing has the name, or it may be replaced. 1: it was copied before. */
 static int look(struct import_work *w)
 {
@@ -240,8 +250,12 @@ static int look(struct import_work *w)
 	w->there = true;
 	if (import_same(w->im, &w->st, &there) && (!S_ISLNK(there.st_mode) || same_target(w))) {
 		ret = w->im->verify == VERIFY_FULL ? verify_there(w) : 0;
-		return ret < 0 ? ret : 1;
+		w->again = ret < 0 && not_whole(w, &there, ret);
+		return w->again ? 0 : ret < 0 ? ret : 1;
 	}
+	w->again = not_whole(w, &there, 0);
+	if (w->again)
+		return 0;
 	return S_ISDIR(there.st_mode) || !w->im->overwrite ? -EEXIST : 0;
 }
 
@@ -264,6 +278,8 @@ void import_entry(void *arg, void *data, unsigned worker)
 		ret = copy(&w);
 	if (ret < 0)
 		import_failed(&w, ret);
+	else if (w.again)
+		import_say(im, IMPORT_WARNING, w.dir, w.name, "what an earlier import left is not whole: copied again");
 	import_link_done(im, item->link, ret >= 0);
 	progress_add(&im->progress, 1, 0);
 	import_dir_put(im, item->dir);

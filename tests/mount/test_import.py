@@ -1,4 +1,5 @@
 """byokfsctl import: everything a tree can hold comes over, whatever happens on the way, and can leave again."""
+import contextlib
 import errno
 import json
 import os
@@ -428,6 +429,48 @@ def test_store_full(tmp_path, shared_devkms):
         assert json.loads(bring(m, src, "--json").stdout)["skipped"] > 5
         m.mount()
         same(src, m.plain)
+    finally:
+        m.close()
+        disk.close()
+
+
+def spoil(path, content):
+    """What a lost write leaves: other bytes, the same attributes."""
+    st = os.stat(path)
+    with open(path, "r+b") as f:
+        f.truncate(0)
+        f.write(content)
+    os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns))
+
+
+def test_lost_writes(tmp_path, shared_devkms):
+    """What an earlier import left is copied again, if it is not whole, once the kernel tells that writes were lost."""
+    src = flat(tmp_path / "src", 12)
+    disk = Disk(tmp_path, "tmpfs", 24)
+    m = Mount(tmp_path, shared_devkms)
+    try:
+        bring(m, src)
+        m.mount()
+        spoil(m.path("f00003"), b"y" * 2000)
+        spoil(m.path("f00007"), b"")
+        os.sync()
+        r = json.loads(bring(m, src, "--json", code=FAILED).stdout)
+        assert r["files"] == 0 and r["failed"] == 1 and "conflict" in r["problems"][0]["text"]
+        fd = os.open(m.path("more"), os.O_WRONLY | os.O_CREAT)
+        disk.fill()
+        os.write(fd, bytes(4 << 20))
+        with pytest.raises(OSError):
+            os.fsync(fd)
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        os.unlink(m.path("more"))
+        disk.free()
+        r = bring(m, src, "--json")
+        again = json.loads(r.stdout)
+        assert again["files"] == 2 and again["skipped"] == 10 and again["warnings"] == 3 and again["failed"] == 0, again
+        assert "writes from before were lost" in r.stderr and r.stderr.count("what an earlier import left is not whole: copied again") == 2
+        same(src, m.plain)
+        assert json.loads(bring(m, src, "--verify=full", "--json").stdout)["skipped"] == 12
     finally:
         m.close()
         disk.close()

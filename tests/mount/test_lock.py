@@ -1,8 +1,12 @@
 """Revocation at a real mount: every way in is closed in time, what was written before is safe, and it all comes back."""
+import ctypes
 import errno
+import fcntl
+import mmap
 import os
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -585,3 +589,64 @@ def test_locked_file_by_file_key(make_mount, devkms):
         reopen(m)
         assert os.pread(f.fileno(), 7, 0) == b"content"
     assert lost(m) == 0
+
+
+UTIME_OMIT = (1 << 30) - 2
+
+
+def futimens(fd, *times):
+    """(seconds, nanoseconds) of access and of modification."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    pair = (ctypes.c_long * 4)(*times[0], *times[1])
+    return ctypes.get_errno() if libc.futimens(fd, pair) else 0
+
+
+def test_times_that_are_there_already(mount, fds):
+    """The kernel sends them once more after a rename: they are the only ones that are not refused while locked."""
+    put(mount.path("f"), b"x")
+    os.utime(mount.path("f"), ns=(5, 1_500_000_000_123_456_789))
+    fd = fds(mount.path("f"), os.O_RDONLY)
+    mount.ctl("lock", mount.plain, check=True)
+    omit, there = (0, UTIME_OMIT), (1_500_000_000, 123_456_789)
+    assert futimens(fd, omit, there) == 0
+    for times in [(omit, (1_500_000_000, 123_456_790)), (omit, (1_500_000_001, 123_456_789)), ((7, 0), there)]:
+        assert futimens(fd, *times) == errno.EIO, times
+    assert err(os.fstat, fd) == err(os.fchmod, fd, 0o600) == errno.EIO
+    mount.ctl("unlock", mount.plain, check=True)
+    assert os.fstat(fd).st_mtime_ns == 1_500_000_000_123_456_789
+
+
+@pytest.mark.sanitizer
+def test_renamed_while_it_locks(mount):
+    """Whatever a lock comes between, what was written before is not told to be lost."""
+    going, names = [True], [mount.path(f"f{i}") for i in range(8)]
+    for name in names:
+        put(name, b"x" * 3000)
+
+    def rename(name):
+        while going[0]:
+            for a, b in ((name, name + "+"), (name + "+", name)):
+                while err(os.rename, a, b) == errno.EIO and going[0] and err(os.stat, b):
+                    time.sleep(0.001)
+
+    threads = [threading.Thread(target=rename, args=(name,)) for name in names]
+    for t in threads:
+        t.start()
+    try:
+        for _ in range(15):
+            time.sleep(0.02)
+            mount.ctl("lock", mount.plain, check=True)
+            mount.ctl("unlock", mount.plain, check=True)
+    finally:
+        going[0] = False
+        for t in threads:
+            t.join()
+    root = os.open(mount.plain, os.O_RDONLY)
+    told = ctypes.CDLL(None, use_errno=True).syncfs(root), ctypes.get_errno()
+    os.close(root)
+    assert told[0] == 0, told
+    for name in os.listdir(mount.plain):
+        with open(mount.path(name), "rb", buffering=0) as f, mmap.mmap(-1, PAGE) as page:
+            fcntl.fcntl(f, fcntl.F_SETFL, os.O_DIRECT)
+            assert f.readinto(page) == 3000 and page[:3000] == b"x" * 3000
+    assert len(os.listdir(mount.plain)) == 8 and lost(mount) == 0

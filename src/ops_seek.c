@@ -1,8 +1,9 @@
-/* SEEK_DATA and SEEK_HOLE. With the writeback cache the kernel may hold data, and a size, that we have not seen, and
- * it does not write them back before it asks. So when somebody has the file open for writing, the kernel is told to
- * drop its pages, which writes them first, and the question is answered afterwards. That notification waits for WRITE
- * requests, hence for our own workers and, where they are parked, for a KMS; each domain has a thread of its own for
- * it, started when it is needed first: one that waits holds up nobody else's files. */
+/* SEEK_DATA and SEEK_HOLE. The kernel may hold data that we have not seen, written through a mapping or, with the
+ * writeback cache, by any means, and a size; it does not write them back before it asks. So when somebody has the file
+ * open for writing, the kernel is told to drop its pages, which writes them first, and the question is answered
+ * afterwards. That notification waits for WRITE requests, hence for our own workers and, where they are parked, for a
+ * KMS; each domain has a thread of its own for it, started when it is needed first: one that waits holds up nobody
+ * else's files. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -155,7 +156,7 @@ static bool being_written(const struct task *t)
 	struct inode *inode = t->handle->inode;
 
 	LOCK_SCOPE(&inode->lock);
-	return t->fs->params.writeback && inode->writers;
+	return !t->fs->params.shared && inode->writers;
 }
 
 void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)

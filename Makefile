@@ -73,7 +73,7 @@ $(BUILD)/%.o: %.c
 # --- what a bare Debian 12 lacks ------------------------------------------------------------------------------------
 DEPS_BUILD := gcc make pkg-config libfuse3-dev fuse3 libsodium-dev libssl-dev libcurl4-openssl-dev libinih-dev libjansson-dev \
 	libexpat1-dev libmicrohttpd-dev libp11-kit-dev ca-certificates
-DEPS_TEST  := procps glusterfs-server libcmocka-dev python3-pytest python3-pytest-xdist python3-boto3 python3-cryptography awscli git rsync sqlite3 attr acl mandoc strace xfsprogs e2fsprogs curl vim-tiny jq softhsm2 opensc gocryptfs
+DEPS_TEST  := procps glusterfs-server libcmocka-dev python3-pytest python3-pytest-xdist python3-boto3 python3-cryptography awscli git rsync sqlite3 attr acl mandoc strace xfsprogs e2fsprogs curl vim-tiny jq softhsm2 opensc gocryptfs fio quota
 DEPS_LINT  := clang-tidy cppcheck
 DEPS_BENCH := securefs
 DEPS_DEB   := debhelper dpkg-dev lintian

@@ -41,6 +41,7 @@ FLAVOURS = {
     "sync": ["-y", "-n", "400"],
     "no-map": ["-M"],
     "no-allocate": ["-F"],
+    "mixed": ["-D"],
 }
 
 

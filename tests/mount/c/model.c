@@ -1,8 +1,10 @@
 /* Random operations on one file, each checked against a model in memory (the idea of fsx).
  *
- * model FILE [-l LINK] [-m SAVED] [-s SEED] [-n OPERATIONS] [-z MAXSIZE] [-d] [-y] [-M] [-F]
+ * model FILE [-l LINK] [-m SAVED] [-s SEED] [-n OPERATIONS] [-z MAXSIZE] [-x COMMAND] [-X COMMAND] [-d] [-D] [-y] [-M] [-F]
  * LINK is a second name of the file, used for every other read. SAVED, outside the filesystem under test, holds the model
- * from an earlier run. -d: O_DIRECT, -y: O_SYNC, -M: no mmap, -F: no fallocate. Exit code 0: no difference. */
+ * from an earlier run. -d: O_DIRECT, -D: a descriptor with O_DIRECT beside the others, -y: O_SYNC, -M: no mmap, -F: no
+ * fallocate. Now and then COMMAND is run, -x while the file is open, -X while it is closed. Exit code 0: no difference;
+ * else the last operations and the difference are printed, and the seed that repeats them. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -15,13 +17,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char *path, *link_path, *saved;
-static uint64_t seed = 1;
+static const char *path, *link_path, *saved, *while_open, *while_closed;
+static uint64_t seed = 1, first_seed = 1;
 static size_t max_size = 300000;
-static int direct, sync_flag, no_map, no_allocate;
+static int direct, mixed, sync_flag, no_map, no_allocate;
 static unsigned char *model, *buf;
 static size_t size;
-static int fd = -1, link_fd = -1;
+static int fd = -1, link_fd = -1, direct_fd = -1;
 static char history[64][96];
 static unsigned long op;
 
@@ -44,7 +46,7 @@ static void note(const char *fmt, ...)
 
 static void fail(const char *what)
 {
-	fprintf(stderr, "operation %lu: %s: %s\n", op, what, strerror(errno));
+	fprintf(stderr, "seed %llu, operation %lu: %s: %s\n", (unsigned long long)first_seed, op, what, strerror(errno));
 	for (unsigned long i = op > 40 ? op - 40 : 0; i <= op; i++)
 		fprintf(stderr, "  %lu %s\n", i, history[i % 64]);
 	exit(1);
@@ -54,11 +56,15 @@ static void compare(const unsigned char *got, size_t off, size_t n, const char *
 {
 	if (memcmp(got, model + off, n) == 0)
 		return;
-	for (size_t i = 0; i < n; i++)
-		if (got[i] != model[off + i]) {
-			fprintf(stderr, "byte %zu is %02x, not %02x\n", off + i, got[i], model[off + i]);
-			break;
-		}
+	size_t i = 0, last = n - 1, count = 0;
+
+	while (got[i] == model[off + i])
+		i++;
+	while (got[last] == model[off + last])
+		last--;
+	for (size_t j = i; j <= last; j++)
+		count += got[j] != model[off + j];
+	fprintf(stderr, "byte %zu is %02x, not %02x; %zu bytes differ up to %zu\n", off + i, got[i], model[off + i], count, off + last);
 	errno = 0;
 	fail(what);
 }
@@ -71,13 +77,14 @@ static void open_file(void)
 	if (fd < 0)
 		fail("open");
 	link_fd = link_path ? open(link_path, O_RDONLY | (direct ? O_DIRECT : 0)) : -1;
-	if (link_path && link_fd < 0)
-		fail("open link");
+	direct_fd = mixed ? open(path, O_RDWR | O_DIRECT) : -1;
+	if ((link_path && link_fd < 0) || (mixed && direct_fd < 0))
+		fail("open again");
 }
 
 static void close_file(void)
 {
-	if (close(fd) || (link_fd >= 0 && close(link_fd)))
+	if (close(fd) || (link_fd >= 0 && close(link_fd)) || (mixed && close(direct_fd)))
 		fail("close");
 }
 
@@ -109,7 +116,6 @@ static size_t place(size_t below)
 static size_t length(size_t room)
 {
 	size_t n = rnd(4) ? rnd(9000) + 1 : rnd(3) ? rnd(64) + 1 : rnd(room) + 1;
-
 	n = n > room ? room : n;
 	return direct ? n / 4096 * 4096 : n;
 }
@@ -130,14 +136,13 @@ static void check_size(int on)
 static void do_read(void)
 {
 	size_t off = place(max_size), n = length(max_size - off), want = off >= size ? 0 : size - off < n ? size - off : n;
-	int from = link_fd >= 0 && rnd(2) ? link_fd : fd;
+	int from = mixed && rnd(3) == 0 ? direct_fd : link_fd >= 0 && rnd(2) ? link_fd : fd;
 
-	note("read %zu+%zu of %zu", off, n, size);
+	note("%s %zu+%zu of %zu", from == direct_fd ? "read direct" : "read", off, n, size);
 	ssize_t got = pread(from, buf, n, (off_t)off);
-	if (got != (ssize_t)want) {
-		fprintf(stderr, "read %zd bytes, not %zu\n", got, want);
-		fail("pread");
-	}
+
+	if (got != (ssize_t)want)
+		fail(got < 0 ? "pread" : got < (ssize_t)want ? "too little read" : "too much read");
 	compare(buf, off, want, "read");
 }
 
@@ -169,11 +174,12 @@ static void do_write(void)
 {
 	size_t off = place(max_size), n = length(max_size - off);
 
-	note("write %zu+%zu of %zu", off, n, size);
+	int to = mixed && rnd(3) == 0 ? direct_fd : fd;
+	note("%s %zu+%zu of %zu", to == direct_fd ? "write direct" : "write", off, n, size);
 	if (!n)
 		return;
 	fill(n);
-	if (pwrite(fd, buf, n, (off_t)off) != (ssize_t)n)
+	if (pwrite(to, buf, n, (off_t)off) != (ssize_t)n)
 		fail("pwrite");
 	wrote(off, n);
 }
@@ -181,13 +187,14 @@ static void do_write(void)
 static void do_append(void)
 {
 	size_t n = length(max_size - size);
-	int a;
+	int a = open(path, O_WRONLY | O_APPEND);
 
 	note("append %zu to %zu", n, size);
-	if (!n || direct)
+	if (!n || direct) {
+		close(a);
 		return;
+	}
 	fill(n);
-	a = open(path, O_WRONLY | O_APPEND);
 	if (a < 0 || write(a, buf, n) != (ssize_t)n || close(a))
 		fail("append");
 	wrote(size, n);
@@ -208,7 +215,6 @@ static void *map(size_t *off, size_t *n, int prot)
 {
 	size_t from, skip;
 	unsigned char *p;
-
 	if (!size)
 		return NULL;
 	*off = rnd(size);
@@ -263,6 +269,8 @@ static void do_map_write(void)
 	memcpy(model + off, buf, n);
 	if (rnd(3) == 0 && msync(p - (uintptr_t)p % 4096, n + (uintptr_t)p % 4096, rnd(2) ? MS_SYNC : MS_ASYNC))
 		fail("msync");
+	if (rnd(8) == 0 && madvise(p - (uintptr_t)p % 4096, n + (uintptr_t)p % 4096, MADV_DONTNEED))
+		fail("madvise");
 	unmap(p, n);
 }
 
@@ -323,11 +331,10 @@ static void do_seek(void)
 			errno = 0;
 			fail("SEEK_DATA jumped over data");
 		}
-	for (size_t i = (size_t)hole; i < size && i < (size_t)hole + 1; i++)
-		if (model[i]) {
-			errno = 0;
-			fail("SEEK_HOLE points at data");
-		}
+	if ((size_t)hole < size && model[hole]) {
+		errno = 0;
+		fail("SEEK_HOLE points at data");
+	}
 }
 
 static void do_sync(void)
@@ -337,19 +344,34 @@ static void do_sync(void)
 		fail("fsync");
 }
 
+static void do_forget(void)
+{
+	note("forget the kernel's pages");
+	if (fsync(fd) || posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED))
+		fail("forget");
+}
+
+static void command(const char *line)
+{
+	note("%s", line);
+	if (system(line))
+		fail(line);
+}
+
 static void do_reopen(void)
 {
 	note("reopen");
 	close_file();
+	if (while_closed && rnd(20) == 0)
+		command(while_closed);
 	open_file();
 }
 
 static void do_write_truncating(void)
 {
-	int t;
+	int t = open(path, O_WRONLY | O_TRUNC);
 
 	note("open O_TRUNC at %zu", size);
-	t = open(path, O_WRONLY | O_TRUNC);
 	if (t < 0 || close(t))
 		fail("open O_TRUNC");
 	size = 0;
@@ -391,6 +413,10 @@ static void step(void)
 	case 18:
 		if (rnd(3) == 0)
 			do_sync();
+		else if (rnd(4) == 0)
+			do_forget();
+		else if (while_open && rnd(30) == 0)
+			command(while_open);
 		break;
 	default:
 		if (rnd(40) == 0)
@@ -404,7 +430,6 @@ static void step(void)
 static void load(void)
 {
 	FILE *f = saved ? fopen(saved, "rb") : NULL;
-
 	if (!f)
 		return;
 	size = fread(model, 1, max_size, f);
@@ -429,14 +454,17 @@ int main(int argc, char **argv)
 	unsigned long operations = 1000;
 	int c, flags;
 
-	while ((c = getopt(argc, argv, "l:m:s:n:z:dyMF")) != -1)
+	while ((c = getopt(argc, argv, "l:m:s:n:z:x:X:dDyMF")) != -1)
 		switch (c) {
 		case 'l': link_path = optarg; break;
 		case 'm': saved = optarg; break;
-		case 's': seed = strtoull(optarg, NULL, 10) * 0x9e3779b97f4a7c15ull + 1; break;
+		case 's': first_seed = strtoull(optarg, NULL, 10); break;
 		case 'n': operations = strtoul(optarg, NULL, 10); break;
 		case 'z': max_size = strtoul(optarg, NULL, 10); break;
+		case 'x': while_open = optarg; break;
+		case 'X': while_closed = optarg; break;
 		case 'd': direct = 1; break;
+		case 'D': mixed = 1; break;
 		case 'y': sync_flag = 1; break;
 		case 'M': no_map = 1; break;
 		case 'F': no_allocate = 1; break;
@@ -445,6 +473,7 @@ int main(int argc, char **argv)
 	if (optind + 1 != argc)
 		return 2;
 	path = argv[optind];
+	seed = first_seed * 0x9e3779b97f4a7c15ull + 1;
 	max_size = (max_size + 4095) / 4096 * 4096;
 	if (posix_memalign((void **)&model, 4096, max_size) || posix_memalign((void **)&buf, 4096, max_size + 65536))
 		return 2;

@@ -23,6 +23,7 @@
 #include "../../tools/check_store.c"
 #include "../../tools/check_xattr.c"
 #include "../../tools/progress.c"
+#include "../../tools/namelist.c"
 #include "../../tools/walk.c"
 #include "dir.h"
 #include "file.h"

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 
+#include "acl.h"
 #include "fs.h"
 
 void op_lookup(fuse_req_t, fuse_ino_t, const char *);
@@ -49,6 +50,14 @@ void op_readdir(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
 void op_readdirplus(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
 void op_releasedir(fuse_req_t, fuse_ino_t, struct fuse_file_info *);
 void op_fsyncdir(fuse_req_t, fuse_ino_t, int, struct fuse_file_info *);
+/* ACLs of FIFOs, sockets and devices, by an O_PATH descriptor (ops_special.c); other attributes are -EOPNOTSUPP. */
+MUST_CHECK ssize_t special_get(int fd, const char *name, void *value, size_t size);
+MUST_CHECK int special_set(fuse_req_t, int fd, const char *name, const void *value, size_t size);
+MUST_CHECK int special_remove(int fd, const char *name);
+MUST_CHECK ssize_t special_list(int fd, char list[static sizeof(ACL_ACCESS)]);
+/* The inherited ACL, of an object made without rights for its group. Without ACLs on the backing it stays so: the
+ * group's bits would be the ACL's mask, which may be more than the group was to have. */
+MUST_CHECK int special_birth(const struct fs_birth *, int fd);
 /* Ends the thread that op_lseek may have started. */
 void seeker_stop(struct fs *);
 

@@ -209,22 +209,25 @@ static int set_times(struct inode *inode, int fd, const struct stat *attr, int m
 
 #define SET_TIMES (FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME_NOW)
 
-static int kill_bits(int fd)
+/* Setuid goes, and setgid: where it is no more than mandatory locking's old mark (no execution), only if the caller is a
+ * stranger to the group. */
+static int kill_bits(const struct task *t, int fd)
 {
 	struct stat st;
+	mode_t gone = S_ISUID;
 
 	if (fstat(fd, &st))
 		return -errno;
-	mode_t gone = S_ISUID | (st.st_mode & S_IXGRP ? S_ISGID : 0);
-
-	if (!S_ISREG(st.st_mode) || !(st.st_mode & gone))
+	if (S_ISDIR(st.st_mode) || !(st.st_mode & (S_ISUID | S_ISGID)))
 		return 0;
-	return fs_chmod(fd, st.st_mode & ~gone);
+	if (st.st_mode & S_ISGID && (st.st_mode & S_IXGRP || !fs_caller_in_group(t->req, st.st_gid)))
+		gone |= S_ISGID;
+	return st.st_mode & gone ? fs_chmod(fd, st.st_mode & ~gone) : 0;
 }
 
 int fs_drop_privileges(struct task *t, struct inode *inode, struct file *f)
 {
-	int r = t->kill ? kill_bits(file_fd(f)) : 0;
+	int r = t->kill ? kill_bits(t, file_fd(f)) : 0;
 
 	return r ? r : fs_drop_capability(t->fs, inode, file_fd(f));
 }
@@ -263,7 +266,7 @@ static int set_others(struct task *t, struct inode *inode, int fd)
 	int r = 0;
 
 	if (t->kill)
-		r = kill_bits(fd);
+		r = kill_bits(t, fd);
 	if (!r && t->mode & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) {
 		r = set_owner(fd, &t->attr, t->mode);
 		if (!r)

@@ -114,6 +114,21 @@ void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *f)
 	fuse_reply_none(req);
 }
 
+/* The inherited ACL of a FIFO, socket or device that was just made under `entry`. */
+static int mknod_acl(const struct fs_birth *b, const struct fs_dir *d, const char *entry, struct stat *st)
+{
+	CLEANUP_FD int fd = -1;
+	int r;
+
+	if (!b->access_acl)
+		return 0;
+	fd = openat(d->dir.fd, entry, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	r = special_birth(b, fd);
+	return r ? r : fstat(fd, st) ? -errno : 0;
+}
+
 /* Inherited ACLs of a directory that was just made under `entry`. */
 static int mkdir_acl(struct fs_birth *b, const struct fs_dir *d, const char *entry)
 {
@@ -148,7 +163,18 @@ static int make_backing(
 		return dir_mkdir(&d->dir, name, len, b->mode & 07777, &b->owner, d->inode->domain, st);
 	if (S_ISLNK(m->mode))
 		return dir_symlink(&d->dir, name, len, m->target, m->target_len, &b->owner, st);
-	return dir_mknod(&d->dir, name, len, b->mode, m->rdev, &b->owner, st);
+	return dir_mknod(&d->dir, name, len, b->access_acl ? b->mode & ~(mode_t)S_IRWXG : b->mode, m->rdev, &b->owner, st);
+}
+
+/* The ACLs of what was just made; without them it goes again. */
+static int make_acl(const struct fs_dir *d, const char *name, const char *entry, struct fs_birth *b, struct stat *st)
+{
+	bool directory = S_ISDIR(st->st_mode);
+	int r = directory ? mkdir_acl(b, d, entry) : mknod_acl(b, d, entry, st);
+
+	if (r && (directory ? dir_rmdir : dir_unlink)(&d->dir, name, strlen(name)))
+		log_warn("cannot remove an object whose ACL could not be stored");
+	return r;
 }
 
 static int make(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *name, const struct making *m)
@@ -171,11 +197,8 @@ static int make(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *na
 	}
 	if (!r)
 		r = entry_name(&d, name, entry);
-	if (!r && S_ISDIR(m->mode)) {
-		r = mkdir_acl(&b, &d, entry);
-		if (r && dir_rmdir(&d.dir, name, strlen(name)))
-			log_warn("cannot remove a directory whose ACL could not be stored");
-	}
+	if (!r)
+		r = make_acl(&d, name, entry, &b, &st);
 	if (!r)
 		r = reply_entry(fs, req, &d, entry, &st, S_ISDIR(m->mode));
 	fs_birth_free(&b);

@@ -77,6 +77,11 @@ int fs_drop_capability(struct fs *fs, struct inode *inode, int fd)
 	return 0;
 }
 
+bool fs_is_acl(const char *name)
+{
+	return strcmp(name, ACL_ACCESS) == 0 || strcmp(name, ACL_DEFAULT) == 0;
+}
+
 bool fs_has_no_xattr(struct inode *inode)
 {
 	LOCK_SCOPE(&inode->lock);
@@ -94,6 +99,7 @@ void fs_learn_no_xattr(struct inode *inode)
 struct xobject {
 	struct inode *inode;
 	int fd;
+	bool special; /* a FIFO, socket or device: no id, no attributes but an ACL (ops_special.c) */
 	uint8_t id[16];
 };
 
@@ -106,7 +112,8 @@ static int xobject_get(struct fs *fs, fuse_ino_t ino, struct xobject *x)
 	if (!x->inode)
 		return -ESTALE;
 	r = fs_object_id(fs, x->inode, x->id);
-	if (!r) {
+	x->special = r == -EOPNOTSUPP && !S_ISLNK(x->inode->type);
+	if (!r || x->special) {
 		x->fd = inode_open(fs->inodes, x->inode, O_PATH | O_NOFOLLOW);
 		r = x->fd < 0 ? x->fd : 0;
 	}
@@ -155,9 +162,10 @@ static int getxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *
 	r = xobject_get(fs, ino, &x);
 	if (r)
 		return r;
-	ssize_t n = xattr_get(x.fd, x.id, fs_names(fs, x.inode), name, buf, size);
+	ssize_t n = x.special ? special_get(x.fd, name, buf, size)
+	                      : xattr_get(x.fd, x.id, fs_names(fs, x.inode), name, buf, size);
 
-	if (n == -ENODATA && !fs->params.shared && xattr_list(x.fd, x.id, fs_names(fs, x.inode), NULL, 0) == 0)
+	if (n == -ENODATA && !x.special && !fs->params.shared && xattr_list(x.fd, x.id, fs_names(fs, x.inode), NULL, 0) == 0)
 		fs_learn_no_xattr(x.inode);
 	xobject_put(fs, &x);
 	if (n < 0)
@@ -190,7 +198,8 @@ static size_t hide_trusted(char *list, size_t n)
 
 static ssize_t list_for(struct fs *fs, fuse_req_t req, const struct xobject *x, char buf[static XATTR_LIST_MAX])
 {
-	ssize_t n = xattr_list(x->fd, x->id, fs_names(fs, x->inode), buf, XATTR_LIST_MAX);
+	ssize_t n = x->special ? special_list(x->fd, buf)
+	                       : xattr_list(x->fd, x->id, fs_names(fs, x->inode), buf, XATTR_LIST_MAX);
 
 	if (n > 0 && fuse_req_ctx(req)->uid != 0 && fs->params.multiuser)
 		n = (ssize_t)hide_trusted(buf, (size_t)n);
@@ -206,7 +215,7 @@ static int listxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, size_t size
 	if (!buf)
 		return -ENOMEM;
 	r = xobject_get(fs, ino, &x);
-	if (r == -EOPNOTSUPP) { /* links and special files have none */
+	if (r == -EOPNOTSUPP) { /* links have none */
 		reply_xattr(req, buf, size, 0);
 		return 0;
 	}
@@ -229,13 +238,12 @@ void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 	FS_OP(req, ino, listxattr_(fs, req, ino, size));
 }
 
-/* Is the caller in this group? When in doubt, not. */
-static bool caller_in_group(fuse_req_t req, gid_t gid)
+bool fs_caller_in_group(fuse_req_t req, gid_t gid)
 {
 	CLEANUP_FREE gid_t *groups = NULL;
 	int n;
 
-	if (fuse_req_ctx(req)->gid == gid)
+	if (fuse_req_ctx(req)->gid == gid || fuse_req_ctx(req)->uid == 0)
 		return true;
 	n = fuse_req_getgroups(req, 0, NULL);
 	groups = n > 0 ? calloc((size_t)n, sizeof(*groups)) : NULL;
@@ -263,7 +271,7 @@ static int set_access_acl(
 	if (fstat(x->fd, &st))
 		return -errno;
 	mode |= st.st_mode & 07000;
-	if (mode & S_ISGID && fuse_req_ctx(req)->uid != 0 && !caller_in_group(req, st.st_gid))
+	if (mode & S_ISGID && !fs_caller_in_group(req, st.st_gid))
 		mode &= ~(mode_t)S_ISGID;
 	/* The list first: if it cannot be stored, no wider mode must stay behind. */
 	r = minimal ? xattr_remove(x->fd, x->id, names, ACL_ACCESS)
@@ -290,7 +298,7 @@ static int set_default_acl(struct fs *fs, const struct xobject *x, const void *v
 /* Without multiuser the ACL flag is not negotiated: some kernels then let anybody set one, and none enforces it. */
 static bool acl_unserved(const struct fs *fs, const char *name)
 {
-	return !fs->params.multiuser && (strcmp(name, ACL_ACCESS) == 0 || strcmp(name, ACL_DEFAULT) == 0);
+	return !fs->params.multiuser && fs_is_acl(name);
 }
 
 static int setxattr_(
@@ -304,7 +312,9 @@ static int setxattr_(
 	pthread_mutex_lock(&x.inode->lock);
 	x.inode->flags = (x.inode->flags & ~(FS_NO_CAPABILITY | FS_NO_XATTR)) | FS_MAYBE_XATTR;
 	pthread_mutex_unlock(&x.inode->lock);
-	if (strcmp(name, ACL_ACCESS) == 0)
+	if (x.special)
+		r = special_set(req, x.fd, name, value, size);
+	else if (strcmp(name, ACL_ACCESS) == 0)
 		r = set_access_acl(fs, req, &x, value, size, flags);
 	else if (strcmp(name, ACL_DEFAULT) == 0)
 		r = set_default_acl(fs, &x, value, size, flags);
@@ -328,10 +338,10 @@ static int removexattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const cha
 
 	if (r)
 		return r;
-	r = xattr_remove(x.fd, x.id, fs_names(fs, x.inode), name);
+	r = x.special ? special_remove(x.fd, name) : xattr_remove(x.fd, x.id, fs_names(fs, x.inode), name);
 	xobject_put(fs, &x);
 	/* An ACL that is not there is removed already. */
-	if (r == -ENODATA && (strcmp(name, ACL_ACCESS) == 0 || strcmp(name, ACL_DEFAULT) == 0))
+	if (r == -ENODATA && fs_is_acl(name))
 		r = 0;
 	if (!r)
 		(void)fuse_reply_err(req, 0);

@@ -44,6 +44,9 @@ MUST_CHECK int dir_stat(const struct dir *, const char *name, size_t len, struct
  * O_RDWR. */
 MUST_CHECK int dir_create(const struct dir *, const char *name, size_t len, const uint8_t page0[static LAYOUT_PAGE],
     mode_t mode, const struct dir_owner *, int *fd, struct stat *st);
+/* The same without a name; dir_link() may give it one. -EOPNOTSUPP: not on this backing. */
+MUST_CHECK int dir_tmpfile(const struct dir *, const uint8_t page0[static LAYOUT_PAGE], mode_t mode,
+    const struct dir_owner *, int *fd, struct stat *st);
 /* A new directory with a fresh id. */
 MUST_CHECK int dir_mkdir(const struct dir *, const char *name, size_t len, mode_t mode, const struct dir_owner *,
     uint16_t domain_index, struct stat *st);

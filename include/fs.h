@@ -175,10 +175,6 @@ MUST_CHECK int fs_chmod(int fd, mode_t mode);
 #define FS_NO_XATTR      2u
 #define FS_MAYBE_XATTR   4u
 bool fs_has_no_xattr(struct inode *);
-/* Is this attribute an ACL? */
-bool fs_is_acl(const char *name);
-/* Is the caller in this group, or root? When in doubt, not. */
-bool fs_caller_in_group(fuse_req_t, gid_t);
 /* A listing was empty, or the object is new: remembered, unless somebody sets one meanwhile. */
 void fs_learn_no_xattr(struct inode *);
 /* Removes security.capability: it does not outlive a change of content or owner. */

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 
 #include "cleanup.h"
 #include "histogram.h"
@@ -23,6 +24,29 @@ uint32_t fuseio_init_flags(void);
 /* The request this thread is handling asks to drop setuid/setgid bits (FUSE_WRITE_KILL_SUIDGID, FATTR_KILL_SUIDGID,
  * FUSE_OPEN_KILL_SUIDGID). */
 bool fuseio_kill_suidgid(void);
+/* The GETATTR this thread is handling is a STATX: the answer is a fuseio_statx, not a fuse_attr_out. */
+bool fuseio_wants_birth(void);
+/* struct fuse_statx_out of protocol 7.39. */
+struct fuseio_time {
+	int64_t sec;
+	uint32_t nsec, unused;
+};
+struct fuseio_statx {
+	uint64_t attr_valid;
+	uint32_t attr_valid_nsec, flags;
+	uint64_t unused[2];
+	uint32_t mask, blksize;
+	uint64_t attributes;
+	uint32_t nlink, uid, gid;
+	uint16_t mode, unused2;
+	uint64_t ino, size, blocks, attributes_mask;
+	struct fuseio_time atime, btime, ctime, mtime;
+	uint32_t rdev_major, rdev_minor, dev_major, dev_minor;
+	uint64_t unused3[14];
+};
+_Static_assert(sizeof(struct fuseio_statx) == 288, "as the kernel has it");
+/* born: only its stx_btime counts, and only if its mask says so. timeout: seconds the kernel may keep it. */
+void fuseio_statx(const struct stat *, const struct statx *born, double timeout, struct fuseio_statx *out);
 /* How long requests took, by kind, from being read to being answered. CREATE is everything that makes an object, UNLINK
  * what removes one. */
 enum fuseio_kind {

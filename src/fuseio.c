@@ -119,6 +119,7 @@ static ssize_t hook_read(int fd, void *buf, size_t size, void *userdata)
 	last = n > 0 ? (size_t)n : 0;
 	if (n <= 0)
 		return n;
+	(void)fuseio_translate(buf, (size_t)n);
 	fuseio_time_begin(buf, (size_t)n, histogram_clock());
 	kill_suidgid = fuseio_parse_kill(buf, (size_t)n);
 	if (fuseio_parse_init(buf, (size_t)n, &offer)) {

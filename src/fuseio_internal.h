@@ -17,6 +17,9 @@ bool fuseio_parse_init(const void *request, size_t n, struct fuseio_offer *out);
 bool fuseio_patch_init(const struct fuseio_offer *, struct fuse_init_out *out, size_t n);
 /* Does a request ask to drop setuid and setgid bits? */
 bool fuseio_parse_kill(const void *request, size_t n);
+/* Rewrites a request of a kind that libfuse does not know into one that it does; false: it is none of these. Must see
+ * every request, before libfuse and fuseio_time_begin do, on the thread that will handle it. */
+bool fuseio_translate(void *request, size_t n);
 /* A request was read; the one with this number (0: a notification) is about to be answered. now: histogram_clock(). */
 void fuseio_time_begin(const void *request, size_t n, uint64_t now);
 void fuseio_time_end(uint64_t unique, uint64_t now);

@@ -50,6 +50,10 @@ void op_readdir(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
 void op_readdirplus(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
 void op_releasedir(fuse_req_t, fuse_ino_t, struct fuse_file_info *);
 void op_fsyncdir(fuse_req_t, fuse_ino_t, int, struct fuse_file_info *);
+/* Is this attribute an ACL? */
+bool fs_is_acl(const char *name);
+/* Is the caller in this group, or root? When in doubt, not. */
+bool fs_caller_in_group(fuse_req_t, gid_t);
 /* ACLs of FIFOs, sockets and devices, by an O_PATH descriptor (ops_special.c); other attributes are -EOPNOTSUPP. */
 MUST_CHECK ssize_t special_get(int fd, const char *name, void *value, size_t size);
 MUST_CHECK int special_set(fuse_req_t, int fd, const char *name, const void *value, size_t size);

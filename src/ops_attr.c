@@ -67,24 +67,50 @@ static int attr_get(struct fs *fs, struct inode *inode, int fd, struct stat *st)
 	return 0;
 }
 
+/* To a GETATTR, or to the STATX it was; born may have an empty mask. */
+static void reply_attr(fuse_req_t req, const struct stat *st, const struct statx *born, double timeout)
+{
+	struct fuseio_statx out;
+
+	if (!fuseio_wants_birth()) {
+		(void)fuse_reply_attr(req, st, timeout);
+		return;
+	}
+	fuseio_statx(st, born, timeout, &out);
+	(void)fuse_reply_buf(req, (const char *)&out, sizeof(out));
+}
+
+/* When the backing object was made; unknown where the backing does not keep it. */
+static void birth_get(struct fs *fs, struct inode *inode, struct statx *born)
+{
+	CLEANUP_FD int fd = inode_open(fs->inodes, inode, O_PATH | O_NOFOLLOW);
+
+	if (fd < 0 || statx(fd, "", AT_EMPTY_PATH | AT_STATX_SYNC_AS_STAT, STATX_BTIME, born))
+		born->stx_mask = 0;
+}
+
 static int getattr(struct fs *fs, fuse_req_t req, fuse_ino_t ino)
 {
 	struct inode *inode = fs_inode(fs, ino);
+	struct statx born = { 0 };
 	struct stat st;
 	int r;
 
 	if (!inode)
 		return -ESTALE;
 	r = attr_get(fs, inode, -1, &st);
+	if (!r && fuseio_wants_birth())
+		birth_get(fs, inode, &born);
 	inode_put(fs->inodes, inode);
 	if (!r)
-		(void)fuse_reply_attr(req, &st, fs->params.timeout);
+		reply_attr(req, &st, &born, fs->params.timeout);
 	return r;
 }
 
 /* The mount's root answers while locked, with no more than the mount table shows: df, mountpoint and ls -d work. */
 static void getattr_locked_root(struct fs *fs, fuse_req_t req)
 {
+	const struct statx unknown = { 0 };
 	struct stat st;
 
 	if (fstat(fs->store->fd, &st)) {
@@ -93,7 +119,7 @@ static void getattr_locked_root(struct fs *fs, fuse_req_t req)
 	}
 	if (st.st_nlink > 2)
 		st.st_nlink--;
-	(void)fuse_reply_attr(req, &st, 0);
+	reply_attr(req, &st, &unknown, 0);
 }
 
 /* The root of a nested domain while what leads to it is locked: its attributes belong out there. Those who have it open
@@ -101,6 +127,7 @@ static void getattr_locked_root(struct fs *fs, fuse_req_t req)
 static int getattr_inside(struct fs *fs, fuse_req_t req, fuse_ino_t ino)
 {
 	struct inode *inode = fs_inode(fs, ino);
+	const struct statx unknown = { 0 };
 	struct stat st, told = { 0 };
 	int r;
 
@@ -115,7 +142,7 @@ static int getattr_inside(struct fs *fs, fuse_req_t req, fuse_ino_t ino)
 	told.st_uid = st.st_uid;
 	told.st_gid = st.st_gid;
 	told.st_nlink = 2;
-	(void)fuse_reply_attr(req, &told, 0);
+	reply_attr(req, &told, &unknown, 0);
 	return 0;
 }
 
@@ -209,8 +236,8 @@ static int set_times(struct inode *inode, int fd, const struct stat *attr, int m
 
 #define SET_TIMES (FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME_NOW)
 
-/* Setuid goes, and setgid: where it is no more than mandatory locking's old mark (no execution), only if the caller is a
- * stranger to the group. */
+/* Setuid goes, and setgid: where it is no more than mandatory locking's old mark (no execution), only if the caller
+ * is a stranger to the group. */
 static int kill_bits(const struct task *t, int fd)
 {
 	struct stat st;

@@ -7,6 +7,7 @@
 
 #include "fs.h"
 #include "ops.h"
+#include "ops_create.h"
 #include "io.h"
 #include "log.h"
 #include "newborn.h"
@@ -58,47 +59,6 @@ static void open_cached(struct task *t, const struct handle *h, const struct fil
 	/* Attributes only, which waits for nothing: the look-up before may be older than what was opened. */
 	if (!t->fi.keep_cache && fuse_lowlevel_notify_inval_inode(t->fs->se, inode->nodeid, -1, 0) == -EINVAL)
 		log_debug("cannot drop the kernel's attributes");
-}
-
-struct birth {
-	struct fs_dir d;
-	struct fs_birth b;
-	struct header_ident ident;
-	struct file_key fk;
-	uint8_t page[LAYOUT_PAGE];
-	int fd;
-	struct stat st;
-	struct fuse_entry_param e;
-	struct inode *inode;
-};
-
-/* The backing file under its name, with its inode. */
-static int create_backing(struct task *t, struct birth *b)
-{
-	struct name_entry entry;
-	size_t len = strlen(t->name);
-	bool bare = !b->b.access_acl;
-	int r = name_encrypt(b->d.dir.names, b->d.dir.id, t->name, len, &entry);
-
-	if (!r)
-		r = dir_create(&b->d.dir, t->name, len, b->page, b->b.mode & 07777, &b->b.owner, &b->fd, &b->st);
-	if (!r) {
-		r = fs_birth_acl(b->d.dir.names, &b->b, b->fd, b->ident.file);
-		if (r && dir_unlink(&b->d.dir, t->name, len))
-			log_warn("cannot remove a file whose ACL could not be stored");
-	}
-	if (!r)
-		r = fs_entry(t->fs, &b->d, entry.entry, &b->st, &b->e, &b->inode);
-	if (r)
-		return r;
-	pthread_mutex_lock(&b->inode->lock);
-	memcpy(b->inode->fileid, b->ident.file, sizeof(b->inode->fileid));
-	b->inode->have_fileid = true;
-	pthread_mutex_unlock(&b->inode->lock);
-	if (bare && !t->fs->params.shared)
-		fs_learn_no_xattr(b->inode);
-	newborn_note(b->d.inode->nodeid, b->inode->nodeid, b->inode->generation);
-	return 0;
 }
 
 /* Hands the new file to the kernel as an open file; consumes b->fd and the ref on b->inode. */

@@ -163,7 +163,9 @@ static int make_backing(
 		return dir_mkdir(&d->dir, name, len, b->mode & 07777, &b->owner, d->inode->domain, st);
 	if (S_ISLNK(m->mode))
 		return dir_symlink(&d->dir, name, len, m->target, m->target_len, &b->owner, st);
-	return dir_mknod(&d->dir, name, len, b->access_acl ? b->mode & ~(mode_t)S_IRWXG : b->mode, m->rdev, &b->owner, st);
+	mode_t mode = b->access_acl ? b->mode & ~(mode_t)S_IRWXG : b->mode; /* as special_birth() wants it */
+
+	return dir_mknod(&d->dir, name, len, mode, m->rdev, &b->owner, st);
 }
 
 /* The ACLs of what was just made; without them it goes again. */
@@ -459,7 +461,7 @@ static int link_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, fuse_ino_t paren
 	if (!r)
 		r = entry_name(&d, name, entry);
 	if (!r)
-		r = reply_entry(fs, req, &d, entry, &st, false);
+		r = reply_entry(fs, req, &d, entry, &st, st.st_nlink == 1); /* its first name: it was made without */
 	fs_dir_put(fs, &d);
 	return r;
 }

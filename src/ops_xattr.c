@@ -165,7 +165,8 @@ static int getxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *
 	ssize_t n = x.special ? special_get(x.fd, name, buf, size)
 	                      : xattr_get(x.fd, x.id, fs_names(fs, x.inode), name, buf, size);
 
-	if (n == -ENODATA && !x.special && !fs->params.shared && xattr_list(x.fd, x.id, fs_names(fs, x.inode), NULL, 0) == 0)
+	if (n == -ENODATA && !x.special && !fs->params.shared &&
+	    xattr_list(x.fd, x.id, fs_names(fs, x.inode), NULL, 0) == 0)
 		fs_learn_no_xattr(x.inode);
 	xobject_put(fs, &x);
 	if (n < 0)

@@ -131,15 +131,6 @@ def test_excl_and_trunc(d):
     assert os.stat(f).st_size == 9000
 
 
-def test_tmpfile_is_refused_cleanly(d):
-    try:
-        fd = os.open(d, os.O_TMPFILE | os.O_RDWR)
-    except OSError as e:
-        assert e.errno in (errno.EOPNOTSUPP, errno.EISDIR)
-    else:
-        os.close(fd)
-
-
 # ---- rename ----
 
 @pytest.mark.sanitizer

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import LIBC
 from posix_diff import Twins, beside, fresh, look, see, twins
-from posix_tools import AT_FDCWD, BOTH, REFERENCE, check, d, read, renameat2, variant_fixture, write
+from posix_tools import AT_FDCWD, BOTH, REFERENCE, check, d, read, renameat2, run, variant_fixture, write
 
 fs = variant_fixture(BOTH[:1])
 __all__ = ["beside", "d", "twins"]
@@ -328,3 +328,95 @@ def test_sockets_and_fifos_work(d):
     os.close(w)
     assert os.read(r, 10) == b""
     os.close(r)
+
+
+# ---- files without a name, files whose name is gone ----
+
+def tmpfile(directory, flags=os.O_RDWR, mode=0o640):
+    return os.open(directory, os.O_TMPFILE | flags, mode)
+
+
+def name_it(fd, path):
+    check(LIBC.linkat(AT_FDCWD, f"/proc/self/fd/{fd}".encode(), AT_FDCWD, os.fsencode(path), 0x400))
+
+
+def test_files_without_a_name(fs, twins):
+    def script(at):
+        fd = tmpfile(at)
+        out = [os.fstat(fd).st_nlink, oct(os.fstat(fd).st_mode), os.listdir(at), os.write(fd, b"x" * 10_000), os.fstat(fd).st_size, os.pread(fd, 3, 9_000)]
+        os.setxattr(fd, "user.a", b"b")
+        os.ftruncate(fd, 9_500)
+        os.fchmod(fd, 0o604)
+        os.utime(fd, ns=(5, 7))
+        again = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+        out += [os.getxattr(fd, "user.a"), os.pread(again, 10, 9_495), os.fstat(again).st_mtime_ns]
+        name_it(fd, "named")
+        out += [os.fstat(fd).st_nlink, os.listdir(at), len(read("named")), see(name_it, fd, "named")]
+        os.pwrite(fd, b"yy", 9_499)
+        os.fsync(fd)
+        name_it(fd, "second" * 40)
+        os.unlink("named")
+        for f in (fd, again):
+            os.close(f)
+        never = tmpfile(at, os.O_RDWR | os.O_EXCL)
+        out += [see(name_it, never, "never"), read("second" * 40)[9_490:], see(tmpfile, at, os.O_RDONLY), see(tmpfile, "missing"), see(tmpfile, "second" * 40)]
+        os.close(never)
+        return out
+    twins.same(script)
+    fs.remount()
+    (name,) = os.listdir(twins.ours)
+    assert read(os.path.join(twins.ours, name))[-13:] == b"x" * 11 + b"yy" or len(read(os.path.join(twins.ours, name))) == 9_501
+
+
+def test_many_files_without_names_leave_nothing(fs, d):
+    """Neither in the store nor among the daemon's descriptors."""
+    before = sum(1 for b, _, files in os.walk(fs.cipher) for _ in files)
+    for i in range(300):
+        fd = tmpfile(d)
+        os.write(fd, b"gone with its descriptor")
+        if i % 3 == 0:
+            name_it(fd, os.path.join(d, str(i)))
+        os.close(fd)
+    assert len(os.listdir(d)) == 100
+    assert len(os.listdir(f"/proc/{fs.process.pid}/fd")) < 200
+    assert all(read(os.path.join(d, n)) == b"gone with its descriptor" for n in os.listdir(d))
+    for n in os.listdir(d):
+        os.unlink(os.path.join(d, n))
+    assert sum(1 for b, _, files in os.walk(fs.cipher) for _ in files) == before
+
+
+def test_birth_times(fs, d):
+    """statx tells when an object was made; the backing knows."""
+    def born(path):
+        text = run("stat", "-c", "%W", path).stdout
+        return int(text)
+    import time
+    for n in ("f", "d", "l", "p"):
+        {"f": lambda p: write(p, b"x"), "d": os.mkdir, "l": lambda p: os.symlink("x", p), "p": os.mkfifo}[n](os.path.join(d, n))
+    if not born(write(os.path.join(os.path.dirname(fs.cipher), "probe"))):
+        pytest.skip("the backing keeps no birth times")
+    now = time.time()
+    times = {n: born(os.path.join(d, n)) for n in "fdlp"}
+    assert all(now - 60 < t <= now + 1 for t in times.values())
+    os.utime(os.path.join(d, "f"), (1, 1))
+    fs.remount()
+    assert {n: born(os.path.join(d, n)) for n in "fdlp"} == times
+    assert born(fs.plain) > 0
+
+
+@pytest.mark.parametrize("synced", ["before", "after"])
+def test_a_name_for_synced_content(make_mount, shared_devkms, synced):
+    """write, fsync and linkat in either order: after a crash of the daemon the name leads to the whole content."""
+    m = make_mount("m", shared_devkms, probe="10s", lease="30s").mount()
+    fd = tmpfile(m.plain)
+    os.write(fd, b"promised" * 5_000)
+    if synced == "before":
+        os.fsync(fd)
+    name_it(fd, m.path("f"))
+    if synced == "after":
+        os.fsync(fd)
+    m.kill()
+    see(os.close, fd)
+    m.clear_dead()
+    m.mount()
+    assert read(m.path("f")) == b"promised" * 5_000

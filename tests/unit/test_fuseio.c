@@ -7,6 +7,8 @@
 
 #include <cmocka.h>
 
+#include <sys/sysmacros.h>
+
 #include "../../src/fuseio_internal.h"
 
 struct request {
@@ -208,12 +210,64 @@ static void test_times_of_many(void **state)
 	assert_int_equal(sum, 2000 * n);
 }
 
+/* The two requests that libfuse does not know become ones that it does; all others stay as they are. */
+static void test_translate(void **state)
+{
+	struct request r = { 0 };
+
+	(void)state;
+	for (uint32_t opcode = 0; opcode < 100; opcode++) {
+		r.in = (struct fuse_in_header){ .opcode = opcode, .unique = 7, .nodeid = 8 };
+		assert_int_equal(fuseio_translate(&r, sizeof(r)), opcode == 51 || opcode == 52);
+		assert_int_equal(r.in.opcode, opcode == 51 ? FUSE_CREATE : opcode == 52 ? FUSE_GETATTR : opcode);
+		assert_int_equal(fuseio_wants_birth(), opcode == 52);
+		assert_int_equal(r.in.unique, 7);
+		assert_int_equal(r.in.nodeid, 8);
+	}
+	r.in.opcode = 51;
+	assert_false(fuseio_translate(&r, sizeof(r.in) - 1));
+	assert_int_equal(r.in.opcode, 51);
+}
+
+static void test_statx(void **state)
+{
+	struct stat st = { .st_ino = 11,
+		.st_mode = S_IFREG | 0640,
+		.st_nlink = 3,
+		.st_uid = 4000000000u,
+		.st_gid = 5,
+		.st_rdev = makedev(4095, 1048575),
+		.st_size = 1ll << 40,
+		.st_blksize = 4096,
+		.st_blocks = 77,
+		.st_atim = { -5, 6 },
+		.st_mtim = { 7, 8 },
+		.st_ctim = { 9, 10 } };
+	struct statx born = { .stx_mask = STATX_BTIME, .stx_btime = { .tv_sec = -12, .tv_nsec = 13 } };
+	struct fuseio_statx out;
+
+	(void)state;
+	fuseio_statx(&st, &born, 1.5, &out);
+	assert_int_equal(out.attr_valid, 1);
+	assert_int_equal(out.attr_valid_nsec, 500000000);
+	assert_int_equal(out.mask, STATX_BASIC_STATS | STATX_BTIME);
+	assert_true(out.ino == 11 && out.mode == (S_IFREG | 0640) && out.nlink == 3 && out.uid == 4000000000u);
+	assert_true(out.gid == 5 && out.size == 1ull << 40 && out.blksize == 4096 && out.blocks == 77);
+	assert_true(out.rdev_major == 4095 && out.rdev_minor == 1048575);
+	assert_true(out.atime.sec == -5 && out.atime.nsec == 6 && out.mtime.sec == 7 && out.mtime.nsec == 8);
+	assert_true(out.ctime.sec == 9 && out.ctime.nsec == 10 && out.btime.sec == -12 && out.btime.nsec == 13);
+	born.stx_mask = 0;
+	fuseio_statx(&st, &born, 0, &out);
+	assert_int_equal(out.mask, STATX_BASIC_STATS);
+	assert_true(out.btime.sec == 0 && out.btime.nsec == 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_parse_init), cmocka_unit_test(test_patch_init),
 		cmocka_unit_test(test_parse_kill), cmocka_unit_test(test_notifications), cmocka_unit_test(test_sysfs),
 		cmocka_unit_test(test_times), cmocka_unit_test(test_times_of_nothing),
-		cmocka_unit_test(test_times_of_many) };
+		cmocka_unit_test(test_times_of_many), cmocka_unit_test(test_translate), cmocka_unit_test(test_statx) };
 
 	return cmocka_run_group_tests_name("fuseio", tests, NULL, NULL);
 }

@@ -1,32 +1,36 @@
-"""byokfs beside gocryptfs and securefs, on the same work, in one run. It reports and never judges a time:
-the exit code is 0 unless something broke (1), that is, failed or gave back other data than was written."""
+"""byokfs beside its encrypted neighbours and beside no encryption, on the same work, in one run. It reports and never judges a
+time: the exit code is 0 unless something broke (1), that is, failed or gave back other data than was written."""
 import argparse
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 os.environ["BUILD"] = os.path.abspath(os.environ.get("BUILD", os.path.join(HERE, "..", "..", "build")))
 
 import contenders
+import latency
+import peers
 import report
+import runner
 import sealing
 import workloads
+from comparison import Comparison
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PLACES = {"disk": "/var/tmp", "tmpfs": "/dev/shm"}
+PLACES = {"tmpfs": "/dev/shm", "disk": "/var/tmp"}
 
 
 def chosen(all_names):
     """An argparse type: a comma-separated choice of names."""
     def parse(text):
-        wanted = text.split(",")
+        wanted = text.split(",") if text else []
         wrong = [w for w in wanted if w not in all_names]
         if wrong:
             raise argparse.ArgumentTypeError(f"{wrong[0]} is not one of {', '.join(all_names)}")
@@ -42,13 +46,15 @@ def arguments():
     p.add_argument("--dir", help="keep the stores in this directory instead")
     p.add_argument("--only", type=chosen(list(workloads.ALL)), default=list(workloads.ALL), metavar="WORKLOAD,...",
                    help=", ".join(workloads.ALL))
-    p.add_argument("--contenders", type=chosen(list(contenders.ALL)), default=list(contenders.ALL), metavar="NAME,...",
-                   help=", ".join(contenders.ALL))
+    p.add_argument("--contenders", type=chosen(list(peers.ALL)), default=list(peers.ALL), metavar="NAME,...",
+                   help=", ".join(peers.ALL))
+    p.add_argument("--no-latency", action="store_true", help="without the times of single reads under load")
     p.add_argument("--kms-latency", type=int, metavar="MS", help="let every KMS answer take this much longer (0; with --sealing 10)")
     p.add_argument("--kms-connections", type=int, default=0, metavar="N", help="calls to the KMS at a time (byokfs's own default)")
     p.add_argument("--sealing", action="store_true", help="only compare byokfs with itself: --seal=file beside --seal=domain")
     p.add_argument("--cpu", action="store_true", help="also print the processor time of the daemons")
-    p.add_argument("--json", metavar="FILE", help="write every sample there")
+    p.add_argument("--json", metavar="FILE", default=os.path.join(os.environ["BUILD"], "bench.json"),
+                   help="write every sample there (bench.json in the build directory)")
     args = p.parse_args()
     if args.kms_latency is None:
         args.kms_latency = 10 if args.sealing else 0
@@ -57,50 +63,9 @@ def arguments():
     return args
 
 
-class Comparison:
-    """All rounds in one place. Who breaks is out of the remaining rounds, and the run is a failure."""
-
-    def __init__(self, bench, directory, names):
-        self.bench, self.directory = bench, directory
-        self.names, self.broken, self.results = list(names), {}, {}
-
-    def groups(self):
-        return [g for g, names in workloads.GROUPS.items() if set(names) & set(self.bench.only)]
-
-    def round(self, number):
-        """Contenders take turns group by group, so that a slow minute of the machine meets all of them."""
-        stores = {}
-        order = self.names[number % len(self.names):] + self.names[:number % len(self.names)]
-        try:
-            for group in self.groups():
-                for name in order:
-                    if name not in self.broken:
-                        self.turn(group, name, number, stores)
-        finally:
-            for store in stores.values():
-                store.close()
-
-    def turn(self, group, name, number, stores):
-        try:
-            if name not in stores:
-                stores[name] = contenders.ALL[name](os.path.join(self.directory, f"{name}.{number}"))
-                stores[name].create()
-            for workload, sample in workloads.run_group(group, self.bench, stores[name]).items():
-                self.results.setdefault(workload, {}).setdefault(name, []).append(sample)
-        except (contenders.Broken, AssertionError, OSError, subprocess.SubprocessError) as e:
-            said = getattr(e, "stderr", None) or ""
-            self.broken[name] = f"{group.__name__}, round {number + 1}: {e if isinstance(e, contenders.Broken) else repr(e)} {said}"
-            print(f"\n{name} BROKE: {self.broken[name]}\n{stores[name].log_tail()}", flush=True)
-            stores[name].close()
-
-    def as_json(self):
-        return {"broken": self.broken, "results": {w: {n: [asdict(s) for s in samples] for n, samples in by.items()}
-                                                   for w, by in self.results.items()}}
-
-
 def compare(bench, place, directory, names, args):
     base = tempfile.mkdtemp(prefix="byokfs-bench.", dir=directory)
-    comparison = Comparison(bench, base, names)
+    comparison = Comparison(bench, base, names, not args.no_latency)
     start = time.monotonic()
     try:
         for number in range(args.rounds):
@@ -109,16 +74,14 @@ def compare(bench, place, directory, names, args):
     finally:
         shutil.rmtree(base, ignore_errors=True)
     kind = subprocess.check_output(["findmnt", "-n", "-o", "FSTYPE", "-T", directory], text=True).split()[-1]
-    ours = [n for n in names if not contenders.ALL[n].is_peer]
-    report.show(f"{place}: {directory} ({kind}), {args.rounds} rounds", bench, names, ours, comparison.results, args.cpu)
-    return comparison
+    return {"directory": directory, "kind": kind, **comparison.as_json()}
 
 
 def taking_part(wanted):
     """Those that are there; the others are named, not silently left out."""
     names = []
     for name in wanted:
-        why = contenders.ALL[name].missing()
+        why = peers.ALL[name].missing()
         if why:
             print(f"without {name}: {why}")
         else:
@@ -126,11 +89,30 @@ def taking_part(wanted):
     return names
 
 
-def versions(names):
-    ask = {"gocryptfs": ["gocryptfs", "-version"], "securefs": ["dpkg-query", "-W", "-f=securefs ${Version}", "securefs"],
-           "byokfs-domain": [os.path.join(os.environ["BUILD"], "byokfs"), "-V"]}
-    said = [subprocess.run(ask[n], capture_output=True, text=True, check=False).stdout.strip().split(";")[0] for n in names if n in ask]
-    return ", ".join(s for s in said if s)
+def processor():
+    with open("/proc/cpuinfo") as f:
+        names = [line.partition(":")[2].strip() for line in f if line.startswith("model name")]
+    return f"{os.cpu_count()} x {names[0] if names else platform.machine()}"
+
+
+def bounds(bench):
+    """What the processor's AES-256-GCM allows, in bytes a second, by one thread and by as many as there are processors."""
+    def speed(threads):
+        return max(float(subprocess.check_output([bench.load, "gcm", "-", str(threads), "300"])) for _ in range(3))
+    return {"gcm_1": speed(1), "gcm_all": speed(min(16, os.cpu_count()))}
+
+
+def measure(bench, names, places, args):
+    """Everything a report needs, as plain data."""
+    head = {"kind": "bench", "scale": args.scale, "rounds": args.rounds, "kms_latency_ms": args.kms_latency, "machine": processor(),
+            "kernel": platform.release(),
+            "contenders": {n: {"role": peers.ALL[n].role, "version": peers.ALL[n].version(), "durable": peers.ALL[n].durable} for n in names},
+            "workloads": {w: {"unit": workloads.ALL[w].unit, "metadata": workloads.ALL[w].metadata, "sync": workloads.ALL[w].sync,
+                              "what": workloads.ALL[w].what.format(**vars(bench))} for w in args.only},
+            "situations": latency.describe(bench), "bounds": bounds(bench), "load": [round(os.getloadavg()[0], 1)]}
+    head["places"] = {place: compare(bench, place, directory, names, args) for place, directory in places.items()}
+    head["load"].append(round(os.getloadavg()[0], 1))
+    return head
 
 
 def on_signal(number, _frame):
@@ -152,21 +134,17 @@ def main():
         sys.exit("bench: nobody to measure")
     if os.geteuid() != 0:
         print("not root: the page cache stays, so cold means a fresh mount only")
-    print(f"{versions(names)}; scale {args.scale:g}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, "
-          f"KMS answers {f'{args.kms_latency} ms later' if args.kms_latency else 'at once'}", flush=True)
     places = {"dir": os.path.realpath(args.dir)} if args.dir else {p: d for p, d in PLACES.items() if args.where in (p, "both")}
     with tempfile.TemporaryDirectory(prefix="byokfs-bench.") as work:
-        bench = workloads.Bench(work, args.scale, args.only)
+        bench = runner.Bench(work, args.scale, args.only, tree_scale=1 if args.sealing else 0.5)
         if args.sealing:
             sealing.run(bench, places, args.rounds)
             return 0
-        done = {place: compare(bench, place, directory, names, args) for place, directory in places.items()}
-    print(f"{report.LEGEND}\nLoad average at the end: {os.getloadavg()[0]:.1f}.")
-    if args.json:
-        with open(args.json, "w") as f:
-            json.dump({"scale": args.scale, "rounds": args.rounds, "kms_latency_ms": args.kms_latency,
-                       "places": {p: c.as_json() for p, c in done.items()}}, f, indent=1)
-    return 1 if any(c.broken for c in done.values()) else 0
+        done = measure(bench, names, places, args)
+    with open(args.json, "w") as f:
+        json.dump(done, f, indent=1)
+    print(report.text(done, args.cpu))
+    return 1 if any(p["broken"] for p in done["places"].values()) else 0
 
 
 if __name__ == "__main__":

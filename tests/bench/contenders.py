@@ -1,15 +1,18 @@
-"""The filesystems under comparison, behind one interface: create in a fresh directory, mount, unmount, close.
+"""The filesystems under comparison, behind one interface: create in a fresh directory, mount, unmount, close. And byokfs itself.
 
-Every daemon is a child in the foreground, so that it can be waited for, measured, and ended by its process id."""
+Every daemon is a child in the foreground, so that it can be waited for, measured, and ended by its process id; in a process group
+of its own, where no interrupt from the terminal ends it early, but in the session of all, for the scheduler shares by sessions."""
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TICK = os.sysconf("SC_CLK_TCK")
 PATIENCE = 60
+COMPILER = os.environ.get("CC", "cc").split()
 
 
 class Broken(Exception):
@@ -27,8 +30,13 @@ class Contender:
     """Common to all: where things are, the life of the daemon. base is a directory of the contender's own."""
     kind = ""       # what /proc/mounts says
     program = ""
-    is_peer = True
+    role = "peer"   # ours, peer (encrypts too), bare (FUSE without encryption), plain (no FUSE)
     keeps_times = True
+    rounds = 1000   # it sits out the rounds after these: for the slowest
+    durable = True  # its fsync reaches the disk
+    groups = None   # names of the groups it takes part in, if not in all
+    patience = PATIENCE
+    answers = ""    # what the program reads from its standard input when it mounts
 
     def __init__(self, base):
         self.base = base
@@ -41,8 +49,17 @@ class Contender:
         """Why it cannot take part, or None."""
         return None if shutil.which(cls.program) else f"{cls.program} is not installed"
 
+    @classmethod
+    def version(cls):
+        """Of the package, as Debian counts."""
+        said = subprocess.run(["dpkg-query", "-W", "-f=${Version}", cls.program], capture_output=True, text=True, check=False)
+        return said.stdout.strip() or "?"
+
+    def environment(self):
+        return None
+
     def run(self, *args):
-        done = subprocess.run(args, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(args, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False)
         if done.returncode:
             raise Broken(f"{' '.join(args[:2])}: exit code {done.returncode}: {done.stderr.strip()[-400:]}")
 
@@ -59,8 +76,11 @@ class Contender:
 
     def mount(self):
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-        end = time.monotonic() + PATIENCE
+            self.process = subprocess.Popen(self.command(), stdin=subprocess.PIPE, stdout=log, stderr=log, env=self.environment(),
+                                            process_group=0, text=True)
+        self.process.stdin.write(self.answers)
+        self.process.stdin.close()
+        end = time.monotonic() + self.patience
         while mount_type(self.plain) != self.kind:
             if not self.alive() or time.monotonic() > end:
                 raise Broken(f"does not mount: {self.log_tail()}")
@@ -90,10 +110,14 @@ class Contender:
 
     def close(self):
         """Whatever state it is in, nothing is left: no mount, no process, no file."""
+        self.force_umount()
+        self.end_process()
+        self.force_umount()   # it may have been about to mount
+        shutil.rmtree(self.base, ignore_errors=True)
+
+    def force_umount(self):
         while mount_type(self.plain):
             self.abort()
-        self.end_process()
-        shutil.rmtree(self.base, ignore_errors=True)
 
     def end_process(self):
         if self.alive():
@@ -123,40 +147,10 @@ class Contender:
         """Returns when the daemon is through with what it does by itself after a mount."""
 
 
-class Gocryptfs(Contender):
-    """As it comes; only the cost of the password, which no workload sees, is low."""
-    kind, program = "fuse.gocryptfs", "gocryptfs"
-
-    def make_store(self):
-        self.password = os.path.join(self.base, "password")
-        with open(self.password, "w") as f:
-            f.write("benchmark\n")
-        self.run("gocryptfs", "-q", "-init", "-scryptn", "10", "-passfile", self.password, self.cipher)
-
-    def command(self):
-        return ["gocryptfs", "-q", "-fg", "-passfile", self.password, self.cipher, self.plain]
-
-
-class Securefs(Contender):
-    """Format 4 is securefs lite: a file of ciphertext per file. Through libfuse 2 a request to set the one time and leave the
-    other is lost without an error, and tar makes such requests."""
-    kind, program = "fuse.securefs", "securefs"
-    keeps_times = False
-
-    def make_store(self):
-        self.run("securefs", "create", "--format", "4", "--pbkdf", "pkcs5-pbkdf2-hmac-sha256", "-r", "1000", "--pass", "benchmark",
-                 self.cipher)
-
-    def command(self):
-        """noforget: without it a directory gets another inode number when the kernel forgets it, and tar gives up."""
-        return ["securefs", "mount", "-o", "noforget", "--pass", "benchmark", "--log", os.path.join(self.base, "securefs.log"),
-                self.cipher, self.plain]
-
-
 class Byokfs(Contender):
     """The mount layer's Devkms and Mount, with the defaults of byokfs.ini."""
-    kind, seal = "fuse.byokfs", ""
-    is_peer = False
+    kind, seal, more = "fuse.byokfs", "", ""
+    role = "ours"
     latency_ms, connections = 0, 0   # 0: the default
 
     def __init__(self, base):
@@ -171,6 +165,11 @@ class Byokfs(Contender):
                 return f"{os.path.join(build, program)} is not built"
         return None
 
+    @classmethod
+    def version(cls):
+        said = subprocess.run([os.path.join(os.environ["BUILD"], "byokfs"), "-V"], capture_output=True, text=True, check=False)
+        return said.stdout.strip().split(";")[0].removeprefix("byokfs ")
+
     def make_store(self):
         sys.path.insert(0, os.path.join(HERE, "..", "mount"))
         try:
@@ -183,6 +182,7 @@ class Byokfs(Contender):
         ini = f"[kms]\nkey = {self.kms.key}\nendpoint = {self.kms.endpoint}\n"
         if self.connections:
             ini += f"max_connections = {self.connections}\n"
+        ini += self.more
         self.store = conftest.Mount(self.base, self.kms, init=("--seal", self.seal), ini=ini)
         self.log = self.store.log
 
@@ -191,8 +191,8 @@ class Byokfs(Contender):
         self.process = self.store.process
 
     def umount(self):
-        self.store.umount()
-        self.process = None
+        super().umount()
+        self.store.process = None
 
     def close(self):
         if self.store and self.store.process:
@@ -220,4 +220,27 @@ class ByokfsFile(Byokfs):
     seal = "file"
 
 
-ALL = {"byokfs-domain": ByokfsDomain, "byokfs-file": ByokfsFile, "gocryptfs": Gocryptfs, "securefs": Securefs}
+class ByokfsUring(ByokfsDomain):
+    """The same with requests through io_uring instead of /dev/fuse, where kernel and daemon can do that."""
+    more = "[mount]\ntransport = io_uring\n"
+
+    @classmethod
+    def missing(cls):
+        """A trial: a mount may refuse the key, or fall back and say so in its status."""
+        why = super().missing()
+        if why:
+            return why
+        with tempfile.TemporaryDirectory(prefix="byokfs-bench.") as base:
+            trial = cls(os.path.join(base, "trial"))
+            try:
+                trial.create()
+                trial.mount()
+                used = trial.store.status().get("transport", "fuse")
+            except (Broken, AssertionError, OSError, ValueError, subprocess.SubprocessError) as e:
+                used = " ".join(f"{e!r} {getattr(e, 'stderr', '')}".split())[-200:]
+            finally:
+                trial.close()
+        return None if used == "io_uring" else f"no io_uring: {used}"
+
+
+OURS = {"byokfs-domain": ByokfsDomain, "byokfs-file": ByokfsFile, "byokfs-uring": ByokfsUring}

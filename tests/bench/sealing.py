@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 
 import contenders
+import runner
 import workloads
 
 NAMES = ("byokfs-domain", "byokfs-file")
@@ -24,30 +25,30 @@ def in_any_order(run):
             with open(name, "rb") as f:
                 f.read()
     run.cold()
-    run.measure("read-random", len(files), workloads.clocked, step)
+    run.measure("read-random", len(files), runner.clocked, step)
 
 
 def untar(run):
     run.fs.mount()
-    run.measure("untar", run.bench.files, workloads.clocked, run.output, "tar", "-C", run.fs.plain, "-xf", run.bench.archive)
+    run.measure("untar", run.bench.files, runner.clocked, run.output, "tar", "-C", run.fs.plain, "-xf", run.bench.archive)
 
 
 def read_tree(run):
     run.cold()
-    if run.measure("read-tree", run.bench.files, workloads.clocked, workloads.read_tree, run) != run.bench.expect:
+    if run.measure("read-tree", run.bench.files, runner.clocked, workloads.read_tree, run) != run.bench.expect:
         raise contenders.Broken("the tree read back is not the one unpacked")
 
 
 def one_round(number, bench, directory, samples):
     """Who begins alternates."""
     order = NAMES[::-1] if number % 2 else NAMES
-    runs = {n: workloads.Run(bench, contenders.ALL[n](os.path.join(directory, f"{n}.{number}"))) for n in order}
+    runs = {n: runner.Run(bench, contenders.OURS[n](os.path.join(directory, f"{n}.{number}"))) for n in order}
     try:
         for run in runs.values():
             run.fs.create()
         for step in (untar, read_tree, in_any_order):
             for run in runs.values():
-                workloads.drop_caches()
+                runner.drop_caches()
                 step(run)
         for name, run in runs.items():
             run.fs.umount()

@@ -75,7 +75,7 @@ DEPS_BUILD := gcc make pkg-config libfuse3-dev fuse3 libsodium-dev libssl-dev li
 	libexpat1-dev libmicrohttpd-dev libp11-kit-dev ca-certificates
 DEPS_TEST  := procps glusterfs-server libcmocka-dev python3-pytest python3-pytest-xdist python3-boto3 python3-cryptography awscli git rsync sqlite3 attr acl mandoc strace xfsprogs e2fsprogs curl vim-tiny jq softhsm2 opensc gocryptfs fio quota
 DEPS_LINT  := clang-tidy cppcheck
-DEPS_BENCH := securefs
+DEPS_BENCH := securefs encfs cryfs bindfs
 DEPS_DEB   := debhelper dpkg-dev lintian
 SUDO       := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -143,7 +143,7 @@ lint: deps-lint deps-test
 	@$(MAKE) --no-print-directory BUILD=build-analyzer OPT='-O2 -g -fanalyzer $(ANALYZER_OFF)' WERROR=1 all 
 
 # --- trial, bench, installation -------------------------------------------------------------------------------------
-.PHONY: try untry bench install deb
+.PHONY: try untry bench bench-plots install deb
 try: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@sh tools/try.sh start $(BUILD)
@@ -152,6 +152,10 @@ untry:
 bench: deps-bench deps-test
 	@$(MAKE) --no-print-directory -j$$(nproc) all
 	BUILD=$(abspath $(BUILD)) $(PYTHON) -B tests/bench/bench.py $(BENCH)
+# Pictures of the last run, and of what else is named: make bench-plots PLOTS="$(BUILD)/bench.json curve.json"
+PLOTS ?= $(BUILD)/bench.json
+bench-plots:
+	$(PYTHON) -B tests/bench/plots.py --out docs/bench $(PLOTS)
 
 # The packages of the last commit, in $(BUILD)/deb; then: apt install ./build/deb/byokfs_*.deb
 deb: deps-deb

@@ -22,7 +22,7 @@ class Comparison:
         self.broken, self.results, self.reads = {}, {}, {}
         self.steps = [g for g, group_names in workloads.GROUPS.items() if set(group_names) & set(bench.only)]
         if with_latency:
-            self.steps.append(latency.measured)
+            self.steps.append(latency.single_reads)
         self.took = dict.fromkeys(names, 0.0)
 
     def round(self, number):
@@ -59,8 +59,8 @@ class Comparison:
             stores.pop(name).close()
 
     def do(self, step, name, store):
-        if step is latency.measured:
-            for situation, nanoseconds in latency.measured(runner.Run(self.bench, store)).items():
+        if step is latency.single_reads:
+            for situation, nanoseconds in latency.single_reads(runner.Run(self.bench, store)).items():
                 self.reads.setdefault(situation, {}).setdefault(name, []).extend(nanoseconds)
         else:
             for workload, sample in runner.run_group(step, self.bench, store).items():

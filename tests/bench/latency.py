@@ -98,7 +98,7 @@ def summary(nanoseconds):
     return {**us, "max": round(ordered[-1] / 1000, 1), "reads": len(ordered)}
 
 
-def measured(run):
+def single_reads(run):
     drop_caches()
     run.fs.mount()
     found = Latency(run.bench, run).measure()

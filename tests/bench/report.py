@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 
 NOISY = 1.3         # the slowest round took this many times the fastest
 GOAL_PEER, GOAL_BOUND, GOAL_BARE = 2.0, 0.8, 1.0
@@ -119,6 +120,8 @@ def values(run, place):
 def ratios(run, place):
     """byokfs over the fastest encrypted peer and over bindfs."""
     ours, results = by_role(run, "ours"), run["places"][place]["results"]
+    if not ours:
+        return []
     rows = [["", "fastest peer", *(f"{short(n)}/peer" for n in ours), *(f"{short(n)}/bindfs" for n in ours),
              *(f"KMS {short(n)}" for n in ours), ""]]
     for w in done_in(run, place):
@@ -232,6 +235,8 @@ def main():
     args = p.parse_args()
     with open(args.file) as f:
         run = json.load(f)
+    if args.markdown and not by_role(run, "ours"):
+        sys.exit(f"report: {args.file}: byokfs took no part")
     print(markdown(run) if args.markdown else text(run, args.cpu))
 
 

@@ -55,6 +55,11 @@ MUST_CHECK int dir_mknod(const struct dir *, const char *name, size_t len, mode_
     const struct dir_owner *, struct stat *st);
 MUST_CHECK int dir_symlink(const struct dir *, const char *name, size_t len, const char *target, size_t targetlen,
     const struct dir_owner *, struct stat *st);
+/* What a symlink's content is in full, NUL-terminated: its length, -EBADMSG when a long one's rest is not there. */
+MUST_CHECK int dir_link_text(int fd, const char *entry, char out[static NAME_LINK_TEXT(NAME_LINK_MAX)]);
+/* Bytes of the target, for a content of st_size bytes; looks at the link only when that is DIR_LINK_LONG. */
+#define DIR_LINK_LONG 1021
+uint64_t dir_link_size(int fd, const char *entry, uint64_t st_size);
 /* Target of the symlink `entry` relative to fd (entry "" with an O_PATH fd of the link itself). out holds
  * NAME_LINK_MAX+1; returns the length. */
 MUST_CHECK int dir_readlink(int fd, const char *entry, const struct name_keys *, char *out);

@@ -398,8 +398,7 @@ static int dress_entry(const struct dir_place *p, const mode_t *mode, const stru
 	return 0;
 }
 
-/* After the object was made (r its result): dressed, or removed again. */
-static int finish_entry(
+int dir_finish_entry(
     const struct dir_place *p, int r, const mode_t *mode, const struct dir_owner *o, struct stat *st)
 {
 	if (!r) {
@@ -427,45 +426,7 @@ int dir_mknod(const struct dir *d, const char *name, size_t len, mode_t mode, de
 	if (r)
 		return r;
 	r = mknodat(d->fd, place.name.entry, mode, rdev) ? -errno : 0;
-	return finish_entry(&place, r, &bits, owner, st);
-}
-
-int dir_symlink(const struct dir *d, const char *name, size_t len, const char *target, size_t targetlen,
-    const struct dir_owner *owner, struct stat *st)
-{
-	char text[NAME_LINK_TEXT(NAME_LINK_MAX)];
-	struct dir_place place;
-	int r;
-
-	if (!targetlen)
-		return -ENOENT;
-	if (targetlen > NAME_LINK_MAX)
-		return -ENAMETOOLONG;
-	r = name_link_encrypt(d->names, target, targetlen, text, NAME_LINK_MAX);
-	if (r < 0)
-		return r;
-	r = dir_place_make(&place, d, name, len);
-	if (!r)
-		r = dir_long_make(&place);
-	if (r)
-		return r;
-	r = symlinkat(text, d->fd, place.name.entry) ? -errno : 0;
-	return finish_entry(&place, r, NULL, owner, st);
-}
-
-int dir_readlink(int fd, const char *entry, const struct name_keys *names, char *out)
-{
-	char text[NAME_LINK_MAX + 2], where[DIR_WHERE];
-	ssize_t n = readlinkat(fd, entry, text, sizeof(text));
-	int r;
-
-	if (n < 0)
-		return -errno;
-	r = name_link_decrypt(names, text, (size_t)n, out);
-	if (r >= 0)
-		return r;
-	log_damage("%s%s%s: symlink target does not authenticate", dir_where(fd, where), *entry ? "/" : "", entry);
-	return -EIO;
+	return dir_finish_entry(&place, r, &bits, owner, st);
 }
 
 int dir_link(const struct dir *d, const char *name, size_t len, int srcfd, struct stat *st)

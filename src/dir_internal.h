@@ -35,6 +35,10 @@ MUST_CHECK int dir_rename_new(int fromfd, const char *from, int tofd, const char
  * stays the inherited one. */
 MUST_CHECK int dir_dress(int fd, const struct stat *parent, mode_t mode, const struct dir_owner *);
 
+/* After a symlink or special file was made (r its result): owner and mode (NULL: it has none), or removed again. */
+MUST_CHECK int dir_finish_entry(
+    const struct dir_place *, int r, const mode_t *mode, const struct dir_owner *, struct stat *st);
+
 /* .byokfs.d without a log line. */
 MUST_CHECK int dir_id_quiet(int fd, const struct name_keys *, uint16_t *domain_index, uint8_t id[static 16]);
 /* Plain name of a backing entry, reading "<entry>.n" where needed: its length, 0 for a reserved one, or -EBADMSG.

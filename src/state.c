@@ -81,7 +81,10 @@ static uint64_t size_to_tell(struct fs *fs, struct inode *inode, int dirfd, cons
 void fs_attr(struct fs *fs, struct inode *inode, int dirfd, const char *entry, struct stat *st)
 {
 	if (S_ISLNK(st->st_mode)) {
-		st->st_size = (off_t)name_link_size((uint64_t)st->st_size);
+		bool look = !entry && st->st_size == DIR_LINK_LONG;
+		CLEANUP_FD int fd = look ? inode_open(fs->inodes, inode, O_PATH | O_NOFOLLOW) : -1;
+
+		st->st_size = (off_t)dir_link_size(entry ? dirfd : fd, entry ? entry : "", (uint64_t)st->st_size);
 		return;
 	}
 	if (S_ISDIR(st->st_mode)) {

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "bytes.h"
+#include "dir.h"
 
 #define SIV_IV    16
 #define LONG_HASH 24u
@@ -174,16 +175,16 @@ static bool target_opens(struct check *c, const char *text, int n)
 
 void check_link(struct check *c, int dirfd, const char *path, const char *name)
 {
-	char text[PATH_MAX + 1];
-	uint8_t raw[PATH_MAX];
-	int n = link_content(dirfd, name, text, sizeof(text));
+	char text[NAME_LINK_TEXT(NAME_LINK_MAX)];
+	uint8_t raw[NAME_LINK_TEXT(NAME_LINK_MAX)];
+	int n = dir_link_text(dirfd, name, text);
 
-	if (n < 0) {
+	if (n < 0 && n != -EBADMSG) {
 		if (n != -ENOENT || !c->live)
 			check_say(c, CHECK_DAMAGE, path, name, "cannot be read: %s", strerror(-n));
 		return;
 	}
-	if (bytes_unb64(B64_URL, raw, sizeof(raw), text, (size_t)n) <= LINK_SALT + SIV_IV) {
+	if (n < 0 || bytes_unb64(B64_URL, raw, sizeof(raw), text, (size_t)n) <= LINK_SALT + SIV_IV) {
 		check_say(c, CHECK_DAMAGE, path, name, "a symlink that byokfs did not write");
 		check_fix(c, FIX_MOVE, true, path, name, "a symlink that byokfs did not write");
 	} else if (!target_opens(c, text, n)) {

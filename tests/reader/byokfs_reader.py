@@ -734,6 +734,18 @@ class Domain:
         return aead_open(self.keys.ids.suite, self.keys.xattrs, value[:24], value[24:], aad, 'attribute')
 
 
+def link_text(path):
+    """The content of a symlink; a long one's rest is an attribute of the link."""
+    text = os.readlink(path)
+    if len(text) != 1021 or text[:1] != b'.':
+        return text
+    try:
+        rest = os.getxattr(path, 'trusted.byokfs.link', follow_symlinks=False)
+    except OSError as e:
+        raise Damage('the rest of a long link is missing') from e
+    return text[1:] + b64url(rest)
+
+
 def dir_id(text, domain_of):
     """(domain, dirid) of a .byokfs.d content; domain_of(index) gives the opened domain."""
     check(len(text) == 46, '.byokfs.d has a wrong length')
@@ -879,7 +891,7 @@ class Store:
         child = Node(os.path.join(node.path, name), KINDS[stat.S_IFMT(st.st_mode)], backing, st, node.domain)
         if child.kind == 'l':
             try:
-                child.target = node.domain.link(os.readlink(backing))
+                child.target = node.domain.link(link_text(backing))
             except Damage as e:
                 child.error = str(e)
         return child

@@ -203,7 +203,12 @@ class Maker:
     def symlink(self, parent, name, target):
         salt = os.urandom(8)
         siv = AESSIV(self.dirs[parent][0].links).encrypt(target, [b'l1', salt])
-        os.symlink(r.b64url(salt + siv), self.entry(parent, name))
+        text, path = r.b64url(salt + siv), self.entry(parent, name)
+        if len(text) <= 4095:
+            os.symlink(text, path)
+        else:
+            os.symlink(b'.' + text[:1020], path)
+            os.setxattr(path, 'trusted.byokfs.link', (salt + siv)[765:], follow_symlinks=False)
 
     def file(self, parent, name, content=b'', size=None, pages=None, wrap_kind=1):
         keys = self.dirs[parent][0]

@@ -270,6 +270,23 @@ def test_links(tmp_path):
         assert dir_errors(open_store(maker, tmp_path)) == {b'l'}
 
 
+def test_long_links(tmp_path):
+    """The rest of a target is an attribute of the link, which has to be there and as it was."""
+    maker = m.Maker(tmp_path / 'store')
+    try:
+        maker.symlink(maker.root, b'l', b't' * 4095)
+    except OSError:
+        pytest.skip('no attributes of symlinks here')
+    path = maker.entry(maker.root, b'l')
+    rest = os.getxattr(path, 'trusted.byokfs.link', follow_symlinks=False)
+    assert dir_errors(open_store(maker, tmp_path)) == set()
+    for bad in (rest[:-1], rest + b'x', bytes([rest[0] ^ 1]) + rest[1:], b''):
+        os.setxattr(path, 'trusted.byokfs.link', bad, follow_symlinks=False)
+        assert dir_errors(open_store(maker, tmp_path)) == {b'l'}
+    os.removexattr(path, 'trusted.byokfs.link', follow_symlinks=False)
+    assert dir_errors(open_store(maker, tmp_path)) == {b'l'}
+
+
 @pytest.mark.parametrize('name', ['store', 'domain'])
 def test_descriptors_altered(tmp_path, name):
     """Any byte of both copies, with a wrong sum and with a good one: refused."""

@@ -237,7 +237,7 @@ static void link_by_o_path(void **state)
 
 static void symlinks(void **state)
 {
-	static const size_t lengths[] = { 1, 20, 255, 1000, 3047 };
+	static const size_t lengths[] = { 1, 20, 255, 1000, 3047, 3048, 4095 };
 	char target[NAME_LINK_MAX + 2], out[NAME_LINK_MAX + 1], entry[NAME_ENTRY_MAX + 1];
 	struct stat st;
 	int fd;
@@ -251,21 +251,27 @@ static void symlinks(void **state)
 			continue;
 		assert_int_equal(r, 0);
 		assert_true(S_ISLNK(st.st_mode));
-		assert_int_equal(name_link_size((uint64_t)st.st_size), lengths[i]);
 		assert_int_equal(dir_stat(&bk.root, "l", 1, &st, entry), 0);
+		assert_int_equal(dir_link_size(bk.fd, entry, (uint64_t)st.st_size), lengths[i]);
 		assert_int_equal(dir_readlink(bk.fd, entry, bk.names, out), lengths[i]);
 		assert_memory_equal(out, target, lengths[i]);
 		fd = openat(bk.fd, entry, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 		assert_int_equal(dir_readlink(fd, "", bk.names, out), lengths[i]);
+		assert_int_equal(dir_link_size(fd, "", (uint64_t)st.st_size), lengths[i]);
 		(void)close(fd);
 		assert_int_equal(dir_symlink(&bk.root, "l", 1, "x", 1, &nobody, &st), -EEXIST);
 		assert_int_equal(dir_unlink(&bk.root, "l", 1), 0);
 	}
-	assert_int_equal(dir_symlink(&bk.root, "l", 1, target, 3048, &nobody, &st), -ENAMETOOLONG);
 	assert_int_equal(dir_symlink(&bk.root, "l", 1, target, NAME_LINK_MAX + 1, &nobody, &st), -ENAMETOOLONG);
 	assert_int_equal(dir_symlink(&bk.root, "l", 1, target, 0, &nobody, &st), -ENOENT);
 	assert_int_equal(symlinkat("/etc/passwd", bk.fd, "planted"), 0);
 	assert_int_equal(dir_readlink(bk.fd, "planted", bk.names, out), -EIO);
+	/* As long as the head of a long one, and nothing else of it. */
+	memset(target, '.', DIR_LINK_LONG);
+	target[DIR_LINK_LONG] = '\0';
+	assert_int_equal(symlinkat(target, bk.fd, "headless"), 0);
+	assert_int_equal(dir_readlink(bk.fd, "headless", bk.names, out), -EIO);
+	(void)dir_link_size(bk.fd, "headless", DIR_LINK_LONG);
 }
 
 static void special_files(void **state)

@@ -14,9 +14,17 @@
 
 struct ctl;
 
-/* Called on the control thread with the parsed request; returns the answer (a new reference) or NULL for an internal
- * error. */
-typedef json_t *(*ctl_handler)(void *arg, const json_t *request);
+/* Open descriptors that go along with a request or an answer. */
+#define CTL_FDS 128u
+struct ctl_fds {
+	int fd[CTL_FDS];
+	unsigned n;
+};
+void ctl_fds_close(struct ctl_fds *);
+
+/* Called on the control thread with the parsed request, and with what came along; returns the answer (a new reference)
+ * or NULL for an internal error, and puts what is to go along into out. Both are closed afterwards. */
+typedef json_t *(*ctl_handler)(void *arg, const json_t *request, const struct ctl_fds *in, struct ctl_fds *out);
 
 #define CTL_PATH        160u
 #define CTL_REQUEST_MAX (1u << 20) /* slots of many files; held as it comes, so most take a kilobyte */
@@ -37,5 +45,8 @@ MUST_CHECK int ctl_call(const char *mountpoint, const json_t *request, unsigned 
 /* The same for the socket itself (ctl_directory() lists them). -EPERM: the server is neither root's nor ours; -EPROTO:
  * no sensible answer; -ETIMEDOUT. */
 MUST_CHECK int ctl_call_socket(const char *path, const json_t *request, unsigned timeout_ms, json_t **answer);
+/* With descriptors: send may be NULL; what comes is in got (NULL: none may), the caller's, also after a failure. */
+MUST_CHECK int ctl_call_fds(const char *path, const json_t *request, const struct ctl_fds *send, unsigned timeout_ms,
+    json_t **answer, struct ctl_fds *got);
 
 #endif

@@ -70,7 +70,7 @@ struct task {
 	enum lease_class class;
 	bool heap, kill; /* kill: drop setuid and setgid */
 	bool lenient;    /* while locked the answer is success (FLUSH) */
-	int (*anyway)(struct task *); /* while locked: 0 when it answered, else the answer is no; NULL: no */
+	int (*anyway)(struct task *); /* or NULL; while locked: 0 when it has answered */
 	struct lease_key *key;
 	fuse_ino_t ino;
 	struct handle *handle; /* NULL: by nodeid */
@@ -91,8 +91,7 @@ struct task {
 void task_init(struct task *, struct fs *, fuse_req_t, fuse_ino_t, struct fuse_file_info *, int (*run)(struct task *));
 /* Runs it to its reply, or parks a copy. The task itself may live on the stack. */
 void task_start(struct task *);
-/* Gets the key of a file state into t->key and *fk. 0, -EAGAIN or -EINPROGRESS (return it from run at once), or -EIO.
- */
+/* Gets the key of a file state into t->key and *fk. 0, -EAGAIN or -EINPROGRESS (return it from run), or -EIO. */
 MUST_CHECK int task_key(struct task *, const struct file *, struct file_key *fk);
 /* The same for a file not loaded yet. */
 MUST_CHECK int task_key_for(

@@ -53,6 +53,8 @@ struct inode {
 	bool no_acl;    /* known to have no default ACL */
 	bool unflushed; /* created here and never flushed: fsync of its directory must */
 	bool have_dirid;
+	bool moving;        /* these two are reseal_moves.c's own, under its lock */
+	uint32_t born;
 	uint64_t seen;      /* shared mode: page 0's number when the kernel's pages were dropped last */
 	uint64_t told;      /* size the kernel believes in while no file state is loaded (valid: have_told) */
 	uint8_t fileid[16]; /* object id for xattrs */

@@ -34,8 +34,9 @@ void reseal_finish(struct domain *, uint64_t seq, struct reseal_done *);
 
 /* One file's slot, to be exchanged, or with slot NULL its inactive one to be emptied. */
 struct reseal_item {
-	const char *path; /* relative to the store; NULL: by node */
-	uint64_t node;    /* of a file that is open without a name */
+	const char *path; /* relative to the store; NULL: by node, or fd */
+	uint64_t node;    /* of a file that is open without a name; 0: by fd */
+	int fd;           /* the file itself, however it was opened; the caller's */
 	uint64_t ino;
 	uint8_t file[CONTEXT_ID]; /* identity and ruling slot's seq, as they were looked at */
 	uint32_t seq;
@@ -49,12 +50,18 @@ MUST_CHECK int reseal_file(
 /* May a rotator name this path? No absolute one, no "..", nothing of byokfs's own. */
 bool reseal_path_ok(const char *path);
 
-/* Whoever walks the store beside the mount may miss what moves from where he was not yet to where he was already: a
- * rename between directories, a new link. Brackets round each. */
-void reseal_move_begin(void);
-void reseal_move_end(void);
-/* A number that differs from the one before when a move began, ended or went on in between. */
-uint64_t reseal_moves(void);
+/* Whoever walks the store beside the mount may miss what moves. So it is recorded: on forgets what was recorded and
+ * begins anew. Off by itself when nobody asks for ten minutes, or when too much was recorded. */
+void reseal_record(struct fs *, bool on);
+bool reseal_recording(void);
+/* Before a regular file or directory gets another name; the caller has a ref. NULL: it cannot be said which. Nothing
+ * while not recording, and of what was made since the record began. */
+void reseal_moving(struct fs *, struct inode *);
+/* Just made, and no one else has seen it yet. */
+void reseal_born(struct inode *);
+/* The oldest in the record, with a ref, or NULL; it is recorded again when it moves again. *at: its number (NULL: the
+ * last one's that was taken), *head: the number of the newest. *lost: the record ended early. */
+struct inode *reseal_moved(uint64_t *at, uint64_t *head, bool *lost);
 
 /* Whoever makes a file has its sealed key in hand before the file can be found. Brackets round both; a rotation has
  * begun only when all who may have taken a key before have ended. begin's answer goes to end. */

@@ -186,7 +186,7 @@ static struct domain *named(struct service *s, const json_t *request, bool *know
 	return search.found;
 }
 
-json_t *control_answer(void *arg, const json_t *request)
+json_t *control_answer(void *arg, const json_t *request, const struct ctl_fds *in, struct ctl_fds *out)
 {
 	const char *verb = jsonio_str(request, "verb");
 	struct domain *one;
@@ -201,7 +201,7 @@ json_t *control_answer(void *arg, const json_t *request)
 	if (strcmp(verb, "domain-result") == 0)
 		return control_domain_result(arg, request);
 	if (strncmp(verb, "rotate-", 7) == 0)
-		return control_rotate(arg, verb, request);
+		return control_rotate(arg, verb, request, in, out);
 	if (strcmp(verb, "reload") == 0)
 		return control_reload(arg);
 	one = named(arg, request, &known);

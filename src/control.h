@@ -9,9 +9,9 @@
  *   domain-result  job                                 running | index, id, key, seal
  *
  * Rotation; a rotator that holds no key drives it (byokfs-format(5), 10):
- *   rotate-state   [from]          readonly, moves, domains: [index, id, seq, state, ruling, other], more
+ *   rotate-state   [from]          readonly, domains: [index, id, seq, state, ruling, other], more
  *       seq: the descriptor's; ruling, other: null or {key, provider, material (hex), seq, generation}; both null while
- *       the domain was never opened. moves: reseal_moves(). At most 100 domains, from an index on; more: there are.
+ *       the domain was never opened. At most 100 domains, from an index on; more: there are.
  *   rotate-begin   domain, seq, slot: {provider, key, [material], sealed, blob, probe}, [context]      job
  *       Proves the slot with the mount's own credentials, writes the descriptor, uses the slot's key from now on. 9:
  *       changed meanwhile (seq), or a third key; 3, 5, 6: what the key service said; 1: locked, read-only, not this
@@ -21,7 +21,12 @@
  *       Per file, at most 256: exchanges its slot, or without one empties the inactive one. "ok", "gone" (no such file
  *       there, or another one), "changed" (other identity or seq: look again) or "error: ...". No key is needed, also
  *       while locked. Nothing is flushed, but slots are emptied only after those written before are durable.
- *       node instead of path: a file that is open without a name, as rotate-orphans told it.
+ *       node instead of path: a file that is open without a name, as rotate-orphans told it. fd: which of the
+ *       descriptors that came along, the file wherever it has moved to.
+ *   rotate-moved   [anew]          lost, at, head, moved: [ino, directory]
+ *       Records what moves from now on (anew: true), or tells at most 100 that moved since, each once, with a
+ *       descriptor (O_PATH) of each. They are numbered as they were recorded: at is the last one told, head the
+ *       newest. lost: the record ended; begin anew, and walk the store again.
  *   rotate-orphans domain, [from]  files: [node, ino, file (hex), slot (base64: the ruling one), other], more
  *       Files that are open though their last name is gone, from a node on: no walk finds them. other: is its other
  *       slot filled? At most 100.
@@ -33,8 +38,10 @@
 #include <jansson.h>
 #include <stdbool.h>
 
+#include "ctl.h"
+
 /* arg: struct service. A new reference, or NULL when memory ran out. */
-json_t *control_answer(void *arg, const json_t *request);
+json_t *control_answer(void *arg, const json_t *request, const struct ctl_fds *in, struct ctl_fds *out);
 json_t *control_reply(int code, const char *message);
 struct lease_status;
 /* The exit code for a domain that its key service keeps locked. */
@@ -59,7 +66,8 @@ json_t *control_domain_result(struct service *, const json_t *request);
 void control_domain_stop(struct service *);
 
 /* The verbs rotate-*. */
-json_t *control_rotate(struct service *, const char *verb, const json_t *request);
+json_t *control_rotate(
+    struct service *, const char *verb, const json_t *request, const struct ctl_fds *in, struct ctl_fds *out);
 /* Waits for one that begins, no longer than its calls of the KMS take. */
 void control_rotate_stop(struct service *);
 
@@ -69,6 +77,7 @@ struct header_slot;
 /* The parts of rotation requests, strictly: anything malformed is false. */
 bool control_rotate_wish(struct reseal_wish *out, const json_t *request);
 /* path holds PATH_MAX and backs out->path, as slot does out->slot. */
-bool control_rotate_item(struct reseal_item *out, char *path, struct header_slot *slot, const json_t *item);
+bool control_rotate_item(struct reseal_item *out, char *path, struct header_slot *slot, const json_t *item,
+    const struct ctl_fds *fds);
 
 #endif

@@ -1,6 +1,7 @@
 /* control_rotate.c — the verbs of rotation. Hides that a key service is asked when one begins: a thread of its own
  * works, one at a time, while the socket goes on answering. */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 
 #define STATES_SHOWN 100u
 #define SLOTS_MAX    256u
+#define MOVED_SHOWN  100u
 
 struct rotate_job {
 	pthread_t thread;
@@ -91,9 +93,8 @@ static json_t *state(struct service *s, const json_t *request)
 	struct listing l = { .list = json_array(), .from = json_integer_value(json_object_get(request, "from")) };
 
 	domains_each(s->fs, list_domain, &l);
-	return json_pack("{s:i, s:s, s:b, s:I, s:o, s:b}", "code", EXIT_OK, "message", "ok", "readonly",
-	    s->fs->params.readonly || s->fs->store->readonly, "moves", (json_int_t)reseal_moves(), "domains", l.list,
-	    "more", l.more);
+	return json_pack("{s:i, s:s, s:b, s:o, s:b}", "code", EXIT_OK, "message", "ok", "readonly",
+	    s->fs->params.readonly || s->fs->store->readonly, "domains", l.list, "more", l.more);
 }
 
 /* ---- rotate-begin, rotate-result, rotate-finish */
@@ -173,6 +174,7 @@ static json_t *finish(struct service *s, const json_t *request)
 		return control_reply(EXIT_NO_MOUNT, "no such key domain in this mount");
 	if (busy(s))
 		return control_reply(EXIT_ALREADY, "another rotation is just beginning");
+	reseal_record(s->fs, false);
 	reseal_finish(d, (uint64_t)json_integer_value(seq), &done);
 	if (done.code)
 		return control_reply(done.code, done.message);
@@ -182,7 +184,8 @@ static json_t *finish(struct service *s, const json_t *request)
 
 /* ---- rotate-slots */
 
-static json_t *slot_result(struct domain *d, const struct descriptor_domain *desc, const json_t *request)
+static json_t *slot_result(
+    struct domain *d, const struct descriptor_domain *desc, const json_t *request, const struct ctl_fds *fds)
 {
 	char path[PATH_MAX], text[300];
 	struct header_slot slot;
@@ -190,7 +193,7 @@ static json_t *slot_result(struct domain *d, const struct descriptor_domain *des
 	const char *why = NULL;
 	int r;
 
-	if (!control_rotate_item(&item, path, &slot, request))
+	if (!control_rotate_item(&item, path, &slot, request, fds))
 		return json_string("error: the item is malformed");
 	r = reseal_file(d, desc, &item, &why);
 	if (!r || r == -ENOENT || r == -ESTALE)
@@ -199,16 +202,17 @@ static json_t *slot_result(struct domain *d, const struct descriptor_domain *des
 	return jsonio_text(text);
 }
 
-static json_t *slot_results(struct domain *d, const struct descriptor_domain *desc, const json_t *slots)
+static json_t *slot_results(
+    struct domain *d, const struct descriptor_domain *desc, const json_t *slots, const struct ctl_fds *fds)
 {
 	json_t *list = json_array();
 
 	for (size_t i = 0; i < json_array_size(slots); i++)
-		(void)json_array_append_new(list, slot_result(d, desc, json_array_get(slots, i)));
+		(void)json_array_append_new(list, slot_result(d, desc, json_array_get(slots, i), fds));
 	return json_pack("{s:i, s:s, s:o}", "code", EXIT_OK, "message", "ok", "results", list);
 }
 
-static json_t *slots(struct service *s, const json_t *request)
+static json_t *slots(struct service *s, const json_t *request, const struct ctl_fds *fds)
 {
 	const json_t *items = json_object_get(request, "slots");
 	struct domain *d = domain_named(s, request);
@@ -223,7 +227,7 @@ static json_t *slots(struct service *s, const json_t *request)
 		return control_reply(EXIT_FAILED, "the store is mounted read-only");
 	if (domain_descriptor(d, &desc))
 		return control_reply(EXIT_FAILED, "the key domain has not been opened yet");
-	results = slot_results(d, desc, items);
+	results = slot_results(d, desc, items, fds);
 	descriptor_domain_free(desc);
 	free(desc);
 	return results;
@@ -263,9 +267,47 @@ static json_t *orphans(struct service *s, const json_t *request)
 	return json_pack("{s:i, s:s, s:o, s:b}", "code", EXIT_OK, "message", "ok", "files", l.list, "more", l.more);
 }
 
+/* ---- rotate-moved */
+
+/* 0 too when it is gone. */
+static int tell_moved(struct fs *fs, struct inode *inode, json_t *list, struct ctl_fds *out)
+{
+	int fd = inode_open(fs->inodes, inode, O_PATH);
+
+	if (fd == -ESTALE || fd == -EIO || fd == -ENOENT)
+		return 0;
+	if (fd < 0)
+		return fd;
+	out->fd[out->n++] = fd;
+	return json_array_append_new(list,
+	    json_pack("{s:I, s:b}", "ino", (json_int_t)inode->ino, "directory", S_ISDIR(inode->type)));
+}
+
+static json_t *moved(struct service *s, const json_t *request, struct ctl_fds *out)
+{
+	uint64_t at = 0, head = 0;
+	json_t *list = json_array();
+	bool lost = false;
+
+	if (json_is_true(json_object_get(request, "anew")))
+		reseal_record(s->fs, true);
+	while (!lost && out->n < MOVED_SHOWN) {
+		struct inode *inode = reseal_moved(&at, &head, &lost);
+
+		if (!inode)
+			break;
+		if (tell_moved(s->fs, inode, list, out))
+			reseal_moving(s->fs, NULL); /* lost */
+		inode_put(s->fs->inodes, inode);
+	}
+	return json_pack("{s:i, s:s, s:b, s:I, s:I, s:o}", "code", EXIT_OK, "message", "ok", "lost", lost, "at",
+	    (json_int_t)at, "head", (json_int_t)head, "moved", list);
+}
+
 /* ---- */
 
-json_t *control_rotate(struct service *s, const char *verb, const json_t *request)
+json_t *control_rotate(
+    struct service *s, const char *verb, const json_t *request, const struct ctl_fds *in, struct ctl_fds *out)
 {
 	static const struct {
 		const char *name;
@@ -274,11 +316,14 @@ json_t *control_rotate(struct service *s, const char *verb, const json_t *reques
 		{ "rotate-state", state },
 		{ "rotate-begin", begin },
 		{ "rotate-result", result },
-		{ "rotate-slots", slots },
 		{ "rotate-orphans", orphans },
 		{ "rotate-finish", finish },
 	};
 
+	if (strcmp(verb, "rotate-slots") == 0)
+		return slots(s, request, in);
+	if (strcmp(verb, "rotate-moved") == 0)
+		return moved(s, request, out);
 	for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++)
 		if (strcmp(verb, verbs[i].name) == 0)
 			return verbs[i].fn(s, request);

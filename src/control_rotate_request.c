@@ -84,13 +84,28 @@ static bool take_path(char *path, const json_t *item)
 	return strlen(path) == n;
 }
 
-bool control_rotate_item(struct reseal_item *out, char *path, struct header_slot *slot, const json_t *item)
+/* One of three names. */
+static bool take_name(struct reseal_item *out, char *path, const json_t *item, const struct ctl_fds *fds)
+{
+	uint64_t which;
+
+	if (json_object_get(item, "path"))
+		return take_path(path, item);
+	if (json_object_get(item, "node"))
+		return take_number(&out->node, UINT32_MAX, item, "node") && out->node;
+	if (!fds->n || !take_number(&which, fds->n - 1, item, "fd"))
+		return false;
+	out->fd = fds->fd[which];
+	return true;
+}
+
+bool control_rotate_item(struct reseal_item *out, char *path, struct header_slot *slot, const json_t *item,
+    const struct ctl_fds *fds)
 {
 	uint64_t seq;
 
-	memset(out, 0, sizeof(*out));
-	if (json_object_get(item, "path") ? !take_path(path, item)
-	                                  : !take_number(&out->node, UINT32_MAX, item, "node"))
+	*out = (struct reseal_item){ .fd = -1 };
+	if (!take_name(out, path, item, fds))
 		return false;
 	if (!take_number(&out->ino, INT64_MAX, item, "ino") ||
 	    !take_hex(out->file, sizeof(out->file), item, "file") || !take_number(&seq, UINT32_MAX, item, "seq"))

@@ -106,8 +106,82 @@ static int wait_for(int fd, short events, int wake_fd, uint64_t deadline)
 	}
 }
 
-/* Reads up to a newline; *out is malloc'ed, without it. -EFBIG over max, -EPROTO when the peer ends before. */
-static int line_read(int fd, int wake_fd, uint64_t deadline, size_t max, char **out)
+/* ---- descriptors go with the first byte of a line */
+
+void ctl_fds_close(struct ctl_fds *fds)
+{
+	while (fds->n)
+		(void)close(fds->fd[--fds->n]);
+}
+
+union control {
+	char bytes[CMSG_SPACE(CTL_FDS * sizeof(int))];
+	struct cmsghdr align;
+};
+
+/* What came with some bytes. -EPROTO: more than anybody may send; those are closed. */
+static int take_fds(struct msghdr *m, struct ctl_fds *fds)
+{
+	int ret = m->msg_flags & MSG_CTRUNC ? -EPROTO : 0;
+
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t at = 0; at + CMSG_LEN(sizeof(int)) <= c->cmsg_len; at += sizeof(int)) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(c) + at, sizeof(fd));
+			if (fds && fds->n < CTL_FDS) {
+				fds->fd[fds->n++] = fd;
+				continue;
+			}
+			(void)close(fd);
+			ret = -EPROTO;
+		}
+	}
+	return ret;
+}
+
+/* As recv(2); fds NULL: none may come. */
+static ssize_t receive(int fd, char *to, size_t room, struct ctl_fds *fds)
+{
+	union control control;
+	struct iovec iov = { .iov_base = to, .iov_len = room };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes };
+	ssize_t n;
+	int ret;
+
+	m.msg_controllen = sizeof(control.bytes);
+	n = recvmsg(fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	if (n < 0)
+		return -errno;
+	ret = take_fds(&m, fds);
+	return ret < 0 ? ret : n;
+}
+
+/* As send(2). */
+static ssize_t transmit(int fd, const char *from, size_t len, const struct ctl_fds *fds)
+{
+	union control control = { .bytes = { 0 } };
+	struct iovec iov = { .iov_base = (void *)(uintptr_t)from, .iov_len = len };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
+	ssize_t n;
+
+	if (fds && fds->n) {
+		m.msg_control = control.bytes;
+		m.msg_controllen = CMSG_SPACE(fds->n * sizeof(int));
+		control.align.cmsg_level = SOL_SOCKET;
+		control.align.cmsg_type = SCM_RIGHTS;
+		control.align.cmsg_len = CMSG_LEN(fds->n * sizeof(int));
+		memcpy(CMSG_DATA(&control.align), fds->fd, fds->n * sizeof(int));
+	}
+	n = sendmsg(fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+	return n < 0 ? -errno : n;
+}
+
+/* Reads up to a newline; *out is malloc'ed, without it. -EFBIG over max, -EPROTO when the peer ends before. What came
+ * into fds (NULL: none may) is the caller's also then. */
+static int line_read(int fd, int wake_fd, uint64_t deadline, size_t max, char **out, struct ctl_fds *fds)
 {
 	char *buf CLEANUP_FREE = NULL;
 	size_t len = 0, room = 0;
@@ -127,11 +201,11 @@ static int line_read(int fd, int wake_fd, uint64_t deadline, size_t max, char **
 			buf = more;
 			room = room ? 2 * room : 1024;
 		}
-		n = recv(fd, buf + len, room - len, MSG_DONTWAIT);
-		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		n = receive(fd, buf + len, room - len, fds);
+		if (n == -EAGAIN || n == -EINTR)
 			continue;
 		if (n <= 0)
-			return n < 0 ? -errno : -EPROTO;
+			return n < 0 ? (int)n : -EPROTO;
 		end = memchr(buf + len, '\n', (size_t)n);
 		len += (size_t)n;
 		if (end && (size_t)(end - buf) <= max) {
@@ -144,7 +218,7 @@ static int line_read(int fd, int wake_fd, uint64_t deadline, size_t max, char **
 	}
 }
 
-static int line_write(int fd, int wake_fd, uint64_t deadline, const char *text)
+static int line_write(int fd, int wake_fd, uint64_t deadline, const char *text, const struct ctl_fds *fds)
 {
 	size_t len = strlen(text), done = 0;
 
@@ -155,9 +229,9 @@ static int line_write(int fd, int wake_fd, uint64_t deadline, const char *text)
 
 		if (ret < 0)
 			return ret;
-		n = send(fd, from, done < len ? len - done : 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-		if (n < 0 && errno != EAGAIN && errno != EINTR)
-			return -errno;
+		n = transmit(fd, from, done < len ? len - done : 1, done == 0 ? fds : NULL);
+		if (n < 0 && n != -EAGAIN && n != -EINTR)
+			return (int)n;
 		done += n > 0 ? (size_t)n : 0;
 	}
 	return 0;
@@ -168,36 +242,45 @@ static json_t *complaint(int code, const char *message)
 	return json_pack("{s:i,s:s}", "code", code, "message", message);
 }
 
-static json_t *answer_to(struct ctl *ctl, const char *line)
+static json_t *answer_to(struct ctl *ctl, const char *line, const struct ctl_fds *in, struct ctl_fds *out)
 {
 	json_t *request = jsonio_parse(line, strlen(line), CTL_REQUEST_MAX), *answer;
 
 	if (!request || !jsonio_str(request, "verb"))
 		answer = complaint(EXIT_USAGE, "malformed request");
 	else
-		answer = ctl->handler(ctl->arg, request);
+		answer = ctl->handler(ctl->arg, request, in, out);
 	json_decref(request);
 	return answer ? answer : complaint(EXIT_FAILED, "internal error");
 }
 
-static void serve(struct ctl *ctl, int fd)
+static void answer(struct ctl *ctl, int fd, struct ctl_fds *in, struct ctl_fds *out)
 {
 	char *line CLEANUP_FREE = NULL, *text CLEANUP_FREE = NULL;
-	json_t *answer;
+	json_t *json;
+
+	if (line_read(fd, ctl->wake_fd, io_boot_ms() + PATIENCE_MS, CTL_REQUEST_MAX, &line, in) < 0)
+		return;
+	json = answer_to(ctl, line, in, out);
+	text = json ? jsonio_print(json) : NULL;
+	json_decref(json);
+	if (text && strlen(text) < CTL_ANSWER_MAX)
+		(void)line_write(fd, ctl->wake_fd, io_boot_ms() + PATIENCE_MS, text, out);
+	else
+		log_err("control socket: an answer of %zu bytes could not be given", text ? strlen(text) : 0);
+}
+
+static void serve(struct ctl *ctl, int fd)
+{
+	struct ctl_fds in = { .n = 0 }, out = { .n = 0 };
 
 	if (!peer_trusted(fd)) {
 		log_warn("control socket: refused a client of another user");
 		return;
 	}
-	if (line_read(fd, ctl->wake_fd, io_boot_ms() + PATIENCE_MS, CTL_REQUEST_MAX, &line) < 0)
-		return;
-	answer = answer_to(ctl, line);
-	text = answer ? jsonio_print(answer) : NULL;
-	json_decref(answer);
-	if (text && strlen(text) < CTL_ANSWER_MAX)
-		(void)line_write(fd, ctl->wake_fd, io_boot_ms() + PATIENCE_MS, text);
-	else
-		log_err("control socket: an answer of %zu bytes could not be given", text ? strlen(text) : 0);
+	answer(ctl, fd, &in, &out);
+	ctl_fds_close(&in);
+	ctl_fds_close(&out);
 }
 
 static void *loop(void *arg)
@@ -339,7 +422,8 @@ void ctl_close(struct ctl *ctl)
 	discard(ctl);
 }
 
-int ctl_call_socket(const char *path, const json_t *request, unsigned timeout_ms, json_t **answer)
+int ctl_call_fds(const char *path, const json_t *request, const struct ctl_fds *send, unsigned timeout_ms,
+    json_t **answer, struct ctl_fds *got)
 {
 	uint64_t deadline = io_boot_ms() + timeout_ms;
 	char *line CLEANUP_FREE = NULL;
@@ -354,13 +438,18 @@ int ctl_call_socket(const char *path, const json_t *request, unsigned timeout_ms
 	if (ret == 0 && !peer_trusted(fd))
 		ret = -EPERM;
 	if (ret == 0)
-		ret = line_write(fd, -1, deadline, text);
+		ret = line_write(fd, -1, deadline, text, send);
 	if (ret == 0)
-		ret = line_read(fd, -1, deadline, CTL_ANSWER_MAX, &line);
+		ret = line_read(fd, -1, deadline, CTL_ANSWER_MAX, &line, got);
 	if (ret < 0 || !line)
 		return ret == -EAGAIN ? -ETIMEDOUT : ret;
 	*answer = jsonio_parse(line, strlen(line), CTL_ANSWER_MAX);
 	return *answer ? 0 : -EPROTO;
+}
+
+int ctl_call_socket(const char *path, const json_t *request, unsigned timeout_ms, json_t **answer)
+{
+	return ctl_call_fds(path, request, NULL, timeout_ms, answer, NULL);
 }
 
 int ctl_call(const char *mountpoint, const json_t *request, unsigned timeout_ms, json_t **answer)

@@ -182,7 +182,7 @@ static void slot_reset(struct inode *i, const struct stat *st, struct inode_wher
 	i->dev = st->st_dev;
 	i->ino = st->st_ino;
 	i->type = st->st_mode & S_IFMT;
-	i->flags = i->lost_in = 0;
+	i->flags = i->lost_in = i->born = 0;
 	atomic_store(&i->entering, 0);
 	i->file = NULL;
 	i->extra = NULL;

@@ -6,6 +6,7 @@
 
 #include "log.h"
 #include "newborn.h"
+#include "reseal.h"
 
 /* The backing file with what it inherits. */
 static int make_named(const struct task *t, struct birth *b)
@@ -57,6 +58,7 @@ int create_backing(struct task *t, struct birth *b)
 	pthread_mutex_unlock(&b->inode->lock);
 	if (bare && !t->fs->params.shared)
 		fs_learn_no_xattr(b->inode);
+	reseal_born(b->inode);
 	if (!is_tmpfile(t))
 		newborn_note(b->d.inode->nodeid, b->inode->nodeid, b->inode->generation);
 	return 0;

@@ -10,8 +10,6 @@
 #include "ops_create.h"
 #include "io.h"
 #include "log.h"
-#include "newborn.h"
-#include "reseal.h"
 #include "state.h"
 
 static struct handle *handle_new(struct inode *inode, int flags)

@@ -2,6 +2,7 @@
  * What loses its last name stays reachable for those who have it open.                                              */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,6 +52,8 @@ static int reply_entry(
 
 	if (r)
 		return r;
+	if (newborn)
+		reseal_born(inode);
 	if (newborn)
 		newborn_note(d->inode->nodeid, inode->nodeid, inode->generation);
 	inode_put(fs->inodes, inode);
@@ -378,6 +381,28 @@ static void rename_newborn(struct fs *fs, const struct fs_dir *to, const char *n
 	inode_put(fs->inodes, inode);
 }
 
+/* A rotation may be looking for it. */
+static void tell_moving(struct fs *fs, const struct fs_dir *d, const char *name)
+{
+	char entry[NAME_ENTRY_MAX + 1];
+	struct inode *inode;
+	struct stat st;
+	int r;
+
+	if (!reseal_recording())
+		return;
+	r = dir_stat(&d->dir, name, strlen(name), &st, entry);
+	if (r == -ENOENT || (!r && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))
+		return;
+	if (!r)
+		r = fs_look(fs, d, entry, &st, &inode);
+	reseal_moving(fs, r ? NULL : inode);
+	if (r)
+		return;
+	inode_forget(fs->inodes, inode->nodeid, 1);
+	inode_put(fs->inodes, inode);
+}
+
 static int rename_between(struct fs *fs, const struct fs_dir *from, const char *name, const struct fs_dir *to,
     const char *newname, unsigned flags)
 {
@@ -389,11 +414,10 @@ static int rename_between(struct fs *fs, const struct fs_dir *from, const char *
 		r = fs_dir_enter(to);
 	if (r)
 		return r;
-	if (from->inode != to->inode)
-		reseal_move_begin();
+	tell_moving(fs, from, name);
+	if (flags & RENAME_EXCHANGE)
+		tell_moving(fs, to, newname);
 	r = dir_rename(&from->dir, name, strlen(name), &to->dir, newname, strlen(newname), flags);
-	if (from->inode != to->inode)
-		reseal_move_end();
 	fs_dir_leave(to);
 	return r;
 }
@@ -445,6 +469,8 @@ static int link_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, fuse_ino_t paren
 	if (!inode)
 		return -ESTALE;
 	fd = inode_open(fs->inodes, inode, O_PATH | O_NOFOLLOW);
+	if (fd >= 0 && S_ISREG(inode->type))
+		reseal_moving(fs, inode); /* the name it has may go */
 	inode_put(fs->inodes, inode);
 	if (fd < 0)
 		return fd;
@@ -453,9 +479,7 @@ static int link_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, fuse_ino_t paren
 		return r;
 	r = fs_dir_enter(&d);
 	if (!r) {
-		reseal_move_begin(); /* nobody knows which directory it was in */
 		r = dir_link(&d.dir, name, strlen(name), fd, &st);
-		reseal_move_end();
 		fs_dir_leave(&d);
 	}
 	if (!r)

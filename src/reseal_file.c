@@ -9,30 +9,6 @@
 #include "reslot.h"
 #include "state.h"
 
-/* ---- moves */
-
-static atomic_ullong moves;
-static atomic_uint moving;
-
-void reseal_move_begin(void)
-{
-	atomic_fetch_add(&moving, 1);
-	atomic_fetch_add(&moves, 1);
-}
-
-void reseal_move_end(void)
-{
-	atomic_fetch_add(&moves, 1);
-	atomic_fetch_sub(&moving, 1);
-}
-
-uint64_t reseal_moves(void)
-{
-	if (atomic_load(&moving))
-		atomic_fetch_add(&moves, 1); /* it may last longer than a whole walk */
-	return atomic_load(&moves);
-}
-
 /* ---- the path */
 
 static bool component_ok(const char *c, size_t n)
@@ -208,19 +184,12 @@ static int reseal_by_node(struct domain *d, const struct reseal_item *item, cons
 	return r;
 }
 
-static int reseal_by_path(struct domain *d, const struct reseal_item *item, const char **why)
+static int reseal_found(struct domain *d, int found, const struct reseal_item *item, const char **why)
 {
-	CLEANUP_FD int path_fd = -1;
 	CLEANUP_FD int fd = -1;
 	struct inode *inode = NULL;
-	int r;
+	int r = known(d, found, item->ino, &inode, why);
 
-	path_fd = find(d->fs->store->fd, item->path);
-	if (path_fd == -EINVAL)
-		*why = "that is no path of a file in the store";
-	if (path_fd == -ENOTDIR || path_fd == -ELOOP)
-		return -ENOENT;
-	r = path_fd < 0 ? path_fd : known(d, path_fd, item->ino, &inode, why);
 	if (r || !inode)
 		return r ? r : -EIO;
 	fd = inode_open(d->fs->inodes, inode, O_RDWR);
@@ -230,11 +199,24 @@ static int reseal_by_path(struct domain *d, const struct reseal_item *item, cons
 	return r;
 }
 
+static int reseal_by_path(struct domain *d, const struct reseal_item *item, const char **why)
+{
+	CLEANUP_FD int found = find(d->fs->store->fd, item->path);
+
+	if (found == -EINVAL)
+		*why = "that is no path of a file in the store";
+	if (found == -ENOTDIR || found == -ELOOP)
+		return -ENOENT;
+	return found < 0 ? found : reseal_found(d, found, item, why);
+}
+
 int reseal_file(
     struct domain *d, const struct descriptor_domain *desc, const struct reseal_item *item, const char **why)
 {
 	*why = item->slot ? not_wanted(desc, item->slot) : NULL;
 	if (*why)
 		return -EINVAL;
-	return item->path ? reseal_by_path(d, item, why) : reseal_by_node(d, item, why);
+	if (item->path)
+		return reseal_by_path(d, item, why);
+	return item->node ? reseal_by_node(d, item, why) : reseal_found(d, item->fd, item, why);
 }

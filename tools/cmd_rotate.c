@@ -82,14 +82,15 @@ static int take_wishes(struct rotation *r, const struct wishes *w)
 
 /* ---- the key service */
 
-/* Descriptors: each worker has a connection and a file, each waiting file may hold its directory. */
+/* Descriptors: each worker has a connection and a file, each waiting file may hold its directory; files on their way to
+ * and from a daemon, and the way back of the walk. */
 static void raise_limit(unsigned jobs)
 {
 	struct rlimit l;
 
-	if (getrlimit(RLIMIT_NOFILE, &l) < 0 || l.rlim_cur >= 16 * jobs + 256)
+	if (getrlimit(RLIMIT_NOFILE, &l) < 0 || l.rlim_cur >= 16 * jobs + 700)
 		return;
-	l.rlim_cur = l.rlim_max < 16 * jobs + 256 ? l.rlim_max : 16 * jobs + 256;
+	l.rlim_cur = l.rlim_max < 16 * jobs + 700 ? l.rlim_max : 16 * jobs + 700;
 	(void)setrlimit(RLIMIT_NOFILE, &l);
 }
 
@@ -352,6 +353,7 @@ static void release(struct rotation *r)
 	gate_close(r->gate);
 	job_free(&r->job);
 	tdestroy(r->seen, free);
+	inoset_clear(&r->record.listed);
 	json_decref(r->findings);
 	config_free(&r->config);
 	free(r);

@@ -6,7 +6,7 @@
  *   rotate_begin.c   descriptors: the new slot, the end         rotate_files.c   passes over the tree
  *   rotate_file.c    what is done to one file                   rotate_live.c    the daemon of a mount
  *   rotate_job.c     the record of the job, while it runs       rotate_state.c   one descriptor
- *   rotate_orphan.c  files open without a name
+ *   rotate_orphan.c  files open without a name                  rotate_moved.c   passes over a store that is in use
  *
  * The order is byokfs-format(5)'s: both slots of the descriptor, every file, the old slots away, the descriptor's. It
  * may end anywhere: the next run goes on from what it finds. No plaintext key is ever here, but with --through-host. */
@@ -28,6 +28,7 @@
 #include "reslot.h"
 #include "rotate_gate.h"
 #include "rotate_live.h"
+#include "rotate_moved.h"
 #include "rotate_state.h"
 #include "store.h"
 
@@ -69,7 +70,8 @@ struct rotate_pass {
 	struct timespec since; /* of the backing's clock */
 	_Atomic uint64_t files, unborn;
 	_Atomic uint64_t todo;  /* still to do, or to be looked at again */
-	_Atomic uint64_t fresh; /* that were sealed anew, or tried */
+	/* mounted: not done when they were met, and directories not listed; to be looked at again */
+	_Atomic uint64_t met, changed;
 };
 
 struct rotation {
@@ -94,6 +96,7 @@ struct rotation {
 	size_t nsource;
 	/* done */
 	struct rotate_pass *pass; /* the one under way */
+	struct rotate_record record; /* mounted */
 	struct rotate_worker **worker;
 	struct crew *crew;
 	struct progress progress;
@@ -113,7 +116,6 @@ struct rotation {
 };
 
 /* ---- rotate_key.c */
-
 struct rotate_worker; /* what one thread needs */
 MUST_CHECK int rotate_worker_open(struct rotate_worker **, const struct rotation *);
 void rotate_worker_close(struct rotate_worker *);
@@ -139,7 +141,6 @@ void rotate_close(struct rotation *);
 bool rotate_lock_held(int meta_fd, char *who);
 
 /* ---- rotate_plan.c */
-
 /* Chooses domains, checks that the keys fit. */
 MUST_CHECK int rotate_plan(struct rotation *);
 /* Of an ARN: its length, 0 when there is none. */
@@ -151,7 +152,6 @@ const struct rotate_source *rotate_source_of(const struct rotation *, const uint
 const struct rotate_source *rotate_source_named(const struct rotation *, const char *key);
 
 /* ---- rotate_begin.c */
-
 /* Seals the slots of those that are to begin; nothing is written. What needs nothing becomes ROTATE_NOTHING. */
 MUST_CHECK int rotate_prepare(struct rotation *);
 /* Puts them into the descriptors. */
@@ -159,9 +159,9 @@ MUST_CHECK int rotate_begin(struct rotation *);
 MUST_CHECK int rotate_finish(struct rotation *);
 
 /* ---- rotate_files.c, rotate_file.c */
-
 /* One pass. EXIT_OK also when files remain: see the pass. */
 MUST_CHECK int rotate_walk(struct rotation *, struct rotate_pass *);
+void rotate_walk_below(struct rotation *, int fd); /* in the pass under way; waits for nobody */
 /* Passes until nothing is left to do; then the old slots are emptied, and every file was found done. */
 MUST_CHECK int rotate_files(struct rotation *);
 
@@ -175,6 +175,7 @@ struct rotate_item {
 	struct rotate_item *next; /* handed out together */
 	ino_t ino;
 	uint64_t node; /* of a file that is open without a name; else 0 */
+	int fd;        /* O_PATH, of one that moved; else -1 */
 	char name[];
 };
 void rotate_item_free(struct rotate_item *);
@@ -186,14 +187,12 @@ void rotate_trouble(struct rotation *, enum trouble, const struct rotate_item *,
     __attribute__((format(printf, 4, 5)));
 
 /* ---- rotate_job.c */
-
 MUST_CHECK int rotate_job_begin(struct rotation *);
 /* Writes it now; *when is the backing's clock, if asked for. */
 MUST_CHECK int rotate_job_write(struct rotation *, struct timespec *when);
 void rotate_job_end(struct rotation *, enum job_outcome, const char *why);
 
 /* ---- rotate_report.c */
-
 void rotate_say_plan(struct rotation *);
 int rotate_say_done(struct rotation *, int code);
 

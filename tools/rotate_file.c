@@ -100,7 +100,8 @@ void rotate_trouble(struct rotation *r, enum trouble kind, const struct rotate_i
 /* Another owner's bits are the owner's to lend for the time of the open: what a mount of an ordinary user does too. */
 static int open_lending(const struct rotate_item *it, int flags)
 {
-	int path CLEANUP_FD = openat(it->dir->fd, it->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	int path CLEANUP_FD = it->fd < 0 ? openat(it->dir->fd, it->name, O_PATH | O_NOFOLLOW | O_CLOEXEC)
+	                                 : fcntl(it->fd, F_DUPFD_CLOEXEC, 0);
 	char proc[32];
 	struct stat st;
 	int fd;
@@ -117,13 +118,24 @@ static int open_lending(const struct rotate_item *it, int flags)
 	return fd < 0 ? -EACCES : fd;
 }
 
+/* By its name, or wherever it has moved to. */
+static int open_so(const struct rotate_item *it, int flags)
+{
+	char proc[32];
+
+	if (it->fd < 0)
+		return openat(it->dir->fd, it->name, flags);
+	(void)snprintf(proc, sizeof(proc), "/proc/self/fd/%d", it->fd);
+	return open(proc, flags & ~O_NOFOLLOW);
+}
+
 static int open_file(const struct rotate_item *it, bool writing)
 {
 	int flags = (writing ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
-	int fd = openat(it->dir->fd, it->name, flags | O_NOATIME);
+	int fd = open_so(it, flags | O_NOATIME);
 
 	if (fd < 0 && errno == EPERM)
-		fd = openat(it->dir->fd, it->name, flags);
+		fd = open_so(it, flags);
 	if (fd < 0 && errno == EACCES)
 		return open_lending(it, flags);
 	return fd < 0 ? -errno : fd;
@@ -194,8 +206,8 @@ static bool look(struct task *t, enum class *class)
 		atomic_fetch_add(&p->unborn, 1);
 	else if (ret == -EBADMSG)
 		rotate_trouble(t->r, TROUBLE_DAMAGED, t->it, "its page 0 is damaged");
-	else if (vanished(ret))
-		atomic_fetch_add(&p->todo, 1);
+	else if (vanished(ret)) /* mounted: then it was removed, or it is recorded that it moved */
+		atomic_fetch_add(&p->todo, t->r->live ? 0 : 1);
 	else
 		rotate_trouble(t->r, TROUBLE_FAILED, t->it, "cannot be read: %s", strerror(-ret));
 	return false;
@@ -257,7 +269,7 @@ static void write_slot(struct task *t, const struct header_slot *fresh, _Atomic 
 static void install(struct task *t, const struct header_slot *fresh)
 {
 	if (t->r->live)
-		live_put(t->r, t->it, &t->view, fresh);
+		live_put(t->r, t->it, t->fd, &t->view, fresh);
 	else
 		write_slot(t, fresh, fresh ? &t->r->resealed : &t->r->cleared);
 }
@@ -311,10 +323,11 @@ static void work_on(struct task *t, enum class class)
 	} else if (p->mode == ROTATE_CLEAR && class == CLASS_TODO) {
 		atomic_fetch_add(&p->todo, 1);
 	} else if (p->mode == ROTATE_CLEAR && (class == CLASS_DONE || class == CLASS_WRAPPED)) {
+		atomic_fetch_add(&p->met, t->view.have_other);
 		if (t->view.have_other)
 			install(t, NULL);
 	} else if (p->mode == ROTATE_SEAL && class == CLASS_TODO) {
-		atomic_fetch_add(&p->fresh, 1);
+		atomic_fetch_add(&p->met, 1);
 		seal(t);
 		progress_add(&t->r->progress, 1, 0);
 	}

@@ -39,6 +39,7 @@ static void dir_put(struct rotate_dir *d)
 void rotate_item_free(struct rotate_item *it)
 {
 	dir_put(it->dir);
+	cleanup_fd(&it->fd);
 	free(it);
 }
 
@@ -108,6 +109,8 @@ static void enter(void *arg, int dirfd, const char *path, const struct stat *st)
 		s->err = push(s, st);
 	if (s->err == 0)
 		s->err = begin_dir(s, dirfd, path);
+	if (s->err == 0 && s->r->record.on)
+		s->err = inoset_add(&s->r->record.listed, st->st_ino);
 	if (s->err)
 		gate_stop(s->r->gate, EXIT_FAILED, NULL, "cannot go into '%s': %s", path, strerror(-s->err));
 }
@@ -141,6 +144,7 @@ static void hand_out(struct sweep *s, const char *name, const struct stat *st)
 		gate_stop(s->r->gate, EXIT_FAILED, NULL, "out of memory");
 		return;
 	}
+	it->fd = -1;
 	it->dir = s->dir;
 	atomic_fetch_add(&s->dir->refs, 1);
 	it->ino = st->st_ino;
@@ -164,6 +168,7 @@ static bool entry(void *arg, int dirfd, const char *path, const char *name, cons
 		    s->r->store->desc.names == NAME_PLAIN;
 	if (S_ISREG(st->st_mode) && s->dir && (s->recent[s->depth - 1] || is_recent(s->r->pass, st)))
 		hand_out(s, name, st);
+	rotate_moved_meanwhile(s->r);
 	return false;
 }
 
@@ -173,10 +178,8 @@ static void failed(void *arg, const char *path, int err)
 	bool moved = s->r->live && (err == -ENOENT || err == -ELOOP || err == -ENOTDIR || err == -ESTALE);
 	char *safe CLEANUP_FREE = malloc(4 * strlen(path) + 1);
 
-	if (moved) {
-		atomic_fetch_add(&s->r->pass->todo, 1);
+	if (moved)
 		return;
-	}
 	atomic_fetch_add(&s->r->broken, 1);
 	if (safe)
 		cmd_escape(safe, path);
@@ -185,51 +188,52 @@ static void failed(void *arg, const char *path, int err)
 	(void)fprintf(stderr, "byokfsctl: warning: %s: cannot be read: %s\n", safe ? safe : "?", strerror(-err));
 }
 
-int rotate_walk(struct rotation *r, struct rotate_pass *p)
+static void walk_from(struct rotation *r, int fd)
 {
 	struct sweep s = { .r = r };
 	const struct walk_ops ops = { .arg = &s, .enter = enter, .entry = entry, .failed = failed, .leave = leave };
-	int ret;
+	int ret = walk(fd, &ops);
 
-	r->pass = p;
-	ret = walk(r->store->fd, &ops);
 	end_dir(&s);
+	free(s.recent);
+	if (r->live && ret == -ESTALE) /* it moved, and is deeper than the way back is kept */
+		atomic_fetch_add(&r->pass->changed, 1);
+	else if (ret < 0)
+		gate_stop(r->gate, EXIT_FAILED, NULL, "the walk over the store ended early: %s", strerror(-ret));
+}
+
+int rotate_walk(struct rotation *r, struct rotate_pass *p)
+{
+	r->pass = p;
+	walk_from(r, r->store->fd);
 	crew_wait(r->crew);
 	if (r->live && !gate_stopped(r->gate))
 		rotate_orphans(r);
 	if (r->live)
 		live_flush(r->live);
-	free(s.recent);
-	if (ret < 0 && !(r->live && ret == -ESTALE))
-		gate_stop(r->gate, EXIT_FAILED, NULL, "the walk over the store ended early: %s", strerror(-ret));
-	if (ret == -ESTALE)
-		atomic_fetch_add(&p->todo, 1);
 	return gate_stopped(r->gate) ? EXIT_FAILED : EXIT_OK;
 }
 
-/* ---- passes */
-
-/* The mount's files move while they are looked for. */
-static uint64_t moves_now(struct rotation *r)
+void rotate_walk_below(struct rotation *r, int fd)
 {
-	uint64_t moves = 0;
+	int dir CLEANUP_FD = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	if (r->live && live_moves(r->live, &moves) < 0)
-		gate_stop(r->gate, EXIT_NO_MOUNT, "is it still mounted? The same command goes on",
-		    "the daemon of '%s' does not answer", live_mount(r->live));
-	return moves;
+	if (dir >= 0)
+		walk_from(r, dir);
+	else if (errno != ENOENT && errno != ESTALE)
+		gate_stop(r->gate, EXIT_FAILED, NULL, "cannot go into a directory that moved: %s", strerror(errno));
 }
+
+/* ---- passes over a store that nobody uses */
 
 /* Until a pass finds nothing. The first one looks at everything. */
 static int seal_all(struct rotation *r)
 {
-	unsigned least = r->live ? 2 : 1;
 	struct timespec begun = { 0 };
 	bool clean = false;
 
-	for (unsigned n = 0; (n < least || !clean) && n < PASSES_MAX; n++) {
+	for (unsigned n = 0; !clean && n < PASSES_MAX; n++) {
 		struct rotate_pass p = { .mode = ROTATE_SEAL, .all = n == 0, .since = begun };
-		uint64_t moves = moves_now(r);
 		int code = rotate_job_write(r, &begun);
 
 		if (code == EXIT_OK)
@@ -237,7 +241,7 @@ static int seal_all(struct rotation *r)
 		r->passes++;
 		if (code != EXIT_OK)
 			return code;
-		clean = p.todo == 0 && (!r->live || (p.fresh == 0 && moves == moves_now(r)));
+		clean = p.todo == 0;
 	}
 	return gate_stopped(r->gate) ? EXIT_FAILED : EXIT_OK;
 }
@@ -255,45 +259,42 @@ static int sync_store(struct rotation *r)
 	return EXIT_FAILED;
 }
 
-/* One pass that empties old slots. *again: it found a file that is not done. */
-static int clear_pass(struct rotation *r, struct rotate_pass *p, struct timespec *begun, bool *again)
+/* Empties the old slots: one pass. Every file is looked at once more: one that is not done sends the job back to
+ * sealing. */
+static int clear_once(struct rotation *r, bool *again)
 {
-	int code = rotate_job_write(r, begun);
+	struct rotate_pass p = { .mode = ROTATE_CLEAR, .all = true };
+	int code = rotate_walk(r, &p);
 
-	if (code == EXIT_OK)
-		code = rotate_walk(r, p);
 	r->passes++;
-	if (p->all) {
-		r->counted_files = p->files;
-		r->counted_unborn = p->unborn;
-	}
-	*again = p->todo > 0;
+	r->counted_files = p.files;
+	r->counted_unborn = p.unborn;
+	*again = p.todo > 0;
+	return code;
+}
+
+static int seal(struct rotation *r, bool *again)
+{
+	int code = r->live ? rotate_pass_live(r, ROTATE_SEAL, again) : seal_all(r);
+
 	return code == EXIT_OK && unfinished(r) ? EXIT_FAILED : code;
 }
 
-/* Empties the old slots. Every file is looked at once more: one that is not done sends the job back to sealing. What
- * moved meanwhile is looked for as in sealing. */
-static int clear_all(struct rotation *r, bool *again)
+static int clear(struct rotation *r, bool *again)
 {
-	struct timespec begun = { 0 };
 	int code = sync_store(r);
-	bool settled = false;
 
-	*again = false;
-	for (unsigned n = 0; code == EXIT_OK && !settled && !*again && n < PASSES_MAX; n++) {
-		struct rotate_pass p = { .mode = ROTATE_CLEAR, .all = n == 0, .since = begun };
-		uint64_t moves = moves_now(r), before = r->cleared;
-
-		code = clear_pass(r, &p, &begun, again);
-		settled = !r->live || (n > 0 && r->cleared == before && moves == moves_now(r));
-	}
+	if (code == EXIT_OK)
+		code = r->live ? rotate_pass_live(r, ROTATE_CLEAR, again) : clear_once(r, again);
+	if (code == EXIT_OK && unfinished(r))
+		code = EXIT_FAILED;
 	return code == EXIT_OK ? sync_store(r) : code;
 }
 
 static int give_up(struct rotation *r)
 {
 	gate_stop(r->gate, EXIT_FAILED, "the same command goes on",
-	    "files keep moving or changing: %u rounds did not reach all of them", PASSES_MAX);
+	    "files come back under the old key: %u rounds did not reach all of them", PASSES_MAX);
 	return EXIT_FAILED;
 }
 
@@ -305,11 +306,11 @@ int rotate_files(struct rotation *r)
 	for (unsigned n = 0; again; n++) {
 		if (n == PASSES_MAX)
 			return give_up(r);
-		code = seal_all(r);
-		if (code == EXIT_OK && unfinished(r))
-			code = EXIT_FAILED;
+		code = rotate_job_write(r, NULL);
 		if (code == EXIT_OK)
-			code = clear_all(r, &again);
+			code = seal(r, &again);
+		if (code == EXIT_OK)
+			code = clear(r, &again);
 		if (code != EXIT_OK)
 			return code;
 	}

@@ -4,6 +4,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 
@@ -17,13 +18,14 @@
 #define POLL_MS  50u
 #define BATCH    64u
 #define BATCH_MS 20u
-#define QUEUE    (4u * BATCH)
+#define QUEUE    (2u * BATCH) /* each holds a descriptor */
 
 /* A slot on its way to the daemon. */
 struct parcel {
 	json_t *json;
 	struct rotate_item *it; /* a copy: for messages */
 	uint8_t domain[CONTEXT_ID];
+	int fd; /* the file's, or -1: it has a node */
 	bool fresh;
 };
 
@@ -162,11 +164,10 @@ const char *live_mount(const struct live *l)
 
 /* ---- questions */
 
-/* EXIT_OK and an answer, or it was said. */
-static int call(struct live *l, json_t *request, const char *what, json_t **answer)
+/* EXIT_OK and an answer, or it was said. fds, which may be NULL, go along. */
+static int call_with(struct live *l, json_t *request, const struct ctl_fds *fds, const char *what, json_t **answer)
 {
-	int ret = request ? ask_socket(l->socket, request, CALL_MS, answer) : -ENOMEM;
-	int code;
+	int code, ret = request ? ctl_call_fds(l->socket, request, fds, CALL_MS, answer, NULL) : -ENOMEM;
 
 	json_decref(request);
 	if (ret < 0)
@@ -177,15 +178,22 @@ static int call(struct live *l, json_t *request, const char *what, json_t **answ
 	return code;
 }
 
-int live_moves(struct live *l, uint64_t *moves)
+static int call(struct live *l, json_t *request, const char *what, json_t **answer)
 {
-	json_t *answer = NULL;
-	int ret = rotate_state(l->socket, &answer);
+	return call_with(l, request, NULL, what, answer);
+}
 
-	if (ret == 0)
-		*moves = (uint64_t)json_integer_value(json_object_get(answer, "moves"));
-	json_decref(answer);
-	return ret;
+int live_moved(struct rotation *r, bool anew, json_t **answer, struct ctl_fds *fds)
+{
+	json_t *request = json_pack("{s:s, s:b}", "verb", "rotate-moved", "anew", anew);
+	int ret = request ? ctl_call_fds(r->live->socket, request, NULL, CALL_MS, answer, fds) : -ENOMEM;
+	int code = ret == 0 ? cmd_answer_code(*answer) : EXIT_NO_MOUNT;
+
+	json_decref(request);
+	if (code != EXIT_OK)
+		gate_stop(r->gate, code, "is it still mounted? The same command goes on",
+		    "the daemon of '%s' does not tell what moves", r->live->mount);
+	return code;
 }
 
 static json_t *base64(const uint8_t *bytes, size_t n)
@@ -291,6 +299,7 @@ int live_orphans(struct live *l, const struct rotate_domain *d, uint64_t from, j
 static void parcel_free(struct parcel *p)
 {
 	json_decref(p->json);
+	cleanup_fd(&p->fd);
 	if (p->it)
 		rotate_item_free(p->it);
 }
@@ -301,9 +310,9 @@ static void settle(struct rotation *r, const struct parcel *p, const char *resul
 
 	if (strcmp(result, "ok") == 0) {
 		atomic_fetch_add(p->fresh ? &r->resealed : &r->cleared, 1);
-	} else if (strcmp(result, "gone") == 0 || strcmp(result, "changed") == 0) {
-		atomic_fetch_add(&r->pass->todo, 1);
-	} else {
+	} else if (strcmp(result, "changed") == 0) {
+		atomic_fetch_add(&r->pass->changed, 1);
+	} else if (strcmp(result, "gone") != 0) {
 		(void)snprintf(cut, sizeof(cut), "%s", result);
 		cmd_escape(safe, cut);
 		rotate_trouble(r, TROUBLE_FAILED, p->it, "the daemon did not write it: %s", safe);
@@ -315,12 +324,18 @@ static void send_slots(struct rotation *r, struct parcel *parcels, size_t n)
 {
 	char id[2 * CONTEXT_ID + 1];
 	json_t *slots = json_array(), *answer = NULL, *results;
+	struct ctl_fds fds = { .n = 0 };
 
 	bytes_hex(id, parcels[0].domain, CONTEXT_ID);
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
+		if (parcels[i].fd >= 0) {
+			(void)json_object_set_new(parcels[i].json, "fd", json_integer((json_int_t)fds.n));
+			fds.fd[fds.n++] = parcels[i].fd; /* lent */
+		}
 		(void)json_array_append(slots, parcels[i].json);
-	int code = call(r->live, json_pack("{s:s, s:s, s:o}", "verb", "rotate-slots", "domain", id, "slots", slots),
-	    "the daemon does not take sealed keys", &answer);
+	}
+	json_t *request = json_pack("{s:s, s:s, s:o}", "verb", "rotate-slots", "domain", id, "slots", slots);
+	int code = call_with(r->live, request, &fds, "the daemon does not take sealed keys", &answer);
 
 	results = json_object_get(answer, "results");
 	if (code == EXIT_OK && json_array_size(results) != n) {
@@ -404,21 +419,6 @@ int live_start(struct rotation *r)
 	return ret;
 }
 
-/* Paths are bytes. */
-static json_t *path_json(const struct rotate_item *it)
-{
-	bool top = strcmp(it->dir->path, ".") == 0;
-	size_t n = strlen(it->dir->path) + strlen(it->name) + 2;
-	char *path CLEANUP_FREE = malloc(n);
-	char *hex CLEANUP_FREE = malloc(2 * n + 1);
-
-	if (!path || !hex)
-		return NULL;
-	(void)snprintf(path, n, "%s%s%s", top ? "" : it->dir->path, top ? "" : "/", it->name);
-	bytes_hex(hex, (const uint8_t *)path, strlen(path));
-	return json_string(hex);
-}
-
 static json_t *parcel_json(const struct rotate_item *it, const struct reslot_view *v, const struct header_slot *fresh)
 {
 	uint8_t page[LAYOUT_PAGE];
@@ -426,9 +426,9 @@ static json_t *parcel_json(const struct rotate_item *it, const struct reslot_vie
 	json_t *o;
 
 	bytes_hex(file, v->ident.file, CONTEXT_ID);
-	o = json_pack("{s:s, s:o, s:I, s:I}", "file", file, it->node ? "node" : "path",
-	    it->node ? json_integer((json_int_t)it->node) : path_json(it), "ino", (json_int_t)it->ino, "seq",
-	    (json_int_t)v->ruling.seq);
+	o = json_pack("{s:s, s:I, s:I}", "file", file, "ino", (json_int_t)it->ino, "seq", (json_int_t)v->ruling.seq);
+	if (o && it->node)
+		(void)json_object_set_new(o, "node", json_integer((json_int_t)it->node));
 	if (!o || !fresh)
 		return o;
 	header_put_slot(page, 0, fresh);
@@ -444,20 +444,24 @@ static struct rotate_item *item_copy(const struct rotate_item *it)
 	if (!copy)
 		return NULL;
 	memcpy(copy, it, n);
+	copy->fd = -1;
 	atomic_fetch_add(&copy->dir->refs, 1);
 	return copy;
 }
 
-void live_put(
-    struct rotation *r, const struct rotate_item *it, const struct reslot_view *v, const struct header_slot *fresh)
+void live_put(struct rotation *r, const struct rotate_item *it, int fd, const struct reslot_view *v,
+    const struct header_slot *fresh)
 {
 	struct live *l = r->live;
-	struct parcel p = { .json = parcel_json(it, v, fresh), .it = item_copy(it), .fresh = fresh != NULL };
+	struct parcel p = { .json = parcel_json(it, v, fresh),
+		.it = item_copy(it),
+		.fd = it->node ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0),
+		.fresh = fresh != NULL };
 
 	memcpy(p.domain, v->ident.domain, CONTEXT_ID);
-	if (!p.json || !p.it) {
+	if (!p.json || !p.it || (p.fd < 0 && !it->node)) {
 		parcel_free(&p);
-		gate_stop(r->gate, EXIT_FAILED, NULL, "out of memory");
+		gate_stop(r->gate, EXIT_FAILED, NULL, "out of memory, or of descriptors");
 		return;
 	}
 	LOCK_SCOPE(&l->lock);

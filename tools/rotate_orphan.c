@@ -48,6 +48,7 @@ static struct rotate_item *make_item(const json_t *o)
 
 	if (!it)
 		return NULL;
+	it->fd = -1;
 	it->node = number(o, "node");
 	it->ino = (ino_t)number(o, "ino");
 	(void)snprintf(it->name, 40, "inode %llu", (unsigned long long)it->ino);

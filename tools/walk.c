@@ -12,6 +12,7 @@
 struct level {
 	dev_t dev;
 	ino_t ino;
+	int fd;                /* while something below it is walked, or -1: too deep */
 	size_t path_len;       /* of this directory's path */
 	struct namelist names; /* subdirectories to enter */
 };
@@ -102,7 +103,8 @@ static int level_push(struct walker *w, const struct stat *st)
 		w->level = more;
 		w->levels = levels;
 	}
-	w->level[++w->depth] = (struct level){ .dev = st->st_dev, .ino = st->st_ino, .path_len = strlen(w->path) };
+	w->level[++w->depth] =
+	    (struct level){ .dev = st->st_dev, .ino = st->st_ino, .fd = -1, .path_len = strlen(w->path) };
 	return 0;
 }
 
@@ -125,7 +127,10 @@ static int down(struct walker *w, const char *name)
 	ret = level_push(w, &st);
 	if (ret < 0)
 		return ret;
-	(void)close(w->fd);
+	if (w->depth <= WALK_KEPT)
+		w->level[w->depth - 1].fd = w->fd;
+	else
+		(void)close(w->fd);
 	w->fd = steal_fd(&fd);
 	w->ops->enter(w->ops->arg, w->fd, path_of(w), &st);
 	return list(w);
@@ -134,9 +139,9 @@ static int down(struct walker *w, const char *name)
 /* Back to the parent. */
 static int up(struct walker *w)
 {
-	const struct level *to = &w->level[w->depth - 1];
+	struct level *to = &w->level[w->depth - 1];
 	struct stat st;
-	int fd = openat(w->fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int fd = to->fd >= 0 ? steal_fd(&to->fd) : openat(w->fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	if (fd < 0 || fstat(fd, &st) < 0 || st.st_dev != to->dev || st.st_ino != to->ino) {
 		int ret = fd < 0 ? -errno : -ESTALE;
@@ -184,14 +189,16 @@ int walk(int rootfd, const struct walk_ops *ops)
 		ret = -errno;
 	} else if (w.level && w.path) {
 		w.dev = st.st_dev;
-		w.level[0] = (struct level){ .dev = st.st_dev, .ino = st.st_ino };
+		w.level[0] = (struct level){ .dev = st.st_dev, .ino = st.st_ino, .fd = -1 };
 		ops->enter(ops->arg, w.fd, ".", &st);
 		ret = go(&w);
 		if (ret == 0)
 			ops->leave(ops->arg);
 	}
-	for (size_t i = 0; w.level && i <= w.depth; i++)
+	for (size_t i = 0; w.level && w.dev && i <= w.depth; i++) {
+		cleanup_fd(&w.level[i].fd);
 		namelist_free(&w.level[i].names);
+	}
 	free(w.level);
 	free(w.path);
 	if (w.fd >= 0)

@@ -1,9 +1,9 @@
 /* walk.h — every entry of a store, whatever its depth, without following anything.
  *
- * One descriptor at a time: before going down the directory's subdirectories are remembered by name and its descriptor
- * is closed; on the way back ".." must be the directory that was left, else the walk ends (-ESTALE: the tree was moved
- * meanwhile). Entries come in the backing's order, files of a directory before its subdirectories. `.byokfs` of the
- * root is not entered.          */
+ * Before going down the directory's subdirectories are remembered by name. Near the root its descriptor is kept for
+ * the way back, so that it may move meanwhile; deeper down it is closed, and on the way back ".." must be the directory
+ * that was left, else the walk ends (-ESTALE: the tree was moved meanwhile). Entries come in the backing's order, files
+ * of a directory before its subdirectories. `.byokfs` of the root is not entered. */
 #ifndef BYOKFS_WALK_H
 #define BYOKFS_WALK_H
 
@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 
 #include "cleanup.h"
+
+#define WALK_KEPT 64u /* levels */
 
 struct walk_ops {
 	void *arg;

@@ -18,17 +18,22 @@ SLOT_BYTES = 512
 
 def call(mount, **request):
     """One request of a mount's daemon, one answer."""
+    return call_fds(mount, **request)[0]
+
+
+def call_fds(mount, **request):
+    """And the descriptors that come along."""
     name = hashlib.sha256(os.path.realpath(mount.plain).encode()).hexdigest()[:32]
     with socket.socket(socket.AF_UNIX) as s:
         s.settimeout(30)
         s.connect(f"/run/byokfs/{name}.sock")
         s.sendall(json.dumps(request).encode() + b"\n")
-        answer = b""
+        answer, fds, _, _ = socket.recv_fds(s, 65536, 128)
         while not answer.endswith(b"\n"):
             more = s.recv(65536)
             assert more, f"no answer to {request['verb']}"
             answer += more
-    return json.loads(answer)
+    return json.loads(answer), fds
 
 
 def key_hash(key):

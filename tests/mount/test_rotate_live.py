@@ -1,9 +1,11 @@
 """byokfsctl rotate on a store that is mounted and in use: the mount goes on, and nobody notices."""
 import json
 import os
+import pathlib
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -124,6 +126,85 @@ def test_rotated_while_in_use(shop, kms, init):
     with_key(m, m.key)
     r = subprocess.run([BYOKFS, "-f", "-c", m.ini, m.cipher, m.plain], env=m.environment(), capture_output=True, text=True, timeout=30)
     assert r.returncode == CONFIG and k2 in r.stderr, r.stderr
+
+
+MOVER = r"""
+import itertools, os, random, sys
+what, top = sys.argv[1], sys.argv[2]
+os.chdir(top)
+rng = random.Random(what)
+dirs = [f"t{i}" for i in range(4)]
+def files(n):
+    return [(d, f) for d in dirs for f in os.listdir(d) if f.startswith("f")][:n]
+def try_(fn, *args):
+    try:
+        fn(*args)
+    except (FileNotFoundError, FileExistsError, OSError):
+        pass
+for n in itertools.count():
+    if what == "files":  # every old file, from directory to directory, for ever
+        for d, f in files(1000):
+            try_(os.rename, f"{d}/{f}", f"{rng.choice(dirs)}/{f}")
+    elif what == "names":  # within one directory
+        for d, f in files(1000):
+            if rng.random() < 0.3:
+                try_(os.rename, f"{d}/{f}", f"{d}/f{rng.random()}")
+    elif what == "trees":  # directories with what is in them, into each other and out again
+        for i in range(6):
+            places = [d for d in dirs] + [f"{d}/s{j}" for d in dirs for j in range(6) if j != i]
+            for d in places:
+                if os.path.isdir(f"{d}/s{i}"):
+                    try_(os.rename, f"{d}/s{i}", f"{rng.choice(places)}/s{i}")
+    elif what == "links":  # another name, and the first one goes
+        for d, f in files(20):
+            try_(os.link, f"{d}/{f}", f"{rng.choice(dirs)}/f{rng.random()}")
+            try_(os.unlink, f"{d}/{f}")
+    elif what == "new":  # made, moved in new directories, put over one another, removed
+        try_(os.mkdir, "n")
+        with open("n/x", "w") as f:
+            f.write("new")
+        try_(os.rename, "n", "n2")
+        try_(os.rename, "n2/x", f"{dirs[n % 4]}/n")
+        try_(os.rmdir, "n2")
+"""
+
+
+def everything(m):
+    """The contents, wherever they are."""
+    paths = [os.path.join(base, name) for i in range(4) for base, _, names in os.walk(m.path(f"t{i}")) for name in names]
+    return {pathlib.Path(path).read_bytes() for path in paths if os.path.basename(path).startswith("f")}
+
+
+@pytest.mark.sanitizer
+def test_nothing_ever_stays_where_it_is(shop, kms):
+    """Users that do nothing but move what there is, as fast as they can: it ends, and nothing was left out."""
+    m, k2 = shop(3), new_key(kms)
+    for d in [f"t{i}" for i in range(4)] + [f"t{i % 4}/s{i}" for i in range(6)] + ["t0/s0/deep", "t1/s1/deep"]:
+        os.mkdir(m.path(d))
+    made = {os.urandom(20) for _ in range(160)}
+    places = [os.path.relpath(base, m.plain) for base, _, _ in os.walk(m.plain) if os.path.relpath(base, m.plain).startswith("t")]
+    for i, data in enumerate(made):
+        with open(m.path(places[i % len(places)], f"f{i}"), "wb") as f:
+            f.write(data)
+    kms.fault(operations=["ReEncrypt"], latency_ms=3)
+    movers = [subprocess.Popen([sys.executable, "-B", "-c", MOVER, what, m.plain]) for what in ("files", "names", "trees", "links", "new")]
+    try:
+        answer = json.loads(rotate(m, "--to", k2, "--jobs", "4", "--json", path=m.plain, check=0).stdout)
+        assert not [p for p in movers if p.poll() is not None]
+    finally:
+        for p in movers:
+            p.kill()
+            p.wait()
+    assert answer["mounted"] and answer["failed"] == 0
+    assert slots_of(m) == [k2] and under(m.cipher, k2)
+    kms.disable(m.key)
+    forget()
+    assert everything(m) == made
+    m.umount()
+    with_key(m, k2)
+    m.mount()
+    assert everything(m) == made
+    kms.enable(m.key)
 
 
 ACCOUNT = "111122223333"

@@ -12,7 +12,8 @@ import pytest
 from conftest import AK, SK, wait_until
 from damage import backing_of
 from faults import err, get, pattern, put
-from rotator import Descriptor, Rotator, View, call, key_hash, make_slot, reader
+from posix_tools import renameat2
+from rotator import Descriptor, Rotator, View, call, call_fds, key_hash, make_slot, reader
 from test_audit import Audited
 
 FRESH = "cache.max_age=1s"
@@ -500,23 +501,42 @@ def test_slots_while_locked(mount, devkms, second):
     assert get(mount.path("open"))[:12] == b"OPENagainpen"[:12] and get(mount.path("closed")) == b"closed" * 100
 
 
-def test_moves_are_counted(mount):
-    def moves():
-        return call(mount, verb="rotate-state")["moves"]
+def test_moves_are_told(mount):
+    def moved(anew=False):
+        answer, fds = call_fds(mount, verb="rotate-moved", anew=anew)
+        told = [os.fstat(fd).st_ino for fd in fds]
+        for fd in fds:
+            os.close(fd)
+        assert [m["ino"] for m in answer["moved"]] == told and answer["at"] == answer["head"]
+        return answer["lost"], {(m["ino"], m["directory"]) for m in answer["moved"]}
+
+    def ino(*names):
+        return os.stat(mount.path(*names)).st_ino
 
     os.mkdir(mount.path("d"))
-    put(mount.path("f"), b"f")
+    for name in ("f", "h", "over"):
+        put(mount.path(name), b"f")
     put(mount.path("d", "g"), b"g")
-    last = moves()
-    assert moves() == last
-    os.rename(mount.path("f"), mount.path("e"))
-    assert moves() == last # one directory
-    for change in (lambda: os.rename(mount.path("e"), mount.path("d", "e")),
-                   lambda: os.link(mount.path("d", "e"), mount.path("f")),
-                   lambda: os.rename(mount.path("d", "e"), mount.path("d2"))):
+    os.symlink("x", mount.path("s"))
+    assert moved() == (True, set())  # nobody asked before
+    assert moved(True) == moved() == (False, set())
+    for change, what in [(lambda: os.rename(mount.path("f"), mount.path("e")), ["e"]),  # one directory
+                         (lambda: os.rename(mount.path("e"), mount.path("d", "e")), ["d/e"]),
+                         (lambda: os.link(mount.path("d", "e"), mount.path("f")), ["f"]),
+                         (lambda: os.rename(mount.path("d"), mount.path("d2")), ["d2"]),
+                         (lambda: os.rename(mount.path("h"), mount.path("over")), ["over"]),
+                         (lambda: renameat2(mount.path("over"), mount.path("d2"), 2), ["over", "d2"]),
+                         (lambda: os.rename(mount.path("s"), mount.path("over", "s")), [])]:
         change()
-        assert moves() > last
-        last = moves()
+        assert moved() == (False, {(ino(n), os.path.isdir(mount.path(n))) for n in what}), what
+    # What is new needs no looking at.
+    put(mount.path("new"), b"n")
+    os.mkdir(mount.path("newdir"))
+    for i in range(3):
+        os.rename(mount.path("new"), mount.path("newdir", "x"))
+        os.rename(mount.path("newdir", "x"), mount.path("new"))
+    os.rename(mount.path("newdir"), mount.path("n2"))
+    assert moved() == (False, set())
 
 
 # ---- what a crash leaves

@@ -110,10 +110,12 @@ static void huge_wishes(void **state)
 	free(text);
 }
 
+static const struct ctl_fds fds = { .fd = { 70, 71 }, .n = 2 };
+
 static bool takes_item(json_t *o, struct reseal_item *item, struct header_slot *slot)
 {
 	memset(path, 'x', sizeof(path));
-	return control_rotate_item(item, path, slot, o);
+	return control_rotate_item(item, path, slot, o, &fds);
 }
 
 static json_t *item_with(const char *member, json_t *value)
@@ -174,6 +176,18 @@ static void items(void **state)
 	assert_null(item.slot);
 	json_decref(o);
 
+	o = item_with("fd", json_integer(1));
+	assert_int_equal(json_object_del(o, "path"), 0);
+	assert_true(takes_item(o, &item, &slot));
+	assert_true(!item.path && !item.node && item.fd == 71);
+	assert_int_equal(json_object_set_new(o, "fd", json_integer(2)), 0); /* none such came along */
+	assert_false(takes_item(o, &item, &slot));
+	assert_int_equal(json_object_set_new(o, "node", json_integer(5)), 0);
+	assert_true(takes_item(o, &item, &slot));
+	assert_true(!item.path && item.node == 5 && item.fd == -1);
+	assert_int_equal(json_object_set_new(o, "node", json_integer(0)), 0);
+	assert_false(takes_item(o, &item, &slot));
+	json_decref(o);
 	bad_item("path", NULL);
 	bad_item("path", json_string(""));
 	bad_item("path", json_string("6"));

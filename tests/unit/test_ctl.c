@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include <cmocka.h>
+#include <fcntl.h>
 
 #include "../../src/ctl.c"
 
@@ -17,12 +18,16 @@ struct fixture {
 	int calls;
 };
 
-static json_t *handle(void *arg, const json_t *request)
+static json_t *handle(void *arg, const json_t *request, const struct ctl_fds *in, struct ctl_fds *out)
 {
 	struct fixture *f = arg;
 	const char *verb = jsonio_str(request, "verb");
 
 	f->calls++;
+	if (strcmp(verb, "mirror") == 0) { /* what came, once more */
+		for (unsigned i = 0; i < in->n; i++)
+			out->fd[out->n++] = dup(in->fd[i]);
+	}
 	if (strcmp(verb, "null") == 0)
 		return NULL;
 	if (strcmp(verb, "big") == 0) {
@@ -92,7 +97,7 @@ static char *raw(struct fixture *f, const char *bytes, size_t len)
 			break;
 		done += (size_t)n;
 	}
-	return line_read(fd, -1, io_boot_ms() + 5000, CTL_ANSWER_MAX, &line) < 0 ? NULL : line;
+	return line_read(fd, -1, io_boot_ms() + 5000, CTL_ANSWER_MAX, &line, NULL) < 0 ? NULL : line;
 }
 
 static void questions_are_answered(void **state)
@@ -103,6 +108,52 @@ static void questions_are_answered(void **state)
 	ask(f, "lock", 0, "lock");
 	ask(f, "null", EXIT_FAILED, NULL);
 	assert_int_equal(f->calls, 3);
+}
+
+static void mirror(struct fixture *f, unsigned n, int code)
+{
+	json_t *request = json_pack("{s:s}", "verb", "mirror"), *answer = NULL;
+	struct ctl_fds send = { .n = 0 }, got = { .n = 0 };
+	struct stat here, there;
+
+	while (send.n < n)
+		send.fd[send.n++] = open(f->dir, O_PATH);
+	assert_int_equal(ctl_call_fds(f->ctl->path, request, &send, 5000, &answer, code ? NULL : &got), code);
+	assert_int_equal(got.n, code ? 0 : n);
+	assert_int_equal(stat(f->dir, &here), 0);
+	for (unsigned i = 0; i < got.n; i++) {
+		assert_int_equal(fstat(got.fd[i], &there), 0);
+		assert_int_equal(here.st_ino, there.st_ino);
+		assert_int_equal(fcntl(got.fd[i], F_GETFD), FD_CLOEXEC);
+	}
+	ctl_fds_close(&send);
+	ctl_fds_close(&got);
+	json_decref(request);
+	json_decref(answer);
+}
+
+static unsigned open_descriptors(void)
+{
+	unsigned n = 0;
+
+	for (int fd = 0; fd < 1000; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
+static void descriptors_come_along(void **state)
+{
+	struct fixture *f = *state;
+	unsigned before = open_descriptors();
+
+	mirror(f, 0, 0);
+	mirror(f, 1, 0);
+	mirror(f, CTL_FDS, 0);
+	mirror(f, 1, -EPROTO); /* nobody wants them */
+	ask(f, "status", 0, "status");
+	for (int i = 0; i < 500 && open_descriptors() > before; i++)
+		(void)usleep(10000); /* the daemon closes its own after the answer */
+	assert_int_equal(open_descriptors(), before);
 }
 
 static void a_large_answer_arrives_whole(void **state)
@@ -188,13 +239,13 @@ static void a_deadline_ends_every_wait(void **state)
 	(void)state;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fd), 0);
 	assert_int_equal(send(fd[1], "{", 1, 0), 1);
-	assert_int_equal(line_read(fd[0], -1, io_boot_ms() + 30, 4096, &line), -ETIMEDOUT);
+	assert_int_equal(line_read(fd[0], -1, io_boot_ms() + 30, 4096, &line, NULL), -ETIMEDOUT);
 	assert_int_equal(send(fd[1], "a\n", 2, 0), 2);
-	assert_int_equal(line_read(fd[0], -1, io_boot_ms(), 4096, &line), -ETIMEDOUT);
+	assert_int_equal(line_read(fd[0], -1, io_boot_ms(), 4096, &line, NULL), -ETIMEDOUT);
 	big = malloc(8 << 20);
 	memset(big, 'x', 8 << 20);
 	big[(8 << 20) - 1] = '\0';
-	assert_int_equal(line_write(fd[0], -1, io_boot_ms() + 30, big), -ETIMEDOUT);
+	assert_int_equal(line_write(fd[0], -1, io_boot_ms() + 30, big, NULL), -ETIMEDOUT);
 	free(big);
 	(void)close(fd[1]);
 	(void)close(fd[0]);
@@ -268,6 +319,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(questions_are_answered),
+		T(descriptors_come_along),
 		T(a_large_answer_arrives_whole),
 		T(malformed_requests_reach_no_handler),
 		T(oversize_requests_are_cut_off),

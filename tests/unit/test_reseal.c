@@ -130,26 +130,119 @@ static void paths(void **state)
 	free(long_path);
 }
 
-/* Whatever begins, ends or goes on between two readings shows. */
+static struct inode *known(const char *name)
+{
+	struct inode *inode;
+	struct stat st;
+	int fd = open(at(name), O_PATH);
+
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(inode_look(fs.inodes, fd, "", &st, (struct inode_where){ 0 }, &inode), 0);
+	assert_int_equal(close(fd), 0);
+	return inode;
+}
+
+static void unknown(struct inode *inode)
+{
+	inode_forget(fs.inodes, inode->nodeid, 1);
+	inode_put(fs.inodes, inode);
+}
+
+static void next_moved(const struct inode *inode, uint64_t at_, uint64_t head_)
+{
+	uint64_t number, head;
+	bool lost;
+	struct inode *got = reseal_moved(&number, &head, &lost);
+
+	assert_ptr_equal(got, inode);
+	assert_false(lost);
+	assert_int_equal(head - number, head_ - at_);
+	if (got)
+		inode_put(fs.inodes, got);
+}
+
+static void is_lost(void)
+{
+	uint64_t number, head;
+	bool lost;
+
+	assert_null(reseal_moved(&number, &head, &lost));
+	assert_true(lost);
+}
+
+/* Each once, in order, also when the kernel forgets it meanwhile; again when it moves again. New ones do not count. */
 static void moves(void **state)
 {
-	uint64_t a = reseal_moves(), b;
+	struct inode *a, *b, *c;
+	size_t before = inode_count(fs.inodes);
 
 	(void)state;
-	assert_int_equal(reseal_moves(), a);
-	reseal_move_begin();
-	b = reseal_moves();
-	assert_true(b > a);
-	a = reseal_moves();
-	assert_true(a > b); /* still going on */
-	reseal_move_begin();
-	reseal_move_end();
-	b = reseal_moves();
-	assert_true(b > a);
-	reseal_move_end();
-	a = reseal_moves();
-	assert_true(a > b);
-	assert_int_equal(reseal_moves(), a);
+	(void)make("moves a");
+	(void)make("moves b");
+	(void)make("moves c");
+	a = known("moves a");
+	b = known("moves b");
+	reseal_moving(&fs, a);
+	assert_false(reseal_recording());
+	is_lost();
+	reseal_record(&fs, true);
+	assert_true(reseal_recording());
+	next_moved(NULL, 0, 0);
+	reseal_moving(&fs, a);
+	reseal_moving(&fs, b);
+	reseal_moving(&fs, a);
+	c = known("moves c");
+	reseal_born(c);
+	reseal_moving(&fs, c);
+	unknown(b);
+	next_moved(a, 1, 2);
+	reseal_moving(&fs, a);
+	next_moved(b, 2, 3);
+	next_moved(a, 3, 3);
+	next_moved(NULL, 3, 3);
+	reseal_record(&fs, true);
+	reseal_moving(&fs, c); /* of before */
+	next_moved(c, 4, 4);
+	reseal_moving(&fs, c);
+	reseal_moving(&fs, NULL);
+	is_lost();
+	reseal_moving(&fs, a);
+	is_lost();
+	reseal_record(&fs, true);
+	next_moved(NULL, 0, 0);
+	reseal_moving(&fs, a);
+	reseal_record(&fs, false);
+	assert_false(reseal_recording());
+	unknown(a);
+	unknown(c);
+	assert_int_equal(inode_count(fs.inodes), before);
+}
+
+/* More than is remembered. */
+static void many_moves(void **state)
+{
+	size_t before = inode_count(fs.inodes), n = 0;
+	char name[32];
+
+	(void)state;
+	assert_int_equal(mkdir(at("many"), 0700), 0);
+	reseal_record(&fs, true);
+	while (reseal_recording() && n < 70000) {
+		(void)snprintf(name, sizeof(name), "many/%zu", n++);
+		assert_int_equal(mknod(at(name), S_IFREG | 0600, 0), 0);
+		struct inode *inode = known(name);
+
+		reseal_moving(&fs, inode);
+		unknown(inode);
+	}
+	assert_int_equal(n, inode_by_handle(fs.inodes) ? 65537 : 257);
+	assert_int_equal(inode_count(fs.inodes), before);
+	is_lost();
+	while (n) {
+		(void)snprintf(name, sizeof(name), "many/%zu", --n);
+		assert_int_equal(unlink(at(name)), 0);
+	}
+	assert_int_equal(rmdir(at("many")), 0);
 }
 
 static void *end_birth(void *generation)
@@ -367,6 +460,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		RUN(paths),
 		RUN(moves),
+		RUN(many_moves),
 		RUN(births),
 		RUN(exchanged),
 		RUN(not_there),

@@ -62,6 +62,8 @@ def test_who_may_what(fs, beside, dir_mode):
     from posix_diff import Twins, equal, look
     rows = list(itertools.product(OWNERS[:3], OWNERS, (0o644, 0o660, 0o4711, 0o2070)))
     for n, (who, (name, call)) in enumerate(itertools.product(WHO, TRIES.items())):
+        if (n + (dir_mode >> 3)) % 2:
+            continue  # in the next mode
         dir_owner, file_owner, file_mode = rows[(n * 7 + dir_mode) % len(rows)]
         t, got = Twins(fresh(fs.plain), fresh(beside)), []
         for at in (t.ours, t.theirs):

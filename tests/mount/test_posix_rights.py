@@ -56,13 +56,13 @@ def situation(dir_owner, dir_mode, file_owner, file_mode):
     os.chmod("d", dir_mode)
 
 
-@pytest.mark.parametrize("dir_mode", [0o777, 0o1775, 0o070, 0o2711], ids=oct)
+@pytest.mark.parametrize("dir_mode", [0o777, 0o1775, 0o070, 0o2710], ids=oct)
 def test_who_may_what(fs, beside, dir_mode):
     """Each try begins with a situation of its own, so that one success does not change the next."""
     from posix_diff import Twins, equal, look
     rows = list(itertools.product(OWNERS[:3], OWNERS, (0o644, 0o660, 0o4711, 0o2070)))
     for n, (who, (name, call)) in enumerate(itertools.product(WHO, TRIES.items())):
-        if (n + (dir_mode >> 3)) % 2:
+        if (n + dir_mode) % 2:
             continue  # in the next mode
         dir_owner, file_owner, file_mode = rows[(n * 7 + dir_mode) % len(rows)]
         t, got = Twins(fresh(fs.plain), fresh(beside)), []

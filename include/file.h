@@ -85,6 +85,9 @@ bool file_dirty(const struct file *);
 /* Records, drops or dclock still to be made durable and written (promotion wanted); implies the state must stay in
  * memory. */
 bool file_pending(const struct file *);
+/* A flush failed, and the length on the backing is not exact: once the state is closed, the hint must not be believed
+ * before somebody opened the file again. */
+bool file_odd(const struct file *);
 /* Never flushed since it was made. Ends with the first fsync or promotion, which is also how a directory's fsync makes
  * it durable. */
 bool file_fresh(const struct file *);

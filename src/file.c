@@ -358,6 +358,11 @@ bool file_dirty(const struct file *f)
 	return f->pub_dirty;
 }
 
+bool file_odd(const struct file *f)
+{
+	return f->pub_odd;
+}
+
 bool file_pending(const struct file *f)
 {
 	return f->pub_pending;

@@ -170,6 +170,12 @@ int file_flush_now(struct file *f, const struct file_key *key)
 	return rc == 0 ? file_settle(f, key, &mark) : rc;
 }
 
+/* A write took space and then failed: the backing is longer than it should be, and no drop will see to it. */
+static bool overlong(const struct file *f)
+{
+	return !f->fresh && f->drop == DROP_NONE && f->st_size / LAYOUT_PAGE > layout_pages(f->size, f->inlined);
+}
+
 /* The length that is exact, and can be given now: not if whole pages would go, for that is T2's
  * business. */
 static bool hint_wanted(const struct file *f)
@@ -262,7 +268,9 @@ int file_promote_begin(struct file *f, const struct file_key *key, uint64_t *mar
 	if (rc != 0)
 		return rc;
 	rc = f->failed;
-	if (rc == 0 && f->repair)
+	if (rc == 0 && overlong(f))
+		f->checked = false; /* the end is no longer as it was found */
+	if (rc == 0 && (f->repair || overlong(f)))
 		rc = file_check_end(f, key);
 	if (rc == 0)
 		rc = file_commit(f, key, true);
@@ -302,6 +310,8 @@ void file_publish(struct file *f)
 	f->pub_seq = f->disk.seq;
 	f->pub_fresh = f->fresh;
 	f->pub_dirty = !f->params.readonly && (dirty || hint_wanted(f));
+	f->pub_odd = f->failed && f->st_size != layout_hint(f->size, f->inlined);
 	f->pub_pending = !f->params.readonly && !f->fresh && !f->failed &&
-	    (dirty || work || (behind && f->begun) || f->drop != DROP_NONE || f->repair);
+	    (dirty || work || (behind && f->begun) || f->drop != DROP_NONE || f->repair ||
+	        overlong(f));
 }

@@ -130,7 +130,7 @@ struct file {
 	uint64_t missed; /* when a wait for the lock ended in vain */
 
 	_Atomic uint64_t pub_size, pub_seq;
-	atomic_bool pub_dirty, pub_pending, pub_fresh;
+	atomic_bool pub_dirty, pub_pending, pub_fresh, pub_odd;
 };
 
 /* ---- file.c ---- */

@@ -32,7 +32,10 @@ void states_distrust(struct fs *fs, bool on)
 
 bool state_trusted_size(struct fs *fs, const struct stat *st, uint64_t *size)
 {
-	return !atomic_load_explicit(&fs->states->distrust, memory_order_relaxed) && !store_in_doubt(fs->store, st) &&
+	const struct states *s = fs->states;
+
+	return !atomic_load_explicit(&s->distrust, memory_order_relaxed) &&
+	    !atomic_load_explicit(&s->odd, memory_order_relaxed) && !store_in_doubt(fs->store, st) &&
 	    layout_hint_decode((uint64_t)st->st_size, size);
 }
 
@@ -135,6 +138,8 @@ static struct file *detach(struct fs *fs, struct inode *inode)
 		s->queued--;
 	}
 	pthread_mutex_unlock(&s->lock);
+	if (file_odd(f) && !state_gone(f))
+		atomic_store(&s->odd, true);
 	inode->told = file_size(f);
 	inode->have_told = true;
 	inode->file = NULL;
@@ -316,6 +321,9 @@ static int load(struct task *t, struct inode *inode, bool write, struct file **o
 	r = load_once(fs, inode, &fd, readonly, &fk, out);
 	if (r == -ESTALE)
 		inode_detach(fs->inodes, inode);
+	/* An earlier owner left its end half done: that is put right though nobody may change anything. */
+	if (!r && (file_pending(*out) || file_dirty(*out)))
+		state_changed(fs, inode);
 	return r;
 }
 

@@ -25,6 +25,7 @@ struct states {
 	size_t queued;
 	atomic_size_t loaded;
 	atomic_bool distrust; /* a hint proved wrong on a store we may not write: answer every stat from page 0 */
+	atomic_bool odd;      /* the same: a file was dropped whose flush had failed; the next mount must know */
 	pthread_t thread;
 	bool running, stop;
 	uint64_t promoted;         /* when */

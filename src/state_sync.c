@@ -339,7 +339,7 @@ bool states_stop(struct fs *fs, bool flush)
 	s->last = true;
 	for (size_t left = flush ? s->queued / STATES_MANY + 1 : 0; left > 0; left--)
 		clean = promote(fs) && clean;
-	return clean && s->queued == 0;
+	return clean && s->queued == 0 && !atomic_load(&s->odd);
 }
 
 void states_close(struct fs *fs)

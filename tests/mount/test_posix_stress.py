@@ -326,7 +326,7 @@ def one_round(m, trees, count, seed):
     return in_processes([body(t) for t in trees])
 
 
-@pytest.mark.parametrize("variant", ["default", "writethrough", "shared"])
+@pytest.mark.parametrize("variant", ["default", "shared"] + ["writethrough", "domain", "suite2"] * (OPERATIONS > 5000))
 def test_a_tree(shared_devkms, variant):
     """Four processes; after each round the keys go and come back, or the kernel forgets, or all is unmounted; then everything is compared."""
     def lock():

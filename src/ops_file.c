@@ -10,6 +10,7 @@
 #include "ops_create.h"
 #include "io.h"
 #include "log.h"
+#include "reseal.h"
 #include "state.h"
 
 static struct handle *handle_new(struct inode *inode, int flags)

@@ -45,10 +45,16 @@ MUST_CHECK int block_seal(struct block_run *, enum unit_type, uint64_t index, ui
  * library failed); text is wiped on failure. */
 MUST_CHECK int block_open(struct block_run *, enum unit_type, uint64_t index, const uint8_t page[static LAYOUT_PAGE],
     uint8_t text[static LAYOUT_BODY], uint64_t *ver);
+/* The same for a page whose meta and tag were moved away: text holds the ciphertext, and then the plaintext. */
+#define BLOCK_META 16u
+#define BLOCK_TAG  16u
+MUST_CHECK int block_open_in_place(struct block_run *, enum unit_type, uint64_t index,
+    const uint8_t meta[static BLOCK_META], uint8_t text[static LAYOUT_BODY], const uint8_t tag[static BLOCK_TAG],
+    uint64_t *ver);
 
 /* The root of page 0: meta 16 | ct 1504 | tag 16, type R, index = seq, ver = clock. */
 #define BLOCK_ROOT_TEXT 1504u
-#define BLOCK_ROOT      (16u + BLOCK_ROOT_TEXT + 16u)
+#define BLOCK_ROOT      (BLOCK_META + BLOCK_ROOT_TEXT + BLOCK_TAG)
 MUST_CHECK int block_seal_root(struct block_run *, uint64_t seq, uint64_t clock,
     const uint8_t text[static BLOCK_ROOT_TEXT], uint8_t out[static BLOCK_ROOT]);
 /* ver must equal clock. */

@@ -13,6 +13,8 @@ struct iovec;
 
 /* pread(2) until n bytes or end of file; EINTR retried. Bytes read, or -errno. */
 MUST_CHECK ssize_t io_pread(int fd, void *buf, size_t n, uint64_t off);
+/* The same into a vector of at most IOV_MAX elements, which is modified. */
+MUST_CHECK ssize_t io_preadv(int fd, struct iovec *iov, int cnt, uint64_t off);
 /* pwrite(2) of all n bytes; EINTR and short writes continued. 0 or -errno (ENOSPC after a short write). */
 MUST_CHECK int io_pwrite(int fd, const void *buf, size_t n, uint64_t off);
 /* The same for a vector, which is modified. Any number of elements. */

@@ -16,12 +16,11 @@
 #include "secret.h"
 
 #define LAYOUT_VERSION 1u
-#define META           16u /* version and rnd, in front of the ciphertext */
 #define AAD            64u
 
 enum { SUITE_XAES = 1, SUITE_XCHACHA = 2 };
 
-_Static_assert(META + LAYOUT_BODY + AEAD_TAG == LAYOUT_PAGE, "section 3.2");
+_Static_assert(BLOCK_TAG == AEAD_TAG && BLOCK_META + LAYOUT_BODY + AEAD_TAG == LAYOUT_PAGE, "section 3.2");
 
 /* What a unit is bound to. */
 struct unit {
@@ -111,7 +110,7 @@ static int unit_seal(struct block_run *run, const struct unit *unit, const uint8
     const uint8_t *text, size_t n, uint8_t *out)
 {
 	uint8_t aad[AAD], selector[XAES_SELECTOR], nonce[24];
-	const struct aead_text t = { aad, sizeof(aad), text, n, out + META };
+	const struct aead_text t = { aad, sizeof(aad), text, n, out + BLOCK_META };
 	int rc;
 
 	if (unit->ver == 0 || unit->ver > BLOCK_VER_MAX)
@@ -121,29 +120,36 @@ static int unit_seal(struct block_run *run, const struct unit *unit, const uint8
 	put_aad(aad, run->file, unit);
 	if (run->file->suite == SUITE_XCHACHA) {
 		put_xchacha_nonce(nonce, unit, rnd);
-		return aead_chacha_seal(run->file->key, nonce, &t, out + META + n);
+		return aead_chacha_seal(run->file->key, nonce, &t, out + BLOCK_META + n);
 	}
 	put_xaes_nonce(selector, nonce, unit, rnd);
 	rc = run_select(run, selector);
-	return rc != 0 ? rc : aead_gcm_seal(run->ctx->gcm, nonce, &t, out + META + n);
+	return rc != 0 ? rc : aead_gcm_seal(run->ctx->gcm, nonce, &t, out + BLOCK_META + n);
 }
 
+/* A sealed unit in pieces: meta, n bytes of ciphertext, tag. */
+struct sealed {
+	const uint8_t *meta, *in;
+	size_t n;
+	const uint8_t *tag;
+};
+
 /* The version is the caller's to read and judge; here it is only authenticated. */
-static int unit_open(struct block_run *run, const struct unit *unit, const uint8_t *in, size_t n, uint8_t *text)
+static int unit_open(struct block_run *run, const struct unit *unit, const struct sealed *s, uint8_t *text)
 {
 	uint8_t aad[AAD], selector[XAES_SELECTOR], nonce[24];
-	const struct aead_text t = { aad, sizeof(aad), in + META, n, text };
-	const uint8_t *rnd = in + 6, *tag = in + META + n;
+	const struct aead_text t = { aad, sizeof(aad), s->in, s->n, text };
+	const uint8_t *rnd = s->meta + 6;
 	int rc;
 
 	put_aad(aad, run->file, unit);
 	if (run->file->suite == SUITE_XCHACHA) {
 		put_xchacha_nonce(nonce, unit, rnd);
-		return aead_chacha_open(run->file->key, nonce, &t, tag);
+		return aead_chacha_open(run->file->key, nonce, &t, s->tag);
 	}
 	put_xaes_nonce(selector, nonce, unit, rnd);
 	rc = run_select(run, selector);
-	return rc != 0 ? rc : aead_gcm_open(run->ctx->gcm, nonce, &t, tag);
+	return rc != 0 ? rc : aead_gcm_open(run->ctx->gcm, nonce, &t, s->tag);
 }
 
 int block_seal_with_rnd(struct block_run *run, enum unit_type type, uint64_t index, uint64_t ver,
@@ -161,22 +167,44 @@ int block_seal(struct block_run *run, enum unit_type type, uint64_t index, uint6
 	return block_seal_with_rnd(run, type, index, ver, rnd, text, page);
 }
 
-int block_open(struct block_run *run, enum unit_type type, uint64_t index, const uint8_t page[static LAYOUT_PAGE],
+static bool sealed_zero(const struct sealed *s)
+{
+	return bytes_zero(s->meta, BLOCK_META) && bytes_zero(s->in, s->n) && bytes_zero(s->tag, BLOCK_TAG);
+}
+
+static int page_open(struct block_run *run, enum unit_type type, uint64_t index, const struct sealed *s,
     uint8_t text[static LAYOUT_BODY], uint64_t *ver)
 {
-	const struct unit unit = { type, index, le48_get(page) };
+	const struct unit unit = { type, index, le48_get(s->meta) };
 	int rc = -EBADMSG;
 
-	if (bytes_zero(page, LAYOUT_PAGE))
+	if (unit.ver == 0 && sealed_zero(s))
 		rc = -ENODATA;
 	else if (unit.ver > 0 && unit.ver <= BLOCK_VER_MAX)
-		rc = unit_open(run, &unit, page, LAYOUT_BODY, text);
+		rc = unit_open(run, &unit, s, text);
 	if (rc != 0) {
 		explicit_bzero(text, LAYOUT_BODY);
 		return rc;
 	}
 	*ver = unit.ver;
 	return 0;
+}
+
+int block_open(struct block_run *run, enum unit_type type, uint64_t index, const uint8_t page[static LAYOUT_PAGE],
+    uint8_t text[static LAYOUT_BODY], uint64_t *ver)
+{
+	const struct sealed s = { page, page + BLOCK_META, LAYOUT_BODY, page + LAYOUT_PAGE - BLOCK_TAG };
+
+	return page_open(run, type, index, &s, text, ver);
+}
+
+int block_open_in_place(struct block_run *run, enum unit_type type, uint64_t index,
+    const uint8_t meta[static BLOCK_META], uint8_t text[static LAYOUT_BODY], const uint8_t tag[static BLOCK_TAG],
+    uint64_t *ver)
+{
+	const struct sealed s = { meta, text, LAYOUT_BODY, tag };
+
+	return page_open(run, type, index, &s, text, ver);
 }
 
 int block_seal_root_with_rnd(struct block_run *run, uint64_t seq, uint64_t clock, const uint8_t rnd[static BLOCK_RND],
@@ -197,11 +225,12 @@ int block_seal_root(struct block_run *run, uint64_t seq, uint64_t clock, const u
 int block_open_root(struct block_run *run, uint64_t seq, uint64_t clock, const uint8_t in[static BLOCK_ROOT],
     uint8_t text[static BLOCK_ROOT_TEXT])
 {
+	const struct sealed s = { in, in + BLOCK_META, BLOCK_ROOT_TEXT, in + BLOCK_META + BLOCK_ROOT_TEXT };
 	const struct unit unit = { UNIT_ROOT, seq, clock };
 	int rc = -EBADMSG;
 
 	if (clock > 0 && clock <= BLOCK_VER_MAX && le48_get(in) == clock)
-		rc = unit_open(run, &unit, in, BLOCK_ROOT_TEXT, text);
+		rc = unit_open(run, &unit, &s, text);
 	if (rc != 0)
 		explicit_bzero(text, BLOCK_ROOT_TEXT);
 	return rc;

@@ -13,7 +13,7 @@
 #define GCM_IV        12u
 #define XAES_SELECTOR 12u
 
-/* One message. in and out do not overlap. */
+/* One message. in and out are the same, or do not overlap. */
 struct aead_text {
 	const uint8_t *aad;
 	size_t aadlen;

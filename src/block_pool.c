@@ -11,8 +11,8 @@
 
 #include "block.h"
 
-#define IDLE_MAX 256u
-#define BUCKETS  512u
+#define IDLE_MAX 1024u
+#define BUCKETS  1024u
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* Guarded by lock. */
@@ -44,9 +44,9 @@ static struct block_ctx **bucket_of(uint64_t serial, const uint8_t selector[stat
 	memcpy(&b, selector + sizeof(a), sizeof(b));
 	h = (h ^ a) * 0x9e3779b97f4a7c15ull;
 	h = (h ^ h >> 32 ^ b) * 0x9e3779b97f4a7c15ull;
-	return &buckets[h >> 55];
+	return &buckets[h >> 54];
 }
-_Static_assert(BUCKETS == 1u << (64 - 55), "the top bits of the hash number a bucket");
+_Static_assert(BUCKETS == 1u << (64 - 54), "the top bits of the hash number a bucket");
 
 static void unlink_ctx(struct block_ctx *ctx)
 {

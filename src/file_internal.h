@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 #include <sys/queue.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 #include "file.h"
 
@@ -26,7 +27,8 @@
 
 #define FILE_CHUNK     256u               /* pages handled per round of a long read or write */
 #define FILE_BUFFER    (FILE_CHUNK + 16u) /* pages of a buffer: those and the nodes between */
-#define FILE_CLEAN_MAX 128u               /* nodes kept without need */
+#define FILE_CLEAN_MAX 128u               /* nodes a file keeps without need, */
+#define FILE_SPARE_MAX 4096u              /* and beyond that, all files together: 20 MiB */
 #define FILE_BUSY_MAX  2048u              /* nodes dirty or with entries to record, before a writer must flush */
 #define FILE_BUCKETS   256u
 #define FILE_MARGIN    64u /* versions a writer leaves for nodes it may have to write */
@@ -34,6 +36,7 @@
 /* The system calls on the backing; the tests put a simulated disk here. Results are -errno. */
 struct file_io {
 	ssize_t (*read)(int fd, void *buf, size_t n, uint64_t off);
+	ssize_t (*readv)(int fd, struct iovec *iov, int cnt, uint64_t off);
 	int (*write)(int fd, const void *buf, size_t n, uint64_t off);
 	int (*sync)(int fd);
 	int (*truncate)(int fd, uint64_t size);
@@ -182,6 +185,8 @@ static inline bool file_tentative(const struct file *f)
  * ciphertext only. */
 uint8_t *file_buffer(void);
 MUST_CHECK ssize_t file_pread(struct file *, void *buf, size_t n, uint64_t page);
+/* Into a vector, which is modified. */
+MUST_CHECK ssize_t file_preadv(struct file *, struct iovec *iov, int cnt, uint64_t page);
 MUST_CHECK int file_pwrite(struct file *, const void *buf, size_t pages, uint64_t page);
 /* One slot of an encoded page 0 (0/1): its sector only. */
 MUST_CHECK int file_pwrite_slot(struct file *, const uint8_t page[static LAYOUT_PAGE], int which);
@@ -193,6 +198,7 @@ MUST_CHECK int file_punch_backing(struct file *, uint64_t page, uint64_t pages);
 uint64_t file_next_backed(struct file *, uint64_t page);
 
 /* ---- file_tree.c ---- */
+extern unsigned file_spare_max; /* FILE_SPARE_MAX, but for tests */
 size_t file_rec_at(const struct file_node *, uint32_t e);
 /* The spill of entry e, or NULL where entries have none. */
 uint8_t *file_spill(const struct file_node *, uint32_t e);
@@ -253,6 +259,10 @@ struct file_view file_view_of(const struct file *, const struct file_node *, uin
  * is absent as it may be (text is zero), or -EIO. */
 MUST_CHECK int file_open_unit(struct file *, struct block_run *, const struct file_view *, enum unit_type,
     uint64_t index, const uint8_t *page, uint8_t text[static LAYOUT_BODY], uint64_t *ver);
+/* The same for data page k, whose ciphertext is in text. */
+MUST_CHECK int file_open_in_place(struct file *, struct block_run *, const struct file_view *, uint64_t k,
+    const uint8_t meta[static BLOCK_META], uint8_t text[static LAYOUT_BODY], const uint8_t tag[static BLOCK_TAG],
+    uint64_t *ver);
 /* Application page k, exclusive lock held: 4096 bytes; *present: it has a data page. */
 MUST_CHECK int file_load_page(struct file *, const struct file_key *, struct file_node *, uint32_t e, uint64_t k,
     uint8_t text[static LAYOUT_PAGE], bool *present);

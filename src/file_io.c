@@ -85,6 +85,7 @@ static void *backing_alloc(size_t n)
 
 const struct file_io file_io_backing = {
 	.read = io_pread,
+	.readv = io_preadv,
 	.write = io_pwrite,
 	.sync = backing_sync,
 	.truncate = backing_truncate,
@@ -130,6 +131,11 @@ uint8_t *file_buffer(void)
 ssize_t file_pread(struct file *f, void *buf, size_t n, uint64_t page)
 {
 	return file_io->read(f->fd, buf, n, page * LAYOUT_PAGE);
+}
+
+ssize_t file_preadv(struct file *f, struct iovec *iov, int cnt, uint64_t page)
+{
+	return file_io->readv(f->fd, iov, cnt, page * LAYOUT_PAGE);
 }
 
 /* Before the first change of quiet work: the time to put back. */

@@ -27,11 +27,11 @@ static const char *version_fault(const struct file_view *v, uint64_t ver)
 	return NULL;
 }
 
-int file_open_unit(struct file *f, struct block_run *run, const struct file_view *v, enum unit_type type,
-    uint64_t index, const uint8_t *page, uint8_t text[static LAYOUT_BODY], uint64_t *ver)
+/* rc: what opening it came to. */
+static int judge(struct file *f, const struct file_view *v, enum unit_type type, uint64_t index, int rc,
+    uint8_t text[static LAYOUT_BODY], uint64_t *ver)
 {
 	const char *fault = NULL;
-	int rc = v->ent & ENT_GONE ? -ENODATA : block_open(run, type, index, page, text, ver);
 
 	if (rc == -ENODATA) {
 		memset(text, 0, LAYOUT_BODY);
@@ -47,6 +47,23 @@ int file_open_unit(struct file *f, struct block_run *run, const struct file_view
 		return 0;
 	explicit_bzero(text, LAYOUT_BODY);
 	return file_damaged(f, type, index, fault);
+}
+
+int file_open_unit(struct file *f, struct block_run *run, const struct file_view *v, enum unit_type type,
+    uint64_t index, const uint8_t *page, uint8_t text[static LAYOUT_BODY], uint64_t *ver)
+{
+	int rc = v->ent & ENT_GONE ? -ENODATA : block_open(run, type, index, page, text, ver);
+
+	return judge(f, v, type, index, rc, text, ver);
+}
+
+int file_open_in_place(struct file *f, struct block_run *run, const struct file_view *v, uint64_t k,
+    const uint8_t meta[static BLOCK_META], uint8_t text[static LAYOUT_BODY], const uint8_t tag[static BLOCK_TAG],
+    uint64_t *ver)
+{
+	int rc = v->ent & ENT_GONE ? -ENODATA : block_open_in_place(run, UNIT_DATA, k, meta, text, tag, ver);
+
+	return judge(f, v, UNIT_DATA, k, rc, text, ver);
 }
 
 /* The page of data page k as it lies in the backing; what is beyond its end reads as zeros. */

@@ -1,8 +1,12 @@
 /* file_read.c — reading and seeking: section 4.
  *
- * Hides how a read of many pages becomes one pread over the physical range, nodes between included,
+ * Hides how a read of many pages becomes one preadv over the physical range, nodes between included,
  * and how readers share the node cache: what a group's node says is copied under the mutex, the
- * pages are opened without it. */
+ * pages are opened without it.
+ *
+ * The ciphertext goes where the plaintext will be, and is opened in place. A sealed page is meta 16 | ciphertext 4064 |
+ * tag 16, so when page k lies 16 bytes in front of its place, its ciphertext is where its first 4064 bytes belong, and
+ * its tag and the next page's meta lie where the last 32, its spill, will be. */
 #include <errno.h>
 
 #include "bytes.h"
@@ -66,75 +70,155 @@ static void span_accept(struct file *f, const struct span *s)
 			file_accepted(f, node, s->e + i, s->ver[i]);
 }
 
-/* One page of the span into the request's buffer; straight, when all of it is wanted. */
-static int span_open(
-    struct file *f, struct block_run *run, struct span *s, uint32_t i, const uint8_t *page, const struct request *r)
+/* Data pages k0..k1 of one preadv. */
+struct chunk {
+	const struct request *r;
+	uint64_t k0, k1;
+	uint8_t meta[BLOCK_META]; /* of the next page to open */
+	bool edges;               /* some of them are not wanted as a whole: */
+	uint8_t edge[2][LAYOUT_PAGE];
+};
+
+#define SPLIT (LAYOUT_PAGE - BLOCK_META)
+/* L2, L1 and group page may lie between two data pages. */
+#define NODES_BETWEEN 3u
+/* k0's meta, two edges, and a node and what follows it for every group begun. */
+#define VECTOR (4 + 2 * (FILE_CHUNK / LAYOUT_GROUP_FAN + 3))
+
+/* Where a page's plaintext goes. */
+static uint8_t *place(struct chunk *c, uint64_t k)
 {
-	uint64_t k = s->k + i, at = k * LAYOUT_PAGE;
-	uint64_t from = r->off > at ? r->off - at : 0;
-	uint64_t to = r->end - at < LAYOUT_PAGE ? r->end - at : LAYOUT_PAGE;
-	uint8_t *out = r->out + (at + from - r->off);
-	uint8_t text[LAYOUT_BODY];
-	int rc;
+	uint64_t at = k * LAYOUT_PAGE;
 
-	if (from == 0 && to >= LAYOUT_BODY) {
-		rc = file_open_unit(f, run, &s->view[i], UNIT_DATA, k, page, out, &s->ver[i]);
-	} else {
-		rc = file_open_unit(f, run, &s->view[i], UNIT_DATA, k, page, text, &s->ver[i]);
-		if (rc == 0 && from < LAYOUT_BODY)
-			memcpy(out, text + from, (to < LAYOUT_BODY ? to : LAYOUT_BODY) - from);
-		explicit_bzero(text, sizeof(text));
-	}
-	if (rc == 0 && to > LAYOUT_BODY) {
-		uint64_t first = from > LAYOUT_BODY ? from : LAYOUT_BODY;
-
-		memcpy(out + (first - from), s->spill[i] + (first - LAYOUT_BODY), to - first);
-	}
-	return rc;
+	if (at >= c->r->off && at + LAYOUT_PAGE <= c->r->end)
+		return c->r->out + (at - c->r->off);
+	c->edges = true;
+	return c->edge[k == c->k0 ? 0 : 1];
 }
 
-/* Pages k0..k1 from their physical range in buf. */
-static int open_pages(
-    struct file *f, const struct file_key *key, const struct request *r, uint64_t k0, uint64_t k1, const uint8_t *buf)
+static int add(struct iovec *v, int n, uint8_t *to, size_t len)
 {
-	uint64_t phys0 = layout_phys(UNIT_DATA, k0);
+	if (n > 0 && (uint8_t *)v[n - 1].iov_base + v[n - 1].iov_len == to)
+		v[n - 1].iov_len += len;
+	else
+		v[n++] = (struct iovec){ to, len };
+	return n;
+}
+
+/* Every page 16 bytes in front of its place; nodes on the way are read, too, and not used. */
+static int chunk_vector(struct chunk *c, struct iovec v[static VECTOR], uint8_t *sink)
+{
+	uint64_t next = layout_phys(UNIT_DATA, c->k0);
+	uint8_t *meta = c->meta;
+	int n = 0;
+
+	for (uint64_t k = c->k0; k <= c->k1; k++) {
+		uint64_t phys = layout_phys(UNIT_DATA, k);
+		uint8_t *to = place(c, k);
+
+		if (phys > next)
+			n = add(v, n, sink, (phys - next) * LAYOUT_PAGE);
+		n = add(v, n, meta, BLOCK_META);
+		n = add(v, n, to, SPLIT);
+		meta = to + SPLIT;
+		next = phys + 1;
+	}
+	return n;
+}
+
+/* What the backing does not have is zeros. */
+static void zero_rest(const struct iovec *v, int n, size_t got)
+{
+	for (int i = 0; i < n; i++) {
+		size_t have = got < v[i].iov_len ? got : v[i].iov_len;
+
+		memset((uint8_t *)v[i].iov_base + have, 0, v[i].iov_len - have);
+		got -= have;
+	}
+}
+
+static int chunk_load(struct file *f, struct chunk *c)
+{
+	uint64_t phys = layout_phys(UNIT_DATA, c->k0);
+	struct iovec v[VECTOR] = { 0 }, left[VECTOR];
+	uint8_t sink[NODES_BETWEEN * LAYOUT_PAGE] NOT_ZEROED;
+	int n = chunk_vector(c, v, sink);
+	ssize_t got = 0;
+
+	memcpy(left, v, (size_t)n * sizeof(v[0]));
+	if (phys * LAYOUT_PAGE < f->st_size)
+		got = file_preadv(f, left, n, phys);
+	if (got < 0)
+		return (int)got;
+	zero_rest(v, n, (size_t)got);
+	return 0;
+}
+
+/* What is wanted of a page that was opened at an edge. */
+static void copy_edge(const struct request *r, uint64_t k, const uint8_t *text)
+{
+	uint64_t at = k * LAYOUT_PAGE;
+	uint64_t from = r->off > at ? r->off - at : 0;
+	uint64_t to = r->end - at < LAYOUT_PAGE ? r->end - at : LAYOUT_PAGE;
+
+	memcpy(r->out + (at + from - r->off), text + from, to - from);
+}
+
+/* Page i of the span, in its place. */
+static int span_open(struct file *f, struct block_run *run, struct span *s, uint32_t i, struct chunk *c)
+{
+	uint64_t k = s->k + i;
+	uint8_t *text = place(c, k), next[BLOCK_META];
+	int rc = file_open_in_place(f, run, &s->view[i], k, c->meta, text, text + LAYOUT_BODY, &s->ver[i]);
+
+	if (rc != 0)
+		return rc;
+	memcpy(next, text + SPLIT, sizeof(next));
+	memcpy(c->meta, next, sizeof(next));
+	memcpy(text + LAYOUT_BODY, s->spill[i], LAYOUT_SPILL);
+	if (text == c->edge[0] || text == c->edge[1])
+		copy_edge(c->r, k, text);
+	return 0;
+}
+
+static int chunk_open(struct file *f, const struct file_key *key, struct chunk *c)
+{
 	struct block_run run;
-	struct span s;
+	struct span s NOT_ZEROED;
+	uint32_t most = 0;
 	int rc = 0;
-	WIPE_SCOPE(s);
 
 	block_begin(&run, key->block);
-	for (s.k = k0; rc == 0 && s.k <= k1; s.k += s.n) {
-		const uint8_t *page;
-
-		rc = span_fill(f, key, &s, k1);
+	for (s.k = c->k0; rc == 0 && s.k <= c->k1; s.k += s.n) {
+		rc = span_fill(f, key, &s, c->k1);
 		if (rc != 0)
 			break;
-		page = buf + (layout_phys(UNIT_DATA, s.k) - phys0) * LAYOUT_PAGE;
+		most = s.n > most ? s.n : most;
 		for (uint32_t i = 0; rc == 0 && i < s.n; i++)
-			rc = span_open(f, &run, &s, i, page + (size_t)i * LAYOUT_PAGE, r);
+			rc = span_open(f, &run, &s, i, c);
 		if (rc == 0)
 			span_accept(f, &s);
 	}
 	block_end(&run);
+	explicit_bzero(s.spill, (size_t)most * LAYOUT_SPILL);
 	return rc;
 }
 
 static int read_chunk(struct file *f, const struct file_key *key, const struct request *r)
 {
-	uint64_t k0 = r->off / LAYOUT_PAGE, k1 = (r->end - 1) / LAYOUT_PAGE;
-	uint64_t phys0 = layout_phys(UNIT_DATA, k0), pages = layout_phys(UNIT_DATA, k1) - phys0 + 1;
-	uint8_t *buf = file_buffer();
-	ssize_t got = 0;
+	struct chunk c NOT_ZEROED;
+	int rc;
 
-	if (!buf)
-		return -ENOMEM;
-	if (phys0 * LAYOUT_PAGE < f->st_size)
-		got = file_pread(f, buf, pages * LAYOUT_PAGE, phys0);
-	if (got < 0)
-		return (int)got;
-	memset(buf + got, 0, pages * LAYOUT_PAGE - (size_t)got);
-	return open_pages(f, key, r, k0, k1, buf);
+	c.r = r;
+	c.k0 = r->off / LAYOUT_PAGE;
+	c.k1 = (r->end - 1) / LAYOUT_PAGE;
+	c.edges = false;
+	rc = chunk_load(f, &c);
+	if (rc == 0)
+		rc = chunk_open(f, key, &c);
+	if (c.edges)
+		explicit_bzero(c.edge, sizeof(c.edge));
+	return rc;
 }
 
 static int read_pages(struct file *f, const struct file_key *key, const struct request *r)

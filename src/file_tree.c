@@ -4,7 +4,7 @@
  * Hides how nodes are found, loaded, rebuilt and let go. A node's parent is always in memory while
  * the node is, so the way up is a pointer. Nodes with work left (dirty, stale, entries to record or
  * to bury) are on the busy list and stay; the others are kept least recently used first, and go
- * when there are too many. What goes with them are versions accepted, not issued. */
+ * when there are too many in all. What goes with them are versions accepted, not issued. */
 #include <errno.h>
 
 #include "bytes.h"
@@ -128,6 +128,11 @@ struct file_node *file_node_find(const struct file *f, enum unit_type type, uint
 	return n;
 }
 
+/* Clean nodes of all files beyond FILE_CLEAN_MAX each: a large file that is read at random keeps more while others do
+ * not need them. */
+static atomic_uint spare;
+unsigned file_spare_max = FILE_SPARE_MAX;
+
 static void enqueue(struct file *f, struct file_node *n)
 {
 	n->busy = n->dirty || n->stale || n->pend || n->gone;
@@ -136,7 +141,8 @@ static void enqueue(struct file *f, struct file_node *n)
 		f->nbusy++;
 	} else {
 		TAILQ_INSERT_TAIL(&f->clean, n, link);
-		f->nclean++;
+		if (++f->nclean > FILE_CLEAN_MAX)
+			atomic_fetch_add_explicit(&spare, 1, memory_order_relaxed);
 	}
 }
 
@@ -147,7 +153,8 @@ static void dequeue(struct file *f, struct file_node *n)
 		f->nbusy--;
 	} else {
 		TAILQ_REMOVE(&f->clean, n, link);
-		f->nclean--;
+		if (f->nclean-- > FILE_CLEAN_MAX)
+			atomic_fetch_sub_explicit(&spare, 1, memory_order_relaxed);
 	}
 }
 
@@ -385,7 +392,8 @@ void file_trim(struct file *f)
 {
 	struct file_node *n = TAILQ_FIRST(&f->clean), *next;
 
-	for (; n && f->nclean > FILE_CLEAN_MAX; n = next) {
+	for (; n && f->nclean > FILE_CLEAN_MAX && atomic_load_explicit(&spare, memory_order_relaxed) > file_spare_max;
+	     n = next) {
 		next = TAILQ_NEXT(n, link);
 		if (n->kids == 0)
 			file_discard(f, n);

@@ -64,6 +64,26 @@ static void iov_advance(struct iovec **iov, int *cnt, size_t n)
 	}
 }
 
+ssize_t io_preadv(int fd, struct iovec *iov, int cnt, uint64_t off)
+{
+	size_t done = 0;
+
+	iov_advance(&iov, &cnt, 0);
+	while (cnt > 0) {
+		ssize_t got = preadv(fd, iov, cnt, (off_t)(off + done));
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return -errno;
+		if (got == 0)
+			break;
+		done += (size_t)got;
+		iov_advance(&iov, &cnt, (size_t)got);
+	}
+	return (ssize_t)done;
+}
+
 int io_pwritev(int fd, struct iovec *iov, int cnt, uint64_t off)
 {
 	iov_advance(&iov, &cnt, 0);

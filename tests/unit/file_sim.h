@@ -218,6 +218,19 @@ static ssize_t sim_read(int fd, void *buf, size_t n, uint64_t off)
 	return (ssize_t)image_get(&sim.live, buf, n, off);
 }
 
+static ssize_t sim_readv(int fd, struct iovec *iov, int cnt, uint64_t off)
+{
+	size_t done = 0;
+
+	(void)fd;
+	sim.reads++;
+	if (sim.fail_read && (sim.reads == sim.fail_read || sim.reads == sim.fail_read + 1))
+		return -EIO;
+	for (int i = 0; i < cnt; i++)
+		done += image_get(&sim.live, iov[i].iov_base, iov[i].iov_len, off + done);
+	return (ssize_t)done;
+}
+
 /* Sectors within a page, as the page cache has it: the whole page as it is now. */
 static int sim_write_sector(const void *buf, size_t n, uint64_t off, int rc)
 {
@@ -365,6 +378,7 @@ static void *sim_alloc(size_t n)
 
 static const struct file_io sim_io = {
 	.read = sim_read,
+	.readv = sim_readv,
 	.write = sim_write,
 	.sync = sim_sync,
 	.truncate = sim_truncate,
@@ -380,6 +394,7 @@ static const struct file_io sim_io = {
 
 UNUSED static void sim_reset(void)
 {
+	file_spare_max = 0; /* files that are small for others are large here */
 	image_clear(&sim.live);
 	image_clear(&sim.durable);
 	sim_log_clear();

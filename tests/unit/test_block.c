@@ -120,7 +120,7 @@ static void check_refusals(uint8_t suite)
 	fill_text(text, sizeof(text));
 	block_begin(&run, &file);
 	assert_int_equal(block_seal(&run, UNIT_GROUP, 5, 9, text, page), 0);
-	for (size_t i = 0; i < LAYOUT_PAGE; i += i < 20 || i >= LAYOUT_PAGE - 20 ? 1 : 61) {
+	for (size_t i = 0; i < LAYOUT_PAGE; i += i < 20 || i >= LAYOUT_PAGE - 20 ? 1 : 52) {
 		page[i] ^= 4;
 		assert_int_equal(block_open(&run, UNIT_GROUP, 5, page, back, &ver), -EBADMSG);
 		assert_true(bytes_zero(back, sizeof(back)));
@@ -151,6 +151,43 @@ static void test_refusals(void **state)
 	(void)state;
 	check_refusals(1);
 	check_refusals(2);
+}
+
+/* The page in pieces, opened where its ciphertext lies: the same answers as in one piece. */
+static void check_in_place(uint8_t suite)
+{
+	const struct block_file file = vector_file(suite);
+	uint8_t text[LAYOUT_BODY], page[LAYOUT_PAGE], place[LAYOUT_BODY], *meta = page, *tag = page + 4080;
+	struct block_run run;
+	uint64_t ver = 0;
+
+	fill_text(text, sizeof(text));
+	block_begin(&run, &file);
+	assert_int_equal(block_seal(&run, UNIT_DATA, 5, 9, text, page), 0);
+	for (size_t i = 0; i <= LAYOUT_PAGE; i += i < 20 || i >= LAYOUT_PAGE - 20 ? 1 : 52) {
+		bool damaged = i < LAYOUT_PAGE;
+
+		page[damaged ? i : 0] ^= damaged ? 4 : 0;
+		memcpy(place, page + BLOCK_META, sizeof(place));
+		assert_int_equal(
+		    block_open_in_place(&run, UNIT_DATA, 5, meta, place, tag, &ver), damaged ? -EBADMSG : 0);
+		assert_true(damaged ? bytes_zero(place, sizeof(place)) : memcmp(place, text, sizeof(text)) == 0);
+		page[damaged ? i : 0] ^= damaged ? 4 : 0;
+	}
+	assert_int_equal(ver, 9);
+	memset(page, 0, sizeof(page));
+	memset(place, 0, sizeof(place));
+	assert_int_equal(block_open_in_place(&run, UNIT_DATA, 5, meta, place, tag, &ver), -ENODATA);
+	tag[15] = 1;
+	assert_int_equal(block_open_in_place(&run, UNIT_DATA, 5, meta, place, tag, &ver), -EBADMSG);
+	block_end(&run);
+}
+
+static void test_in_place(void **state)
+{
+	(void)state;
+	check_in_place(1);
+	check_in_place(2);
 }
 
 static void test_absent_and_versions(void **state)
@@ -323,6 +360,7 @@ int main(void)
 		cmocka_unit_test(test_xaes_vectors),
 		cmocka_unit_test(test_bytes),
 		cmocka_unit_test(test_refusals),
+		cmocka_unit_test(test_in_place),
 		cmocka_unit_test(test_absent_and_versions),
 		cmocka_unit_test(test_root),
 		cmocka_unit_test(test_many_contexts),

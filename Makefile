@@ -5,7 +5,8 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 CC      ?= gcc
 SAN     ?=
-BUILD   ?= build$(if $(SAN),-$(SAN))
+LOCKPROF ?=
+BUILD   ?= build$(if $(SAN),-$(SAN))$(if $(LOCKPROF),-lockprof)
 PYTHON  ?= /usr/bin/python3
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo 1.0.0)
@@ -37,6 +38,8 @@ OBJ   := $(SRC:%.c=$(BUILD)/%.o)
 CTL   := $(filter-out tools/byokfs-devkms% tools/devkms%,$(wildcard tools/*.c))
 KMSD  := $(wildcard tools/byokfs-devkms*.c tools/devkms*.c)
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
+# What tests/tools/lockprof.c stands in for.
+WRAPPED := -Wl,--wrap=pthread_mutex_lock -Wl,--wrap=pthread_rwlock_rdlock -Wl,--wrap=pthread_rwlock_wrlock
 PROGRAMS := $(BUILD)/byokfs $(BUILD)/byokfsctl $(BUILD)/byokfs-devkms
 
 .PHONY: all clean
@@ -46,9 +49,9 @@ all: $(PROGRAMS)
 $(BUILD)/libbyokfs.a: $(OBJ)
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && ar rcs $@ $^
-$(BUILD)/byokfs: $(BUILD)/src/main.o $(BUILD)/libbyokfs.a
+$(BUILD)/byokfs: $(BUILD)/src/main.o $(if $(LOCKPROF),$(BUILD)/tests/tools/lockprof.o) $(BUILD)/libbyokfs.a
 	$(call say,LD,$@)
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) $(if $(LOCKPROF),$(WRAPPED)) -o $@ $^ $(LIBS)
 $(BUILD)/byokfsctl: $(CTL:%.c=$(BUILD)/%.o) $(BUILD)/libbyokfs.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)

@@ -19,6 +19,18 @@ struct fuse_session;
 /* After fuse_session_mount. ready (may be NULL) is called once, on a session thread, when the kernel has accepted the
  * INIT answer. 0 or -errno. */
 MUST_CHECK int fuseio_attach(struct fuse_session *, void (*ready)(void *arg), void *arg);
+/* Before fuseio_attach(): requests shall come over io_uring, with as many workers, if kernel and administrator allow it;
+ * else a warning says why not (silent: a debug line), and they come through the device as ever. */
+void fuseio_want_ring(unsigned workers, bool silent);
+/* "io_uring" or "fuse": how requests come. Settled when INIT was answered. */
+const char *fuseio_transport(void);
+/* Place for n bytes of answer where the kernel reads it, wiped by whoever owns it; or NULL. For the request this thread
+ * is handling. */
+void *fuseio_room(size_t n);
+/* The session loop has ended: the ring's threads do, after what they are handling; later answers are dropped. */
+void fuseio_ring_stop(void);
+/* When nobody can answer a request any more. */
+void fuseio_ring_close(void);
 /* What was negotiated; valid after INIT. */
 uint32_t fuseio_init_flags(void);
 /* The request this thread is handling asks to drop setuid/setgid bits (FUSE_WRITE_KILL_SUIDGID, FATTR_KILL_SUIDGID,
@@ -69,7 +81,7 @@ enum fuseio_kind {
 /* Adds to *out. */
 void fuseio_latency(enum fuseio_kind, struct histogram_view *out);
 const char *fuseio_kind_name(enum fuseio_kind);
-/* Requests answered so far, and threads that wait for the next one. */
+/* Requests answered so far, and threads that wait for the next one: with a ring 1 when all do, else 0. */
 uint64_t fuseio_answered(void);
 unsigned fuseio_idle(void);
 /* Raw notifications, 0 or -errno; -ENOENT: the kernel does not know it; -EINVAL: kernel too old. Callers hold no lock.

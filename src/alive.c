@@ -36,6 +36,7 @@ static bool waits_outside(const char *text)
 		SYS_epoll_pwait,
 		SYS_pselect6,
 		SYS_restart_syscall,
+		SYS_io_uring_enter, /* a queue of requests, see fuseio_idle() */
 #ifdef SYS_poll
 		SYS_poll,
 		SYS_select,

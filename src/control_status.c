@@ -228,13 +228,13 @@ json_t *control_status(struct service *s, const json_t *request)
 	bytes_hex(id, s->fs->store->desc.store, 16);
 	io_utc(since, ls.since);
 	io_utc(started, s->started);
-	return json_pack("{s:i, s:s, s:o, s:o, s:s, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:s, s:I, s:s, s:i, "
+	return json_pack("{s:i, s:s, s:o, s:o, s:s, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:s, s:I, s:s, s:i, s:s, "
 	                 "s:o*, s:o*, s:o*, s:I, s:o*, s:o*, s:o*}",
 	    "code", EXIT_OK, "message", "ok", "mountpoint", jsonio_text(s->mountpoint), "cipherdir",
 	    jsonio_text(s->fs->store->path), "store", id, "state", lease_state_name(ls.state), "reason",
 	    jsonio_text(ls.reason), "since", since, "since_unix", (json_int_t)ls.since, "lease_left_ms",
 	    (json_int_t)ls.lease_left_ms, "by_admin", ls.by_admin, "watchdog", !s->watchdog_dead, "started", started,
-	    "started_unix", (json_int_t)s->started, "version", BYOKFS_VERSION, "pid", (int)getpid(), "kms",
+	    "started_unix", (json_int_t)s->started, "version", BYOKFS_VERSION, "pid", (int)getpid(), "transport", fuseio_transport(), "kms",
 	    kms_part(s->fs->first->kms), "counters", all_counters(s->fs), "latency", latency_part(s->fs),
 	    "domain_count", (json_int_t)domains_count(s->fs), "domains", domains_part(s, request), "audit",
 	    audit_part(s->fs->audit), "key_age", control_age(s));

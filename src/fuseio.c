@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +19,7 @@
 #include <sys/uio.h>
 
 #include "fuseio_internal.h"
+#include "log.h"
 
 /* Protocol 7.44; the kernel's header may be older than the kernel. */
 #define NOTIFY_INC_EPOCH 8
@@ -25,10 +27,12 @@
 
 /* One session per process. The offer is written by the thread that reads INIT and used by the one that answers it. */
 static _Atomic uint64_t offered_unique;
-static _Atomic uint32_t offered_flags, negotiated_flags;
+static _Atomic uint32_t offered_flags, offered_flags2, negotiated_flags;
+static struct fuse_session *session;
 static _Thread_local bool kill_suidgid;
 
 static atomic_uint idle;
+static atomic_bool polled;
 static _Atomic uint64_t answers;
 
 uint64_t fuseio_answered(void)
@@ -38,7 +42,9 @@ uint64_t fuseio_answered(void)
 
 unsigned fuseio_idle(void)
 {
-	return atomic_load(&idle);
+	int ring = fuseio_ring_idle();
+
+	return ring < 0 ? atomic_load(&idle) : (unsigned)ring;
 }
 
 /* ---- bytes ---- */
@@ -58,6 +64,10 @@ bool fuseio_parse_init(const void *request, size_t n, struct fuseio_offer *out)
 	memcpy(
 	    &out->flags, (const char *)request + sizeof(in) + offsetof(struct fuse_init_in, flags), sizeof(out->flags));
 	out->unique = in.unique;
+	out->flags2 = 0;
+	if (out->flags & FUSE_INIT_EXT && n >= sizeof(in) + offsetof(struct fuse_init_in, flags2) + sizeof(out->flags2))
+		memcpy(&out->flags2, (const char *)request + sizeof(in) + offsetof(struct fuse_init_in, flags2),
+		    sizeof(out->flags2));
 	return true;
 }
 
@@ -66,6 +76,17 @@ bool fuseio_patch_init(const struct fuseio_offer *offer, struct fuse_init_out *o
 	if (n < offsetof(struct fuse_init_out, flags) + sizeof(out->flags))
 		return false;
 	out->flags |= offer->flags & WANTED;
+	return true;
+}
+
+bool fuseio_patch_init2(struct fuse_init_out *out, size_t n, uint32_t flag2)
+{
+	if (n < offsetof(struct fuse_init_out, flags2) + sizeof(out->flags2))
+		return false;
+	if (!(out->flags & (uint32_t)FUSE_INIT_EXT))
+		out->flags2 = 0;
+	out->flags |= (uint32_t)FUSE_INIT_EXT;
+	out->flags2 |= flag2;
 	return true;
 }
 
@@ -103,6 +124,37 @@ bool fuseio_parse_kill(const void *request, size_t n)
 
 /* ---- hooks ---- */
 
+/* With a ring the device only brings what needs no haste, and waiting for that must be told from hanging: alive.c. The
+ * descriptor does not block then. */
+static ssize_t wait_and_read(int fd, void *buf, size_t size)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	ssize_t n;
+
+	do {
+		if (atomic_load_explicit(&polled, memory_order_relaxed) && poll(&p, 1, -1) < 0)
+			return -1;
+		n = read(fd, buf, size);
+	} while (n < 0 && errno == EAGAIN);
+	return n;
+}
+
+static void set_polled(int fd, bool on)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	atomic_store(&polled, on);
+	if (flags < 0 || fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK))
+		log_debug("the device's flags cannot be set: %s", strerror(errno));
+}
+
+void fuseio_begin(void *request, size_t n)
+{
+	(void)fuseio_translate(request, n);
+	fuseio_time_begin(request, n, histogram_clock());
+	kill_suidgid = fuseio_parse_kill(request, n);
+}
+
 static ssize_t hook_read(int fd, void *buf, size_t size, void *userdata)
 {
 	static _Thread_local size_t last;
@@ -114,16 +166,15 @@ static ssize_t hook_read(int fd, void *buf, size_t size, void *userdata)
 	 * next. */
 	explicit_bzero(buf, last < size ? last : size);
 	atomic_fetch_add_explicit(&idle, 1, memory_order_relaxed);
-	n = read(fd, buf, size);
+	n = wait_and_read(fd, buf, size);
 	atomic_fetch_sub_explicit(&idle, 1, memory_order_relaxed);
 	last = n > 0 ? (size_t)n : 0;
 	if (n <= 0)
 		return n;
-	(void)fuseio_translate(buf, (size_t)n);
-	fuseio_time_begin(buf, (size_t)n, histogram_clock());
-	kill_suidgid = fuseio_parse_kill(buf, (size_t)n);
+	fuseio_begin(buf, (size_t)n);
 	if (fuseio_parse_init(buf, (size_t)n, &offer)) {
 		atomic_store(&offered_flags, offer.flags);
+		atomic_store(&offered_flags2, offer.flags2);
 		atomic_store(&offered_unique, offer.unique);
 	}
 	return n;
@@ -135,10 +186,17 @@ static struct {
 	void *arg;
 } answered;
 
+static struct fuseio_offer current_offer(void)
+{
+	return (struct fuseio_offer){ .unique = atomic_load(&offered_unique),
+		.flags = atomic_load(&offered_flags),
+		.flags2 = atomic_load(&offered_flags2) };
+}
+
 /* Is this the answer to the INIT that was read? Then its body is patched in a copy. */
 static bool patch_reply(const struct iovec *iov, int count, struct fuse_init_out *out)
 {
-	struct fuseio_offer offer = { .unique = atomic_load(&offered_unique), .flags = atomic_load(&offered_flags) };
+	struct fuseio_offer offer = current_offer();
 	struct fuse_out_header head;
 
 	if (!offer.unique || count != 2 || iov[0].iov_len != sizeof(head) || iov[1].iov_len > sizeof(*out))
@@ -150,11 +208,40 @@ static bool patch_reply(const struct iovec *iov, int count, struct fuse_init_out
 	return fuseio_patch_init(&offer, out, iov[1].iov_len);
 }
 
+static ssize_t write_init(int fd, const struct iovec *iov, struct fuse_init_out *out)
+{
+	struct iovec patched[2] = { iov[0], { .iov_base = out, .iov_len = iov[1].iov_len } };
+	struct fuseio_offer offer = current_offer();
+	bool ring = fuseio_ring_prepare(session, &offer, out, iov[1].iov_len);
+
+	/* The next request with this unique number is not an INIT. */
+	atomic_store(&offered_unique, 0);
+	atomic_store(&negotiated_flags, out->flags);
+	ssize_t n = writev(fd, patched, 2);
+
+	if (ring)
+		fuseio_ring_go(n > 0);
+	if (fuseio_ring_idle() < 0 && atomic_load(&polled))
+		set_polled(fd, false);
+	if (n > 0 && answered.fn)
+		answered.fn(answered.arg);
+	return n;
+}
+
+static ssize_t total(const struct iovec *iov, int count)
+{
+	size_t n = 0;
+
+	for (int i = 0; i < count; i++)
+		n += iov[i].iov_len;
+	return (ssize_t)n;
+}
+
 static ssize_t hook_writev(int fd, struct iovec *iov, int count, void *userdata)
 {
 	struct fuse_init_out out;
 	struct fuse_out_header head;
-	struct iovec patched[2];
+	int r;
 
 	(void)userdata;
 	if (count > 0 && iov[0].iov_len >= sizeof(head)) {
@@ -162,18 +249,16 @@ static ssize_t hook_writev(int fd, struct iovec *iov, int count, void *userdata)
 		fuseio_time_end(head.unique, histogram_clock());
 		atomic_fetch_add_explicit(&answers, head.unique != 0, memory_order_relaxed);
 	}
+	r = fuseio_ring_answer(iov, count);
+	if (r == 0)
+		return total(iov, count);
+	if (r != -ESRCH) {
+		errno = -r;
+		return -1;
+	}
 	if (!atomic_load_explicit(&offered_unique, memory_order_relaxed) || !patch_reply(iov, count, &out))
 		return writev(fd, iov, count);
-	/* The next request with this unique number is not an INIT. */
-	atomic_store(&offered_unique, 0);
-	atomic_store(&negotiated_flags, out.flags);
-	patched[0] = iov[0];
-	patched[1] = (struct iovec){ .iov_base = &out, .iov_len = iov[1].iov_len };
-	ssize_t n = writev(fd, patched, 2);
-
-	if (n > 0 && answered.fn)
-		answered.fn(answered.arg);
-	return n;
+	return write_init(fd, iov, &out);
 }
 
 int fuseio_attach(struct fuse_session *se, void (*ready)(void *arg), void *arg)
@@ -183,6 +268,9 @@ int fuseio_attach(struct fuse_session *se, void (*ready)(void *arg), void *arg)
 
 	answered.fn = ready;
 	answered.arg = arg;
+	session = se;
+	if (fuseio_ring_wanted())
+		set_polled(fuse_session_fd(se), true);
 	r = fuse_session_custom_io(se, &hooks, fuse_session_fd(se));
 
 	return r < 0 ? r : 0;

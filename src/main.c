@@ -220,6 +220,8 @@ static int mount_fs(struct daemon *d)
 		return main_fail(EXIT_USAGE, "libfuse refuses the mount options", NULL);
 	if (fuse_session_mount(fs->se, d->options.mountpoint))
 		return main_fail(EXIT_FAILED, "cannot mount", "is /dev/fuse there, and may you use it?");
+	if (strcmp(d->config.mount.transport, "fuse") != 0)
+		fuseio_want_ring(d->config.mount.threads, strcmp(d->config.mount.transport, "auto") == 0);
 	r = fuseio_attach(fs->se, answered, d);
 	if (r)
 		return main_fail_errno("cannot attach to the FUSE device", r);
@@ -276,6 +278,7 @@ static int serve(struct daemon *d)
 		log_setup("byokfs", options_log_level(&d->options, &d->config), true);
 	log_info("mounted '%s' at '%s'", d->options.store, d->options.mountpoint);
 	r = fuse_session_loop_mt(fs->se, loop);
+	fuseio_ring_stop();
 	fuse_loop_cfg_destroy(loop);
 	log_info("unmounting '%s'%s", d->options.mountpoint, r < 0 ? ": the session ended with an error" : "");
 	return 0;
@@ -317,6 +320,7 @@ static void end(struct daemon *d, bool mounted)
 	if (d->fs.inodes)
 		inode_table_close(d->fs.inodes);
 	watchdog_stop(d->service.watchdog);
+	fuseio_ring_close();
 	if (d->fs.se)
 		fuse_session_destroy(d->fs.se);
 	domains_free(&d->fs);

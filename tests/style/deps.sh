@@ -25,7 +25,7 @@ BEGIN {
 	place(1, "layout context kdf block header name descriptor acl keyage job")
 	place(2, "sigv4 http awsclock stsxml awscred kms seal audit lease")
 	place(3, "dir store file inode xattr newborn reslot")
-	place(4, "fuseio fs domain ops state reseal purge keywait keyahead sweep watchdog alive")
+	place(4, "fuseio fs domain ops state reseal purge keywait keyahead sweep watchdog alive uring")
 	place(5, "config ctl")
 	place(6, "control service options params pathcheck notify main")
 

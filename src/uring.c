@@ -204,6 +204,9 @@ static int lay_out(struct uring *u)
 			.depth = online[i] ? URING_DEPTH : 1,
 			.entry = calloc(URING_ENTRIES, sizeof(*u->queue[i].entry)) };
 		s->queues = &u->queue[i];
+		for (unsigned k = 0; u->queue[i].entry && k < u->queue[i].depth; k++)
+			if (uring_queue_add(&u->queue[i]))
+				return -ENOMEM;
 		if (!u->queue[i].entry)
 			return -ENOMEM;
 	}

@@ -158,6 +158,8 @@ struct uring {
 
 /* A thread's whole life. */
 void *uring_serve(void *server);
+/* One more entry, which the kernel does not know yet. The server's thread, or before there is one. 0 or -ENOMEM. */
+MUST_CHECK int uring_queue_add(struct uring_queue *);
 /* Another thread has something for this one. */
 void uring_wake(struct uring_server *);
 

@@ -27,7 +27,7 @@ struct metric {
 
 static const struct metric metrics[] = {
 	{ "byokfs_info", "The mount, its store and the daemon's version.", GAUGE, OF_MOUNT,
-	    .label = { { "cipherdir", "cipherdir" }, { "version", "version" } } },
+	    .label = { { "cipherdir", "cipherdir" }, { "version", "version" }, { "transport", "transport" } } },
 	{ "byokfs_start_time_seconds", "When the daemon began to serve, in Unix time.", GAUGE, OF_MOUNT,
 	    .path = "started_unix" },
 	{ "byokfs_domains", "Key domains of the mount.", GAUGE, OF_MOUNT, .path = "domain_count" },

@@ -26,6 +26,12 @@ def pytest_configure(config):
     # The watchdog of a killed daemon becomes our child, so that it can be waited for.
     LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     config.addinivalue_line("markers", "sanitizer: also run in the sanitizer build")
+    config.addinivalue_line("markers", "ring: also run with mount.transport = io_uring")
+
+
+def pytest_generate_tests(metafunc):
+    if metafunc.definition.get_closest_marker("ring"):
+        metafunc.parametrize("transport", ["fuse", "io_uring"], indirect=True)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -123,8 +129,55 @@ class Devkms:
 NAMESPACE = ["unshare", "-m", "--propagation", "private", "sh", "-c", 'umount -a -c -i -l -t fuse.byokfs 2>/dev/null; exec "$@"', "sh"]
 
 
+URING_PARAMETER = "/sys/module/fuse/parameters/enable_uring"
+
+
+def allow_ring():
+    """FUSE over io_uring is off until root says otherwise; it harms nobody who does not ask for it. A kernel without it fails these tests."""
+    assert os.path.exists(URING_PARAMETER), "this kernel has no FUSE over io_uring (Linux 6.14, CONFIG_FUSE_IO_URING)"
+    with open(URING_PARAMETER, "r+") as f:
+        if f.read().strip() != "Y":
+            f.write("Y")
+
+
+def ring_lock(how):
+    """Tests that use the ring share it; one that forbids it to the machine is alone."""
+    path = "/run/lock/byokfs-tests-ring"
+    lock = open(path, "a+" if os.geteuid() == 0 else "r")
+    fcntl.flock(lock, how)
+    return lock
+
+
+@pytest.fixture(autouse=True)
+def transport(request, monkeypatch):
+    """How this test's mounts get their requests; tests marked "ring" run once with each."""
+    kind = getattr(request, "param", os.environ.get("BYOKFS_TEST_TRANSPORT"))
+    monkeypatch.setattr(Mount, "transport", kind)
+    if kind == "io_uring":
+        request.getfixturevalue("ring")
+    return kind
+
+
+@pytest.fixture
+def ring(monkeypatch):
+    """This test's mounts use the ring."""
+    with ring_lock(fcntl.LOCK_SH):
+        allow_ring()
+        monkeypatch.setattr(Mount, "transport", "io_uring")
+        yield
+
+
+@pytest.fixture
+def ring_alone():
+    with ring_lock(fcntl.LOCK_EX):
+        allow_ring()
+        yield
+
+
 class Mount:
     """A store and its mount."""
+
+    transport = None  # None: byokfs's default
 
     def __init__(self, base, kms, init=(), options=(), ini=None, probe="1s", lease="3s"):
         self.base, self.kms = str(base), kms
@@ -153,6 +206,8 @@ class Mount:
     def mount(self, *options, check=True):
         """Foreground, so that the daemon is our child; ready when the mount table and the root answer."""
         args = [BYOKFS, "-f", "-c", self.ini]
+        if self.transport:
+            args += ["-o", f"mount.transport={self.transport}"]
         for o in [*self.options, *options]:
             args += ["-o", o]
         with open(self.log, "ab") as log:

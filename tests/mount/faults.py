@@ -9,7 +9,7 @@ import time
 
 PROMISE = 2.0  # seconds from the denial to EIO, with a probe every second
 SLACK = 1.5    # for a busy machine
-GONE = (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.ESTALE)
+GONE = (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.ESTALE, errno.ECANCELED)  # the last: on its way into a ring
 
 
 def err(call, *args, **kwargs):

@@ -520,7 +520,7 @@ def busy(base, number, stop, rounds):
     def run(tell):
         os.mkdir(path(""))
         put(path("f"), records(0, size))
-        tell("ready")
+        open(f"{stop}.{number}", "w").close()
         good = refused = 0
         generation = 0
         while not os.path.exists(stop):
@@ -543,7 +543,7 @@ def busy(base, number, stop, rounds):
 def stress(mount, tmp_path, rounds):
     stop = str(tmp_path / "stop")
     children = [Child(busy(mount.plain, i, stop, rounds)) for i in range(4)]
-    wait_until(lambda: all(os.path.exists(mount.path(f"w{i}", "f")) for i in range(4)))
+    wait_until(lambda: all(os.path.exists(f"{stop}.{i}") for i in range(4)))
     for _ in range(rounds):
         assert mount.ctl("lock", mount.plain).returncode == 0
         assert mount.ctl("unlock", mount.plain).returncode == 0

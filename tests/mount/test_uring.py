@@ -190,6 +190,40 @@ def test_many_wait_for_keys_and_nobody_else_does(cold, devkms):
         assert get(cold.path(f"f{i}")) == DATA[:5000 + i]
 
 
+def test_a_burst_is_not_left_in_the_queue(cold, devkms):
+    """All entries of a queue are parked at once, while more requests are in it that the kernel would pass on only when one is answered."""
+    burst = 60
+    for i in range(burst):
+        os.stat(cold.path(f"f{i}"))  # so that what waits is the open
+    cpu = min(os.sched_getaffinity(0))
+    done = []
+    devkms.fault(operations=["Decrypt"], hang=True)
+    cold.process.send_signal(signal.SIGSTOP)
+    try:
+        threads = [on_cpu(cpu, lambda i=i: done.append((i, err(get, cold.path(f"f{i}"))))) for i in range(burst)]
+        threads.append(on_cpu(cpu, lambda: done.append(os.statvfs(cold.plain).f_namemax)))
+        for t in threads:
+            t.start()
+        wait_until(lambda: all(b"fuse" in wchan(t.native_id) or b"request_wait" in wchan(t.native_id) for t in threads))
+    finally:
+        cold.process.send_signal(signal.SIGCONT)
+    try:
+        wait_until(lambda: done, 5)
+        assert done == [255]
+        wait_until(lambda: cold.status()["counters"]["waiting"] >= burst, 5)
+    finally:
+        devkms.clear()
+        for t in threads:
+            t.join(60)
+    assert len(done) == burst + 1
+
+
+def wchan(tid):
+    """Where in the kernel a thread of ours sleeps."""
+    with open(f"/proc/self/task/{tid}/wchan", "rb") as f:
+        return f.read()
+
+
 def test_many_wait_for_a_lock(ring, make_mount, devkms):
     m = make_mount("shared", devkms).mount("mount.shared=yes")
     for name in ("f", "other"):
@@ -282,9 +316,10 @@ def test_no_plaintext_stays_in_the_rings(ring, store):
     fd = os.open(store.path("f"), os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     assert os.pread(fd, len(secret), 0) == secret
-    os.close(fd)
+    # The next request would overwrite it. What the daemon itself keeps of an open file goes with the keys.
     assert store.ctl("lock", store.plain).returncode == 0
     assert found(store.process.pid, secret) == 0
+    os.close(fd)
     assert store.ctl("unlock", store.plain).returncode == 0
     assert get(store.path("f")) == secret * 4000
 

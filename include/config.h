@@ -47,7 +47,7 @@ struct config {
 		bool writeback_set; /* not by default */
 		uint32_t readahead_kib, threads, max_background;
 		uint32_t attr_timeout_ms; /* 0 in the ini = the lease; config_check() sets and caps it */
-		char *transport;          /* "fuse" */
+		char *transport;          /* "fuse", "io_uring", "auto" */
 	} mount;
 	struct {
 		char *id, *names; /* pins of what the store must be; NULL: not pinned */

@@ -19,8 +19,8 @@ struct fuse_session;
 /* After fuse_session_mount. ready (may be NULL) is called once, on a session thread, when the kernel has accepted the
  * INIT answer. 0 or -errno. */
 MUST_CHECK int fuseio_attach(struct fuse_session *, void (*ready)(void *arg), void *arg);
-/* Before fuseio_attach(): requests shall come over io_uring, with as many workers, if kernel and administrator allow it;
- * else a warning says why not (silent: a debug line), and they come through the device as ever. */
+/* Before fuseio_attach(): requests shall come over io_uring, with as many workers, if kernel and administrator allow
+ * it; else a warning says why not (silent: a debug line), and they come through the device as ever. */
 void fuseio_want_ring(unsigned workers, bool silent);
 /* "io_uring" or "fuse": how requests come. Settled when INIT was answered. */
 const char *fuseio_transport(void);

@@ -1,5 +1,5 @@
-/* Whether requests come over io_uring: asked for, offered by the kernel, possible here. Hides the only ring there is, and
- * finds words for why there is none. */
+/* Whether requests come over io_uring: asked for, offered by the kernel, possible here. Hides the only ring there is,
+ * and finds words for why there is none. */
 #include <errno.h>
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
@@ -50,7 +50,8 @@ static void say_not_offered(void)
 	if (fd < 0)
 		say("this kernel cannot (Linux 6.14 with CONFIG_FUSE_IO_URING can)");
 	else if (read(fd, &value, 1) == 1 && value == 'N')
-		say("the kernel may not; 'echo Y > " PARAMETER "' before mounting, or fuse.enable_uring=1 at boot, allows "
+		say("the kernel may not; 'echo Y > " PARAMETER
+		    "' before mounting, or fuse.enable_uring=1 at boot, allows "
 		    "it");
 	else
 		say("the kernel did not offer it");
@@ -73,12 +74,9 @@ static size_t payload_of(const struct fuse_init_out *out)
 	return bytes > out->max_write ? bytes : out->max_write;
 }
 
-bool fuseio_ring_prepare(
-    struct fuse_session *se, const struct fuseio_offer *offer, struct fuse_init_out *out, size_t n)
+bool fuseio_ring_prepare(struct fuse_session *se, const struct fuseio_offer *offer, struct fuse_init_out *out, size_t n)
 {
-	struct uring_params p = {
-		.device = fuse_session_fd(se), .workers = wish.workers, .handle = handle, .arg = se
-	};
+	struct uring_params p = { .device = fuse_session_fd(se), .workers = wish.workers, .handle = handle, .arg = se };
 	char why[URING_WHY];
 	struct uring *u;
 

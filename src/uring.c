@@ -69,8 +69,8 @@ static struct uring_entry *find(const struct uring *u, uint64_t unique)
 		unsigned n = atomic_load_explicit(&q->count, memory_order_acquire);
 
 		for (unsigned k = 0; k < n; k++)
-			if ((atomic_load_explicit(&q->entry[k]->owner, memory_order_relaxed) & ~(uint64_t)URING_PARKED) ==
-			    unique)
+			if ((atomic_load_explicit(&q->entry[k]->owner, memory_order_relaxed) &
+			        ~(uint64_t)URING_PARKED) == unique)
 				return q->entry[k];
 	}
 	return NULL;

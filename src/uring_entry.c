@@ -1,8 +1,8 @@
 /* An entry's memory and the two translations: what the kernel wrote in two places becomes the one piece that libfuse
  * parses, and the pieces of an answer become what the kernel reads.
  *
- * Hides the layout: [header ... request header and argument][payload][a page of zeros]. The argument is put right before
- * the payload, so that nothing large is moved. What the kernel says of lengths is not believed. */
+ * Hides the layout: [header ... request header and argument][payload][a page of zeros]. The argument is put right
+ * before the payload, so that nothing large is moved. What the kernel says of lengths is not believed. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

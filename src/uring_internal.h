@@ -54,13 +54,13 @@ struct uring_entry {
 	size_t room;      /* of the payload; zero bytes follow */
 	size_t used;      /* of the payload: may hold something */
 	uint64_t commit_id;
-	/* Whose it is: the request's unique number while it is handled, with bit 0 once it is parked; 0: answered, or the
-	 * kernel's. Whoever changes it to 0 answers. */
+	/* Whose it is: the request's unique number while it is handled, with bit 0 once it is parked; 0: answered, or
+	 * the kernel's. Whoever changes it to 0 answers. */
 	_Atomic uint64_t owner;
-	struct uring_entry *next; /* in one list: of answers, or of work */
+	struct uring_entry *next;  /* in one list: of answers, or of work */
 	struct uring_entry *older; /* in the server's list of those that hold something and may be the kernel's */
-	bool listed, idle; /* idle: the kernel's, no request came yet */
-	void *request;     /* for a worker */
+	bool listed, idle;         /* idle: the kernel's, no request came yet */
+	void *request;             /* for a worker */
 	size_t size;
 	struct iovec iov[2]; /* for the kernel */
 };
@@ -127,7 +127,7 @@ struct uring_server {
 	int failed; /* -errno of the start */
 };
 
-#define URING_FILES 16u
+#define URING_FILES   16u
 /* Slow ones of the last requests of a kind, in 256ths. */
 #define URING_CLASSES 128u
 

@@ -16,11 +16,11 @@
 #include "log.h"
 #include "uring_internal.h"
 
-#define ENTRIES 64u /* of the submission ring */
+#define ENTRIES  64u /* of the submission ring */
 /* A request took so long that those answered before it do not wait for the next. */
 #define HURRY_NS 50000u
 /* Far from the kernel's numbers, which count up from 2. */
-#define KICKS (1ull << 62)
+#define KICKS    (1ull << 62)
 
 /* ---- the thread's CPU */
 

@@ -2,7 +2,8 @@
  *
  * Bulk data is shared among the CPUs that way, and fsync waits for disks. For everything else the past decides: where
  * the storage is quick, handling a request on the queue's thread is quickest; where it is a network away, the queue
- * must not wait. A single slow one says nothing (the thread may have lost its CPU), so the share of slow ones counts. */
+ * must not wait. A single slow one says nothing (the thread may have lost its CPU), so the share of slow ones counts.
+ */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

@@ -194,6 +194,7 @@ def tried(name, way):
     return 0
 
 
+@pytest.mark.ring
 @pytest.mark.sanitizer
 def test_every_way_in_is_closed(mount, mapper, fds, devkms):
     tree = Tree(mount, fds)
@@ -233,6 +234,7 @@ def test_every_way_in_is_closed(mount, mapper, fds, devkms):
     assert lost(mount) == 0
 
 
+@pytest.mark.ring
 @pytest.mark.sanitizer
 def test_what_was_written_before_is_safe(mount, mapper, fds, devkms):
     """write(2) without fsync and dirty pages of a mapping reach the disk during the lock, with the key still in hand."""
@@ -320,6 +322,7 @@ def blocks_of(data, chunk, n):
     return bad
 
 
+@pytest.mark.ring
 def test_denial_in_the_middle_of_a_stream(mount, devkms):
     chunk, size = 64 * 1024, 4 << 30
     put(mount.path("probe"), b"x")
@@ -472,6 +475,7 @@ def test_locked_start(store, devkms, why):
     assert get(store.path("g")) == b"more"
 
 
+@pytest.mark.ring
 def test_unmount_while_locked(mount, devkms):
     put(mount.path("f"), b"content")
     devkms.disable()
@@ -572,6 +576,7 @@ def test_locks_under_load(mount, tmp_path):
     assert mount.ctl("check", mount.cipher).returncode == 0
 
 
+@pytest.mark.ring
 @pytest.mark.sanitizer
 def test_a_few_locks_under_load(mount, tmp_path):
     stress(mount, tmp_path, 4)

@@ -15,7 +15,7 @@ fs = variant_fixture(BOTH)
 __all__ = ["d"]
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes other users")
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.ring]
 
 
 def mode(path):

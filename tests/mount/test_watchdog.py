@@ -68,6 +68,7 @@ def back(mount):
     assert get(mount.path("held")) == get(mount.path("other")) == DATA
 
 
+@pytest.mark.ring
 @pytest.mark.sanitizer
 def test_killed(held):
     begin = time.monotonic()
@@ -78,6 +79,7 @@ def test_killed(held):
     back(held.mount)
 
 
+@pytest.mark.ring
 def test_killed_after_lazy_unmount(held):
     """The mount is out of the tree, but open files live on: they too end with the daemon."""
     import subprocess
@@ -98,6 +100,7 @@ def reader(fd, at):
     return run
 
 
+@pytest.mark.ring
 def test_killed_with_a_read_in_flight(held):
     """A page that waits for an answer is locked; an invalidation that meets it must not wait for ever."""
     mount = held.mount
@@ -118,6 +121,7 @@ def test_killed_with_a_read_in_flight(held):
     back(mount)
 
 
+@pytest.mark.ring
 def test_killed_with_writes_in_flight(held):
     """Dirty pages cannot be written any more: they go, and the writer hears of it."""
     mount = held.mount
@@ -151,6 +155,7 @@ def test_killed_with_writes_in_flight(held):
             assert part in (want[:len(part)], bytes(len(part))), at
 
 
+@pytest.mark.ring
 def test_killed_while_an_open_waits_for_a_key(held, devkms):
     mount = held.mount
     put(mount.path("cold"), DATA)
@@ -202,6 +207,7 @@ def test_watchdog_does_not_stay(held):
         wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
 
 
+@pytest.mark.ring
 @pytest.mark.sanitizer
 def test_sigterm_of_a_busy_mount(held):
     """An orderly stop writes back what was written, then lets nobody read on."""
@@ -245,6 +251,7 @@ def test_sigterm_of_a_mount_that_is_elsewhere_too(mount, first):
     assert mount.ctl("check", mount.cipher).returncode == 0
 
 
+@pytest.mark.ring
 def test_sigterm_of_an_idle_mount(mount):
     put(mount.path("f"), DATA)
     with open(mount.path("g"), "wb") as f:

@@ -155,13 +155,15 @@ static void unknown_and_repeated_names_are_refused(void **state)
 	    f, "[a-section-name-that-is-longer-than-the-fifty-bytes-of-inih-cache]\nprobe=1s\n", 2, "unknown section");
 }
 
-static void later_things_are_named_as_such(void **state)
+static void choices_are_checked(void **state)
 {
 	struct fixture *f = *state;
 
-	refused(f, "[mount]\ntransport = io_uring\n", 2, "not supported by this version");
 	refused(f, "[kms]\nprovider = gcp\n", 2, "none of aws|vault|pkcs11|keyfile");
 	accepted(f, "[mount]\ntransport = fuse\n");
+	accepted(f, "[mount]\ntransport = io_uring\n");
+	accepted(f, "[mount]\ntransport = auto\n");
+	refused(f, "[mount]\ntransport = splice\n", 2, "none of fuse|io_uring|auto");
 }
 
 static void lists_go_on_on_indented_lines(void **state)
@@ -536,7 +538,7 @@ int main(void)
 		T(a_usual_file_is_read),
 		T(windows_line_ends_and_bom_do_no_harm),
 		T(unknown_and_repeated_names_are_refused),
-		T(later_things_are_named_as_such),
+		T(choices_are_checked),
 		T(shared_mounts_cache_little),
 		T(lists_go_on_on_indented_lines),
 		T(providers_need_their_sections),

@@ -36,6 +36,15 @@ static void test_parse_init(void **state)
 	assert_true(fuseio_parse_init(&r, sizeof(r.in) + 16, &offer));
 	for (size_t n = 0; n < sizeof(r.in) + 16; n++)
 		assert_false(fuseio_parse_init(&r, n, &offer));
+	/* The upper half counts where the lower says that there is one. */
+	r.u.init.flags2 = FUSEIO_OVER_IO_URING;
+	assert_true(fuseio_parse_init(&r, sizeof(r.in) + sizeof(r.u.init), &offer));
+	assert_int_equal(offer.flags2, FUSEIO_OVER_IO_URING);
+	assert_true(fuseio_parse_init(&r, sizeof(r.in) + 16, &offer));
+	assert_int_equal(offer.flags2, 0);
+	r.u.init.flags = 0x10040000;
+	assert_true(fuseio_parse_init(&r, sizeof(r.in) + sizeof(r.u.init), &offer));
+	assert_int_equal(offer.flags2, 0);
 	r.in.opcode = FUSE_LOOKUP;
 	assert_false(fuseio_parse_init(&r, sizeof(r.in) + sizeof(r.u.init), &offer));
 }
@@ -63,6 +72,21 @@ static void test_patch_init(void **state)
 	offer.flags = 0xffffffff;
 	assert_false(fuseio_patch_init(&offer, &out, 8));
 	assert_int_equal(out.flags, 0x20);
+}
+
+static void test_patch_init2(void **state)
+{
+	struct fuse_init_out out = { .flags = 0x21, .flags2 = 0xdead };
+
+	(void)state;
+	assert_false(fuseio_patch_init2(&out, 24, FUSEIO_OVER_IO_URING));
+	assert_int_equal(out.flags, 0x21);
+	assert_true(fuseio_patch_init2(&out, sizeof(out), FUSEIO_OVER_IO_URING));
+	assert_int_equal(out.flags, 0x21 | FUSE_INIT_EXT);
+	assert_int_equal(out.flags2, 1 << 9);
+	out.flags2 = 4;
+	assert_true(fuseio_patch_init2(&out, sizeof(out), FUSEIO_OVER_IO_URING));
+	assert_int_equal(out.flags2, 4 | 1 << 9);
 }
 
 /* Sets one u32 of the argument to each single bit: only the right one may count. */
@@ -265,7 +289,8 @@ static void test_statx(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_parse_init), cmocka_unit_test(test_patch_init),
-		cmocka_unit_test(test_parse_kill), cmocka_unit_test(test_notifications), cmocka_unit_test(test_sysfs),
+		cmocka_unit_test(test_patch_init2), cmocka_unit_test(test_parse_kill), cmocka_unit_test(test_notifications),
+		cmocka_unit_test(test_sysfs),
 		cmocka_unit_test(test_times), cmocka_unit_test(test_times_of_nothing),
 		cmocka_unit_test(test_times_of_many), cmocka_unit_test(test_translate), cmocka_unit_test(test_statx) };
 

@@ -235,7 +235,8 @@ json_t *control_status(struct service *s, const json_t *request)
 	    jsonio_text(ls.reason), "since", since, "since_unix", (json_int_t)ls.since, "lease_left_ms",
 	    (json_int_t)ls.lease_left_ms, "by_admin", ls.by_admin, "watchdog", !s->watchdog_dead, "started", started,
 	    "started_unix", (json_int_t)s->started, "version", BYOKFS_VERSION, "pid", (int)getpid(), "transport",
-	    fuseio_transport(), "kms", kms_part(s->fs->first->kms), "counters", all_counters(s->fs), "latency", latency_part(s->fs),
+	    fuseio_transport(), "kms",
+	    kms_part(s->fs->first->kms), "counters", all_counters(s->fs), "latency", latency_part(s->fs),
 	    "domain_count", (json_int_t)domains_count(s->fs), "domains", domains_part(s, request), "audit",
 	    audit_part(s->fs->audit), "key_age", control_age(s));
 }

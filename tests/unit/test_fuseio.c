@@ -289,7 +289,8 @@ static void test_statx(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_parse_init), cmocka_unit_test(test_patch_init),
-		cmocka_unit_test(test_patch_init2), cmocka_unit_test(test_parse_kill), cmocka_unit_test(test_notifications),
+		cmocka_unit_test(test_patch_init2), cmocka_unit_test(test_parse_kill),
+		cmocka_unit_test(test_notifications),
 		cmocka_unit_test(test_sysfs),
 		cmocka_unit_test(test_times), cmocka_unit_test(test_times_of_nothing),
 		cmocka_unit_test(test_times_of_many), cmocka_unit_test(test_translate), cmocka_unit_test(test_statx) };

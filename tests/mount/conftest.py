@@ -1,4 +1,5 @@
 """Real mounts over byokfs-devkms. Everything a test starts is ended by process id, also when the test fails."""
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -140,12 +141,15 @@ def allow_ring():
             f.write("Y")
 
 
+@contextlib.contextmanager
 def ring_lock(how):
-    """Tests that use the ring share it; one that forbids it to the machine is alone."""
-    path = "/run/lock/byokfs-tests-ring"
-    lock = open(path, "a+" if os.geteuid() == 0 else "r")
-    fcntl.flock(lock, how)
-    return lock
+    """Tests that use the ring share it; one that forbids it to the machine is alone, and those who come after it wait outside."""
+    with open("/run/lock/byokfs-tests-ring-door", "a") as door, open("/run/lock/byokfs-tests-ring", "a") as lock:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(lock, how)
+        if how == fcntl.LOCK_SH:
+            fcntl.flock(door, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -452,7 +452,6 @@ def test_a_few_kills(store, tmp_path):
     kills(store, tmp_path, 6, 2)
 
 
-@pytest.mark.ring
 def test_kill_in_the_first_moment(store, tmp_path):
     """The daemon that has just taken over from a dead one dies as well, and the next, in the middle of putting sizes right."""
     mount = store.mount()

@@ -5,9 +5,10 @@ import subprocess
 
 import pytest
 
-pytestmark = [pytest.mark.sanitizer, pytest.mark.ring]
+pytestmark = pytest.mark.sanitizer
 
 
+@pytest.mark.ring
 def test_write_read_remount(mount):
     with open(mount.path("hello.txt"), "w") as f:
         f.write("hello\n")
@@ -17,6 +18,7 @@ def test_write_read_remount(mount):
     assert os.stat(mount.path("hello.txt")).st_size == 6
 
 
+@pytest.mark.ring
 def test_a_tree_comes_back_equal(mount):
     subprocess.run(["cp", "-a", "/usr/include/linux", mount.path("linux")], check=True)
     mount.remount()

@@ -79,9 +79,7 @@ def falls_back(mount, why):
 def test_the_kernel_may_not(forbidden, store):
     store.mount("mount.transport=io_uring")
     falls_back(store, "'echo Y > /sys/module/fuse/parameters/enable_uring' before mounting")
-
-
-def test_auto_is_silent(forbidden, store):
+    os.unlink(store.log)
     store.mount("mount.transport=auto")
     assert transport(store) == "fuse" and warnings(store) == []
 

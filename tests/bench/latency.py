@@ -1,11 +1,12 @@
 """How long a 4 KiB read takes on a busy mount: alone, beside a process that streams writes, and while 1,000 small files are opened
 cold. The reads are of pages nobody has read since the mount, one at a time, so each is a request to the daemon."""
 import os
+import select
 import signal
 import subprocess
 
 from contenders import Broken
-from runner import drop_caches, scaled
+from runner import PATIENCE, drop_caches, scaled
 
 SITUATIONS = {"alone": "nobody else", "streaming": "another process writes {stream} MiB files, fsync, over and over",
               "opening": "another process opens and reads {opened} small files, cold"}
@@ -34,7 +35,14 @@ class Latency:
         self.run.load("small-make", "opened", self.opened)
 
     def spawn(self, *args):
-        return subprocess.Popen([self.bench.load, *map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        """Returns when the command has begun its work."""
+        child = subprocess.Popen([self.bench.load, *map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        if not select.select([child.stdout], [], [], PATIENCE)[0] or child.stdout.readline() != "ready\n":
+            self.run.fs.abort()
+            child.kill()
+            child.wait()
+            raise Broken(f"{args[0]} does not start")
+        return child
 
     def finish(self, child, tell=True):
         """Output of a command that ends when told to; a dead filesystem must not keep us."""

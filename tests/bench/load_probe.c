@@ -25,6 +25,14 @@ static void end_on_signal(void)
 		fail("sigaction", "SIGTERM");
 }
 
+/* Whoever started us waits for this line before it goes on. */
+static void say_ready(void)
+{
+	puts("ready");
+	if (fflush(stdout) != 0)
+		fail("write", "stdout");
+}
+
 /* Reads pages nobody has read since the mount, one at a time without readahead, for so many milliseconds, until there are
  * no more, or until SIGTERM. One line of nanoseconds per read.                                                        */
 static void probe(const char *path, uint64_t mib, uint64_t milliseconds)
@@ -37,6 +45,7 @@ static void probe(const char *path, uint64_t mib, uint64_t milliseconds)
 	errno = posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
 	if (errno || !took)
 		fail("fadvise", path);
+	say_ready();
 	while (n < pages && !told_to_end) {
 		uint64_t start = now_ns(), ns;
 
@@ -71,6 +80,8 @@ static void stream(const char *path, uint64_t mib, uint64_t unused)
 				page_fill(buffer + i * PAGE, p + i, 0);
 			write_all(fd, buffer, CHUNK, path);
 			written += CHUNK;
+			if (written == CHUNK)
+				say_ready();
 		}
 		close_file(fd, true, path);
 	}

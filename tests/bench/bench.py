@@ -52,6 +52,7 @@ def arguments():
     p.add_argument("--kms-latency", type=int, metavar="MS", help="let every KMS answer take this much longer (0; with --sealing 10)")
     p.add_argument("--kms-connections", type=int, default=0, metavar="N", help="calls to the KMS at a time (byokfs's own default)")
     p.add_argument("--sealing", action="store_true", help="only compare byokfs with itself: --seal=file beside --seal=domain")
+    p.add_argument("--keep-caches", action="store_true", help="leave the machine's caches alone, so that cold means a fresh mount only")
     p.add_argument("--priority", action="store_true", help="before everybody else on this machine, when others use it too; as root")
     p.add_argument("--cpu", action="store_true", help="also print the processor time of the daemons")
     p.add_argument("--json", metavar="FILE", default=os.path.join(os.environ["BUILD"], "bench.json"),
@@ -148,6 +149,7 @@ def main():
         sys.exit("bench: nobody to measure")
     if os.geteuid() != 0:
         print("not root: the page cache stays, so cold means a fresh mount only")
+    runner.keep_caches = args.keep_caches or os.geteuid() != 0
     places = {"dir": os.path.realpath(args.dir)} if args.dir else {p: d for p, d in PLACES.items() if args.where in (p, "both")}
     with tempfile.TemporaryDirectory(prefix="byokfs-bench.") as work:
         bench = runner.Bench(work, args.scale, args.only, tree_scale=1 if args.sealing else 0.5)

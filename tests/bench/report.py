@@ -165,7 +165,7 @@ def breakage(run, place):
 
 
 def places(run):
-    return sorted(run["places"], key=lambda p: (p not in ORDER, p))
+    return sorted(run["places"], key=lambda p: ORDER.index(p) if p in ORDER else len(ORDER))
 
 
 LEGEND = """MB/s: more is better; s and us/op: less is better. Medians; ~: the slowest round took over 1.3 times the fastest.

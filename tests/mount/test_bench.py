@@ -120,7 +120,7 @@ def test_plots_says_what_is_wrong(tmp_path):
 def test_a_small_run_measures_everything(tmp_path):
     """Every kind of work, checked, on byokfs, one neighbour and the bare directory; then its report and its pictures."""
     out = tmp_path / "bench.json"
-    done = subprocess.run([sys.executable, "-B", os.path.join(BENCH, "bench.py"), "--rounds", "1", "--scale", "0.01", "--dir", tmp_path, "--json", out,
+    done = subprocess.run([sys.executable, "-B", os.path.join(BENCH, "bench.py"), "--rounds", "1", "--scale", "0.01", "--keep-caches", "--dir", tmp_path, "--json", out,
                            "--contenders", "byokfs-domain,gocryptfs,plain"], capture_output=True, text=True, check=False,
                           env={**os.environ, "BUILD": BUILD})
     assert done.returncode == 0, done.stdout + done.stderr

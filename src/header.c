@@ -4,7 +4,8 @@
 #include "header.h"
 
 #include <errno.h>
-#include <sodium.h>
+
+#include "hmac.h"
 
 #define MAGIC_BYTES 8u
 #define SECTION     512u
@@ -37,15 +38,9 @@ static const uint8_t magic[MAGIC_BYTES] = { 0x89, 'B', 'Y', 'O', 'K', 'F', 'S', 
 static void section_mac(
     uint8_t out[static MAC], const uint8_t *section, char tag, const uint8_t *id, const uint8_t hdr[static 32])
 {
-	crypto_auth_hmacsha256_state state;
-	WIPE_SCOPE(state);
+	const struct hmac_part parts[] = { { &tag, 1 }, { id, id ? CONTEXT_ID : 0 }, { section, MAC_AT } };
 
-	(void)crypto_auth_hmacsha256_init(&state, hdr, 32);
-	(void)crypto_auth_hmacsha256_update(&state, (const uint8_t *)&tag, 1);
-	if (id)
-		(void)crypto_auth_hmacsha256_update(&state, id, CONTEXT_ID);
-	(void)crypto_auth_hmacsha256_update(&state, section, MAC_AT);
-	(void)crypto_auth_hmacsha256_final(&state, out);
+	hmac_sha256(out, hdr, 32, parts, 3);
 }
 
 static bool section_authentic(const uint8_t *section, char tag, const uint8_t *id, const uint8_t hdr[static 32])

@@ -6,9 +6,9 @@
 
 #include <errno.h>
 #include <openssl/evp.h>
-#include <sodium.h>
 
 #include "bytes.h"
+#include "hmac.h"
 #include "secret.h"
 
 #define IV       12u
@@ -20,14 +20,9 @@ _Static_assert(KDF_WRAP_BLOB == IV + KDF_SECRET + TAG, "section 2.2, wrap 2");
 
 static const uint8_t zero_id[CONTEXT_ID];
 
-static void hmac_sha512(uint8_t out[static 64], const void *key, size_t keylen, const uint8_t *in, size_t n)
+static void hmac(uint8_t out[static 64], const void *key, size_t keylen, const uint8_t *in, size_t n)
 {
-	crypto_auth_hmacsha512_state state;
-	WIPE_SCOPE(state);
-
-	(void)crypto_auth_hmacsha512_init(&state, key, keylen);
-	(void)crypto_auth_hmacsha512_update(&state, in, n);
-	(void)crypto_auth_hmacsha512_final(&state, out);
+	hmac_sha512(out, key, keylen, &(const struct hmac_part){ in, n }, 1);
 }
 
 /* HKDF-SHA-512(salt "byokfs1/dek", IKM = S, info = CC, L = 64). file_id NULL: the domain's. */
@@ -39,9 +34,9 @@ static void derive_dek(uint8_t dek[static DEK], const uint8_t secret[static KDF_
 	WIPE_SCOPE(prk);
 	size_t n = context_canonical(info, ids, file_id);
 
-	hmac_sha512(prk, salt, sizeof(salt) - 1, secret, KDF_SECRET);
+	hmac(prk, salt, sizeof(salt) - 1, secret, KDF_SECRET);
 	info[n++] = 1;
-	hmac_sha512(dek, prk, sizeof(prk), info, n);
+	hmac(dek, prk, sizeof(prk), info, n);
 }
 
 /* Whose key it is decides the layout byte and the id. */
@@ -69,7 +64,7 @@ static void derive_key(
 	memcpy(info + len + 2 * CONTEXT_ID, owner->id, CONTEXT_ID);
 	len += 3 * CONTEXT_ID;
 	info[len++] = 1;
-	hmac_sha512(block, dek, DEK, info, len);
+	hmac(block, dek, DEK, info, len);
 	memcpy(out, block, n);
 }
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 #include "bytes.h"
+#include "hmac.h"
 #include "name_internal.h"
 #include "secret.h"
 
@@ -218,14 +219,10 @@ int name_decrypt(const struct name_keys *k, const uint8_t dirid[static 16], cons
 static void dir_mac(const struct name_keys *k, const uint8_t id[static 2 + CONTEXT_ID], uint8_t mac[static DIR_MAC])
 {
 	static const uint8_t label[] = { 'b', 'y', 'o', 'k', 'f', 's', '-', 'd', 'i', 'r' };
-	crypto_auth_hmacsha256_state state;
-	uint8_t full[crypto_auth_hmacsha256_BYTES];
+	const struct hmac_part parts[] = { { label, sizeof(label) }, { id, 2 + CONTEXT_ID } };
+	uint8_t full[32];
 
-	(void)crypto_auth_hmacsha256_init(&state, k->dirs, sizeof(k->dirs));
-	(void)crypto_auth_hmacsha256_update(&state, label, sizeof(label));
-	(void)crypto_auth_hmacsha256_update(&state, id, 2 + CONTEXT_ID);
-	(void)crypto_auth_hmacsha256_final(&state, full);
-	explicit_bzero(&state, sizeof(state));
+	hmac_sha256(full, k->dirs, sizeof(k->dirs), parts, 2);
 	memcpy(mac, full, DIR_MAC);
 }
 

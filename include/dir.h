@@ -40,11 +40,19 @@ MUST_CHECK int dir_peek_id(int fd, uint16_t *domain_index, uint8_t id[static 16]
 /* The entry of a name and its lstat, the backing's own (sizes of files and links are not translated). entry
  * (NAME_ENTRY_MAX+1 bytes, may be NULL) receives the backing name. -ENOENT. A long name's .n must match. */
 MUST_CHECK int dir_stat(const struct dir *, const char *name, size_t len, struct stat *st, char *entry);
-/* Creates a regular file whose first page is page0 (4096 bytes) atomically under the name: -EEXIST when taken. *fd is
- * O_RDWR. */
-MUST_CHECK int dir_create(const struct dir *, const char *name, size_t len, const uint8_t page0[static LAYOUT_PAGE],
+/* Creates a regular file whose first page is page0 (4096 bytes) atomically under an entry that name_encrypt() made:
+ * -EEXIST when taken. *fd is O_RDWR. */
+MUST_CHECK int dir_create_entry(const struct dir *, const struct name_entry *, const uint8_t page0[static LAYOUT_PAGE],
     mode_t mode, const struct dir_owner *, int *fd, struct stat *st);
-/* The same without a name; dir_link() may give it one. -EOPNOTSUPP: not on this backing. */
+MUST_CHECK static inline int dir_create(const struct dir *d, const char *name, size_t len,
+    const uint8_t page0[static LAYOUT_PAGE], mode_t mode, const struct dir_owner *owner, int *fd, struct stat *st)
+{
+	struct name_entry entry;
+	int r = name_encrypt(d->names, d->id, name, len, &entry);
+
+	return r ? r : dir_create_entry(d, &entry, page0, mode, owner, fd, st);
+}
+/* As dir_create(), without a name; dir_link() may give it one. -EOPNOTSUPP: not on this backing. */
 MUST_CHECK int dir_tmpfile(const struct dir *, const uint8_t page0[static LAYOUT_PAGE], mode_t mode,
     const struct dir_owner *, int *fd, struct stat *st);
 /* A new directory with a fresh id. */
@@ -65,7 +73,14 @@ uint64_t dir_link_size(int fd, const char *entry, uint64_t st_size);
 MUST_CHECK int dir_readlink(int fd, const char *entry, const struct name_keys *, char *out);
 /* Hard link to the inode behind srcfd (any descriptor, O_PATH too). */
 MUST_CHECK int dir_link(const struct dir *, const char *name, size_t len, int srcfd, struct stat *st);
-MUST_CHECK int dir_unlink(const struct dir *, const char *name, size_t len);
+MUST_CHECK int dir_unlink_entry(const struct dir *, const struct name_entry *);
+MUST_CHECK static inline int dir_unlink(const struct dir *d, const char *name, size_t len)
+{
+	struct name_entry entry;
+	int r = name_encrypt(d->names, d->id, name, len, &entry);
+
+	return r ? r : dir_unlink_entry(d, &entry);
+}
 /* -ENOTEMPTY by the plaintext view (entries that are not ours count, with a log line); rename-away, check again, remove
  * (7.1). */
 MUST_CHECK int dir_rmdir(const struct dir *, const char *name, size_t len);

@@ -114,6 +114,8 @@ void inode_removed(struct inode *, int *fd);
  * -ENXIO). No O_CREAT, O_TRUNC. O_NOATIME is added where allowed. -EIO also when it vanished from the store, -ESTALE
  * when we removed it, or others may have. */
 MUST_CHECK int inode_open(struct inode_table *, struct inode *, int flags);
+/* The O_PATH descriptor that stands for the object as long as the caller has a ref, or -1: there is none. */
+int inode_held_fd(const struct inode *);
 /* lstat of the object. */
 MUST_CHECK int inode_stat(struct inode_table *, struct inode *, struct stat *);
 

@@ -349,16 +349,14 @@ static int create_named(const struct create *c, int *fd)
 	return r;
 }
 
-int dir_create(const struct dir *d, const char *name, size_t len, const uint8_t page0[static LAYOUT_PAGE], mode_t mode,
-    const struct dir_owner *owner, int *fd, struct stat *st)
+int dir_create_entry(const struct dir *d, const struct name_entry *entry, const uint8_t page0[static LAYOUT_PAGE],
+    mode_t mode, const struct dir_owner *owner, int *fd, struct stat *st)
 {
-	struct dir_place place;
+	const struct dir_place place = { d->fd, *entry };
 	struct stat parent;
 	struct create c = { &place, &parent, owner, page0, mode & 07777 };
-	int r = dir_place_make(&place, d, name, len);
+	int r = fstat(d->fd, &parent) ? -errno : 0;
 
-	if (!r && fstat(d->fd, &parent))
-		r = -errno;
 	if (!r)
 		r = dir_long_make(&place);
 	if (r)
@@ -446,13 +444,10 @@ int dir_link(const struct dir *d, const char *name, size_t len, int srcfd, struc
 	return fstat(srcfd, st) ? -errno : 0;
 }
 
-int dir_unlink(const struct dir *d, const char *name, size_t len)
+int dir_unlink_entry(const struct dir *d, const struct name_entry *entry)
 {
-	struct dir_place place;
-	int r = dir_place_make(&place, d, name, len);
+	const struct dir_place place = { d->fd, *entry };
 
-	if (r)
-		return r;
 	if (unlinkat(d->fd, place.name.entry, 0))
 		return -errno;
 	dir_long_drop(&place);

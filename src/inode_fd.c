@@ -138,6 +138,11 @@ static int own_fd(const struct inode *i)
 	return i->handle_len ? atomic_load(&i->held) : i->id.fd;
 }
 
+int inode_held_fd(const struct inode *i)
+{
+	return own_fd(i);
+}
+
 static int open_identity(const struct inode_table *t, struct inode *i, int flags)
 {
 	struct inode_identity who = { .fd = -1 };

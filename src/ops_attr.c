@@ -18,6 +18,10 @@ int fs_chmod(int fd, mode_t mode)
 {
 	char path[40];
 
+	if (!fchmod(fd, mode & 07777))
+		return 0;
+	if (errno != EBADF) /* O_PATH */
+		return -errno;
 	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	return chmod(path, mode & 07777) ? -errno : 0;
 }
@@ -327,6 +331,10 @@ static int set_attributes(struct task *t, struct inode *inode)
 		state_unpin(fs, inode);
 		return r;
 	}
+	int held = inode_held_fd(inode);
+
+	if (held >= 0)
+		return set_others(t, inode, held);
 	fd = inode_open(fs->inodes, inode, O_PATH | O_NOFOLLOW);
 	return fd < 0 ? fd : set_others(t, inode, fd);
 }

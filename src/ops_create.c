@@ -9,15 +9,14 @@
 #include "reseal.h"
 
 /* The backing file with what it inherits. */
-static int make_named(const struct task *t, struct birth *b)
+static int make_named(struct birth *b, const struct name_entry *entry)
 {
-	size_t len = strlen(t->name);
-	int r = dir_create(&b->d.dir, t->name, len, b->page, b->b.mode & 07777, &b->b.owner, &b->fd, &b->st);
+	int r = dir_create_entry(&b->d.dir, entry, b->page, b->b.mode & 07777, &b->b.owner, &b->fd, &b->st);
 
 	if (r)
 		return r;
 	r = fs_birth_acl(b->d.dir.names, &b->b, b->fd, b->ident.file);
-	if (r && dir_unlink(&b->d.dir, t->name, len))
+	if (r && dir_unlink_entry(&b->d.dir, entry))
 		log_warn("cannot remove a file whose ACL could not be stored");
 	return r;
 }
@@ -28,7 +27,7 @@ static int create_named(const struct task *t, struct birth *b)
 	int r = name_encrypt(b->d.dir.names, b->d.dir.id, t->name, strlen(t->name), &entry);
 
 	if (!r)
-		r = make_named(t, b);
+		r = make_named(b, &entry);
 	return r ? r : fs_entry(t->fs, &b->d, entry.entry, &b->st, &b->e, &b->inode);
 }
 

@@ -304,6 +304,8 @@ void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 	(void)ino;
 	locks_release(fs, h);
+	if (fs->no_flush && h->write)
+		flush_released(fs, h);
 	handle_close(fs, h);
 	(void)fuse_reply_err(req, 0);
 }

@@ -263,6 +263,7 @@ void op_readlink(fuse_req_t req, fuse_ino_t ino)
 struct leaving {
 	struct inode *inode;
 	int fd;
+	struct name_entry name; /* leaving_find()'s result tells whether it is one */
 };
 
 /* A directory's id is learnt while it is there: once its .byokfs.d goes, its absence would look like damage to whoever
@@ -280,19 +281,22 @@ static void directory_known(struct fs *fs, struct inode *inode)
 	domain_leave(domain, LEASE_WORK);
 }
 
-static void leaving_find(struct fs *fs, const struct fs_dir *d, const char *name, struct leaving *l)
+static int leaving_find(struct fs *fs, const struct fs_dir *d, const char *name, struct leaving *l)
 {
-	char entry[NAME_ENTRY_MAX + 1];
 	struct stat st;
+	int r;
 
-	*l = (struct leaving){ .fd = -1 };
-	if (entry_name(d, name, entry))
-		return;
-	l->fd = openat(d->dir.fd, entry, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	l->inode = NULL;
+	l->fd = -1;
+	r = name_encrypt(d->dir.names, d->dir.id, name, strlen(name), &l->name);
+	if (r)
+		return r;
+	l->fd = openat(d->dir.fd, l->name.entry, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (l->fd >= 0 && fstat(l->fd, &st) == 0)
 		l->inode = inode_find(fs->inodes, &st);
 	if (l->inode && S_ISDIR(st.st_mode))
 		directory_known(fs, l->inode);
+	return 0;
 }
 
 /* The name is gone, or is not. Without the last name a closed file's state has nothing left to write. */
@@ -317,14 +321,15 @@ static int name_closed(struct fs *fs, const struct fs_dir *d, const char *name)
 
 	if (!atomic_load(&fs->planting))
 		return 0;
-	leaving_find(fs, d, name, &l);
+	r = leaving_find(fs, d, name, &l);
+	if (r)
+		return r;
 	r = l.inode && atomic_load(&l.inode->entering) & FS_DIR_CLOSED ? -EBUSY : 0;
 	leaving_end(fs, &l, false);
 	return r;
 }
 
-static int remove_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *name,
-    int (*fn)(const struct dir *, const char *, size_t))
+static int remove_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char *name, bool directory)
 {
 	struct leaving leaving;
 	struct fs_dir d;
@@ -333,10 +338,12 @@ static int remove_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char 
 	if (r)
 		return r;
 	r = name_closed(fs, &d, name);
-	leaving_find(fs, &d, name, &leaving);
 	if (!r)
-		r = fn(&d.dir, name, strlen(name));
-	leaving_end(fs, &leaving, r == 0);
+		r = leaving_find(fs, &d, name, &leaving);
+	if (!r) {
+		r = directory ? dir_rmdir(&d.dir, name, strlen(name)) : dir_unlink_entry(&d.dir, &leaving.name);
+		leaving_end(fs, &leaving, r == 0);
+	}
 	fs_dir_put(fs, &d);
 	if (!r)
 		(void)fuse_reply_err(req, 0);
@@ -345,12 +352,12 @@ static int remove_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char 
 
 void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	FS_OP(req, parent, remove_(fs, req, parent, name, dir_unlink));
+	FS_OP(req, parent, remove_(fs, req, parent, name, false));
 }
 
 void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	FS_OP(req, parent, remove_(fs, req, parent, name, dir_rmdir));
+	FS_OP(req, parent, remove_(fs, req, parent, name, true));
 }
 
 /* What one key seals cannot get another name under a second key: mv(1) then copies. Decided before anything else, open
@@ -437,8 +444,9 @@ static int rename_(struct fs *fs, fuse_req_t req, fuse_ino_t parent, const char 
 		return r;
 	}
 	if (!flags)
-		leaving_find(fs, &to, newname, &leaving);
-	r = rename_between(fs, &from, name, &to, newname, flags);
+		r = leaving_find(fs, &to, newname, &leaving);
+	if (!r)
+		r = rename_between(fs, &from, name, &to, newname, flags);
 	leaving_end(fs, &leaving, r == 0);
 	if (!r)
 		rename_newborn(fs, &to, newname);

@@ -122,6 +122,8 @@ bool file_has_mtime(struct file *, const struct timespec *);
 /* Writes dirty nodes, page 0 and, when `hint`, the exact size hint (format.md 5.3 step 1-2, 6); mtime and atime are put
  * back. No flush of the device. For close, the 5 s timer, lock. Nothing to do: no system call. */
 MUST_CHECK int file_flush(struct file *, const struct file_key *, bool hint);
+/* The same, but these times are set instead, as file_set_times() would, even when the flush fails. */
+MUST_CHECK int file_flush_times(struct file *, const struct file_key *, bool hint, const struct timespec times[2]);
 /* fsync as 5.3: one fdatasync (more with drops pending or commit_strict). A failed flush stays failed for the tenure.
  */
 MUST_CHECK int file_fsync(struct file *, const struct file_key *);

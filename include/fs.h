@@ -51,6 +51,7 @@ struct fs {
 	struct locks *locks;       /* applications' locks between hosts; NULL: the kernel does them alone */
 	pthread_mutex_t dirs_lock;
 	struct dirhandle *dirs; /* open directory handles, for the wipe */
+	bool no_flush; /* close(2) is heard of by the times that it writes back: see ops_flush.c */
 	atomic_bool planting; /* a directory is closed: it becomes a key domain's root */
 };
 
@@ -58,7 +59,7 @@ struct fs {
 struct handle {
 	struct inode *inode;
 	bool write;
-	atomic_bool touched; /* atime was moved */
+	atomic_bool touched, synced; /* atime was moved; somebody calls fsync on it, and may do so again */
 };
 
 struct task {
@@ -69,8 +70,7 @@ struct task {
 	int (*run)(struct task *);
 	enum lease_class class;
 	bool heap, kill; /* kill: drop setuid and setgid */
-	bool lenient;    /* while locked the answer is success (FLUSH) */
-	int (*anyway)(struct task *); /* or NULL; while locked: 0 when it has answered */
+	int (*anyway)(struct task *); /* while locked: 0 when it answered, else the answer is no; NULL: no */
 	struct lease_key *key;
 	fuse_ino_t ino;
 	struct handle *handle; /* NULL: by nodeid */

@@ -213,6 +213,20 @@ int file_flush(struct file *f, const struct file_key *key, bool hint)
 	return file_end(f, key, rc);
 }
 
+int file_flush_times(struct file *f, const struct file_key *key, bool hint, const struct timespec times[2])
+{
+	int rc = f->params.readonly ? -EROFS : file_lock(f, key);
+
+	if (rc != 0)
+		return rc;
+	rc = file_commit(f, key, false);
+	if (rc == 0 && hint)
+		rc = file_hint(f);
+	if (futimens(f->fd, times) != 0 && rc == 0)
+		rc = -errno;
+	return file_end(f, key, rc);
+}
+
 /* One flush without the lock; it is held before and after. */
 static int flush_aside(struct file *f, const struct file_key *key)
 {

@@ -108,10 +108,7 @@ static void task_refuse(struct task *t, int err)
 		writeback_failed(t);
 	if (t->anyway && t->anyway(t) == 0)
 		return;
-	if (t->lenient)
-		(void)fuse_reply_err(t->req, 0);
-	else
-		fs_error(t->domain, t->req, err);
+	fs_error(t->domain, t->req, err);
 }
 
 /* One attempt, from the beginning. Returns 0 (answered), -EAGAIN (needs to be parked) or -EINPROGRESS (is parked:
@@ -296,6 +293,7 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	if (fs->params.multiuser)
 		want |= FUSE_CAP_POSIX_ACL;
 	conn->want |= want & conn->capable;
+	fs->no_flush = conn->want & FUSE_CAP_WRITEBACK_CACHE && !fs->params.shared;
 	conn->max_background = background(fs);
 	conn->congestion_threshold = conn->max_background * 3 / 4;
 	conn->time_gran = 1;

@@ -23,6 +23,10 @@ void op_open(fuse_req_t, fuse_ino_t, struct fuse_file_info *);
 void op_read(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
 void op_write(fuse_req_t, fuse_ino_t, const char *, size_t, off_t, struct fuse_file_info *);
 void op_flush(fuse_req_t, fuse_ino_t, struct fuse_file_info *);
+/* The kernel writes back the times of what was written through t->handle (t->attr), perhaps because of a close. */
+void flush_with_times(struct task *);
+/* RELEASE of it. */
+void flush_released(struct fs *, const struct handle *);
 void op_release(fuse_req_t, fuse_ino_t, struct fuse_file_info *);
 void op_fsync(fuse_req_t, fuse_ino_t, int, struct fuse_file_info *);
 void op_fallocate(fuse_req_t, fuse_ino_t, int, off_t, off_t, struct fuse_file_info *);

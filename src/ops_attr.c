@@ -360,30 +360,6 @@ static bool times_back(const struct fuse_file_info *fi, int mask)
 	return fi && (mask & ~FUSE_SET_ATTR_CTIME) == FUSE_SET_ATTR_MTIME;
 }
 
-static int set_times_back(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const struct stat *attr, int mask)
-{
-	struct inode *inode = fs_inode(fs, ino);
-	CLEANUP_FD int fd = -1;
-	struct stat st;
-	struct file *f;
-	int r;
-
-	if (!inode)
-		return -ESTALE;
-	f = state_pin_loaded(inode);
-	if (!f)
-		fd = inode_open(fs->inodes, inode, O_PATH | O_NOFOLLOW);
-	r = !f && fd < 0 ? fd : set_times(inode, fd, attr, mask);
-	if (!r)
-		r = attr_get(fs, inode, fd, &st);
-	if (f)
-		state_unpin(fs, inode);
-	inode_put(fs->inodes, inode);
-	if (!r)
-		(void)fuse_reply_attr(req, &st, 0);
-	return r;
-}
-
 static bool has_mtime(struct inode *inode, int fd, const struct timespec *mtime)
 {
 	struct stat st;
@@ -423,16 +399,13 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int mask, str
 	struct domain *outside = domain_outside(fs, ino);
 	struct task t;
 
-	if (times_back(fi, mask)) {
-		int r = set_times_back(fs, req, ino, attr, mask);
-
-		if (r)
-			fs_error(outside, req, r);
-		return;
-	}
 	task_init(&t, fs, req, ino, fi, run_setattr);
 	t.attr = *attr;
 	t.mode = mask;
+	if (times_back(fi, mask)) {
+		flush_with_times(&t);
+		return;
+	}
 	if ((mask & ~FUSE_SET_ATTR_CTIME) == FUSE_SET_ATTR_MTIME)
 		t.anyway = times_again;
 	/* A nested domain's root wants both open: its attributes are its parent's, the ACL that follows them its own.

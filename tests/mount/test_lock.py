@@ -278,8 +278,8 @@ def test_it_is_on_disk_while_locked(mount, devkms):
     until(lambda: err(os.pread, fd, 1, 0) == errno.EIO, PROMISE + SLACK)
     wait_until(lambda: mount.state() == "locked")
     mount.kill()
-    for f in (fd, small):
-        assert err(os.close, f) in GONE
+    for f in (fd, small):   # nothing is left to write: the kernel may have nothing to ask
+        assert err(os.close, f) in (0, *GONE)
     mount.clear_dead()
     devkms.enable()
     mount.mount()

@@ -2,7 +2,7 @@
  * at hand.
  *
  * Nodeids are dense slot numbers (root 1), reused only with a new generation, so that purge and watchdog can
- * walk 1..inode_top(). Identity is a file handle (open_by_handle_at) where the process may (CAP_DAC_READ_SEARCH and the
+ * walk 1..inode_top(). Memory of inodes the kernel forgot goes back to the system. Identity is a file handle (open_by_handle_at) where the process may (CAP_DAC_READ_SEARCH and the
  * backing exports handles), else an O_PATH descriptor. Real descriptors of directories are kept in an LRU; never one
  * descriptor per inode in handle mode.
  *
@@ -33,7 +33,7 @@ struct inode_where {
 	uint16_t domain, outer;
 };
 
-/* About 220 bytes: a busy mount has 100,000 of them. */
+/* At most 256 bytes, and 8 more in tables: a busy mount has a million of them. */
 struct inode {
 	uint64_t nodeid, generation;
 	dev_t dev;
@@ -126,7 +126,7 @@ MUST_CHECK int inode_dir(
     struct inode_table *, struct inode *, const struct name_keys *, struct dir *d, struct inode_pin **pin);
 void inode_dir_put(struct inode_table *, struct inode_pin *);
 
-/* Highest nodeid ever used; and a shared counter page may be given that is kept equal to it (watchdog). */
+/* No live inode has a higher nodeid; and a shared counter page may be given that is kept equal to it (watchdog). */
 uint64_t inode_top(const struct inode_table *);
 void inode_share_top(struct inode_table *, _Atomic uint64_t *top);
 /* Calls fn for every live or stale inode with a ref held and no lock; fn false stops. opened_first: those with opens >

@@ -1,4 +1,4 @@
-/* inode.c — slots, chains and counts. Hides how a nodeid or a (dev, ino) leads to a struct inode, and when its slot
+/* inode.c — counts and look-up. Hides how a nodeid or a (dev, ino) leads to a struct inode, and when its slot
  * may be used again.
  *
  * The kernel names an inode in nearly every request, so inode_get takes no lock: chunks never move, and a ref is
@@ -15,20 +15,7 @@
 
 #define ROOT_SLOT 1u
 
-/* ---- slots and chains */
-
-static struct inode *slot_inode(const struct inode_table *t, uint64_t slot)
-{
-	return atomic_load_explicit(&t->chunk[slot / INODE_CHUNK], memory_order_acquire) + slot % INODE_CHUNK;
-}
-
-static uint32_t slot_of(const struct inode *i)
-{
-	return (uint32_t)i->nodeid;
-}
-
-typedef size_t (*hash_fn)(const struct inode *);
-typedef uint32_t *(*next_fn)(struct inode *);
+/* ---- chains */
 
 static size_t mix(uint64_t v)
 {
@@ -57,121 +44,17 @@ static uint32_t *next_dirid(struct inode *i)
 	return &i->dirnext;
 }
 
-static void chains_push(struct inode_chains *c, struct inode *i, hash_fn hash, next_fn next)
-{
-	uint32_t *head = &c->head[hash(i) & (c->size - 1)];
-
-	*next(i) = *head;
-	*head = slot_of(i);
-}
-
-/* Room for one more, or at least longer chains: only an empty table needs memory to go on. */
-static int chains_grow(struct inode_table *t, struct inode_chains *c, hash_fn hash, next_fn next)
-{
-	struct inode_chains bigger = { .size = c->size ? 2 * c->size : 1024, .used = c->used };
-
-	if (c->used < c->size)
-		return 0;
-	bigger.head = calloc(bigger.size, sizeof(*bigger.head));
-	if (!bigger.head)
-		return c->size ? 0 : -ENOMEM;
-	for (size_t b = 0; b < c->size; b++)
-		for (uint32_t slot = c->head[b], after; slot; slot = after) {
-			struct inode *i = slot_inode(t, slot);
-
-			after = *next(i);
-			chains_push(&bigger, i, hash, next);
-		}
-	free(c->head);
-	*c = bigger;
-	return 0;
-}
-
-static int chains_add(struct inode_table *t, struct inode_chains *c, struct inode *i, hash_fn hash, next_fn next)
-{
-	int r = chains_grow(t, c, hash, next);
-
-	if (r)
-		return r;
-	chains_push(c, i, hash, next);
-	c->used++;
-	return 0;
-}
-
-static void chains_remove(struct inode_table *t, struct inode_chains *c, struct inode *i, hash_fn hash, next_fn next)
-{
-	uint32_t *at = &c->head[hash(i) & (c->size - 1)];
-
-	while (*at && *at != slot_of(i))
-		at = next(slot_inode(t, *at));
-	if (!*at)
-		return;
-	*at = *next(i);
-	c->used--;
-}
-
 static struct inode *find(const struct inode_table *t, dev_t dev, ino_t ino)
 {
 	struct inode key = { .dev = dev, .ino = ino };
-	uint32_t slot = t->by_ino.size ? t->by_ino.head[hash_ino(&key) & (t->by_ino.size - 1)] : 0;
 
-	for (; slot; slot = slot_inode(t, slot)->next) {
-		struct inode *i = slot_inode(t, slot);
+	for (uint32_t slot = inode_chains_first(&t->by_ino, hash_ino(&key)); slot; slot = inode_at(t, slot)->next) {
+		struct inode *i = inode_at(t, slot);
 
 		if (i->ino == ino && i->dev == dev)
 			return i;
 	}
 	return NULL;
-}
-
-static int chunk_make(struct inode_table *t, uint64_t number)
-{
-	struct inode *chunk = calloc(INODE_CHUNK, sizeof(*chunk));
-
-	if (!chunk)
-		return -ENOMEM;
-	for (unsigned n = 0; n < INODE_CHUNK; n++) {
-		chunk[n].nodeid = number * INODE_CHUNK + n;
-		(void)pthread_mutex_init(&chunk[n].lock, NULL);
-	}
-	atomic_store_explicit(&t->chunk[number], chunk, memory_order_release);
-	return 0;
-}
-
-/* A free slot; table lock held. */
-static int slot_take(struct inode_table *t, struct inode **out)
-{
-	uint64_t slot = t->free_head;
-
-	if (slot) {
-		*out = slot_inode(t, slot);
-		t->free_head = (*out)->next;
-	} else {
-		slot = atomic_load_explicit(&t->top, memory_order_relaxed) + 1;
-		if (slot / INODE_CHUNK >= INODE_CHUNKS)
-			return -ENFILE;
-		if (!atomic_load_explicit(&t->chunk[slot / INODE_CHUNK], memory_order_relaxed)) {
-			int r = chunk_make(t, slot / INODE_CHUNK);
-
-			if (r)
-				return r;
-		}
-		*out = slot_inode(t, slot);
-		atomic_store_explicit(&t->top, slot, memory_order_release);
-		if (t->shared_top)
-			atomic_store(t->shared_top, slot);
-	}
-	(*out)->generation++;
-	atomic_fetch_add(&t->count, 1);
-	return 0;
-}
-
-static void slot_give(struct inode_table *t, struct inode *i)
-{
-	i->state = INODE_FREE;
-	i->next = t->free_head;
-	t->free_head = slot_of(i);
-	atomic_fetch_sub(&t->count, 1);
 }
 
 /* Everything but nodeid, generation, the mutex, and the identity. */
@@ -206,7 +89,11 @@ struct inode *inode_get(struct inode_table *t, uint64_t nodeid)
 {
 	if (!nodeid || nodeid > atomic_load_explicit(&t->top, memory_order_acquire))
 		return NULL;
-	struct inode *i = slot_inode(t, nodeid);
+	struct inode *slots = atomic_load_explicit(&t->chunk[nodeid / INODE_CHUNK].slots, memory_order_acquire);
+
+	if (!slots)
+		return NULL;
+	struct inode *i = &slots[nodeid % INODE_CHUNK];
 	uint32_t refs = atomic_load_explicit(&i->refs, memory_order_relaxed);
 
 	do {
@@ -220,24 +107,39 @@ struct inode *inode_get(struct inode_table *t, uint64_t nodeid)
 static void unhash(struct inode_table *t, struct inode *i)
 {
 	if (i->state == INODE_LIVE)
-		chains_remove(t, &t->by_ino, i, hash_ino, next_ino);
+		inode_chains_remove(t, &t->by_ino, i);
 	i->state = INODE_STALE;
+}
+
+/* Table lock held. A descriptor to close, or -1. */
+static int release_locked(struct inode_table *t, struct inode *i)
+{
+	int fd;
+
+	/* Revived, or somebody who dropped it after us was here first. */
+	if (atomic_load(&i->refs) || i->state == INODE_FREE)
+		return -1;
+	unhash(t, i);
+	if (i->have_dirid)
+		inode_chains_remove(t, &t->by_dirid, i);
+	fd = pin_forget(t, i);
+	identity_drop(i);
+	slot_give(t, i);
+	return fd;
 }
 
 static void release(struct inode_table *t, struct inode *i)
 {
-	CLEANUP_FD int fd = -1;
-	LOCK_SCOPE(&t->lock);
+	int fd;
+	bool tidy;
 
-	/* Revived, or somebody who dropped it after us was here first. */
-	if (atomic_load(&i->refs) || i->state == INODE_FREE)
-		return;
-	unhash(t, i);
-	if (i->have_dirid)
-		chains_remove(t, &t->by_dirid, i, hash_dirid, next_dirid);
-	fd = pin_forget(t, i);
-	identity_drop(i);
-	slot_give(t, i);
+	(void)pthread_mutex_lock(&t->lock);
+	fd = release_locked(t, i);
+	tidy = t->leaving != UINT32_MAX;
+	(void)pthread_mutex_unlock(&t->lock);
+	cleanup_fd(&fd);
+	if (tidy)
+		slots_tidy(t);
 }
 
 void inode_put(struct inode_table *t, struct inode *i)
@@ -286,7 +188,7 @@ static int insert(struct inode_table *t, const struct stat *st, struct inode_whe
 	slot_reset(i, st, where);
 	r = identity_store(i, who);
 	if (!r)
-		r = chains_add(t, &t->by_ino, i, hash_ino, next_ino);
+		r = inode_chains_add(t, &t->by_ino, i);
 	if (r) {
 		identity_drop(i);
 		slot_give(t, i);
@@ -336,8 +238,11 @@ struct inode_where inode_where(const struct inode_table *t, uint64_t nodeid)
 
 	if (!nodeid || nodeid > atomic_load_explicit(&t->top, memory_order_acquire))
 		return w;
-	const struct inode *i = slot_inode(t, nodeid);
+	const struct inode *i = atomic_load_explicit(&t->chunk[nodeid / INODE_CHUNK].slots, memory_order_acquire);
 
+	if (!i)
+		return w;
+	i += nodeid % INODE_CHUNK;
 	w.domain = atomic_load_explicit(&i->domain, memory_order_relaxed);
 	w.outer = atomic_load_explicit(&i->outer, memory_order_relaxed);
 	return w;
@@ -403,18 +308,16 @@ int inode_set_dirid(struct inode_table *t, struct inode *i, const uint8_t id[sta
 	if (i->have_dirid)
 		return bytes_equal(i->dirid, id, sizeof(i->dirid)) ? 0 : -EIO;
 	memcpy(key.dirid, id, sizeof(key.dirid));
-	if (t->by_dirid.size)
-		for (uint32_t slot = t->by_dirid.head[hash_dirid(&key) & (t->by_dirid.size - 1)]; slot;) {
-			struct inode *other = slot_inode(t, slot);
+	for (uint32_t slot = inode_chains_first(&t->by_dirid, hash_dirid(&key)); slot;) {
+		struct inode *other = inode_at(t, slot);
 
-			if (!memcmp(other->dirid, id, sizeof(other->dirid)) &&
-			    (other->ino != i->ino || other->dev != i->dev))
-				return -EIO;
-			slot = other->dirnext;
-		}
+		if (!memcmp(other->dirid, id, sizeof(other->dirid)) && (other->ino != i->ino || other->dev != i->dev))
+			return -EIO;
+		slot = other->dirnext;
+	}
 	(void)pthread_mutex_lock(&i->lock);
 	memcpy(i->dirid, id, sizeof(i->dirid));
-	r = chains_add(t, &t->by_dirid, i, hash_dirid, next_dirid);
+	r = inode_chains_add(t, &t->by_dirid, i);
 	i->have_dirid = !r;
 	(void)pthread_mutex_unlock(&i->lock);
 	return r;
@@ -449,9 +352,12 @@ int inode_table_open(struct inode_table **out, const struct inode_params *p)
 	t->max_fds = p->max_fds;
 	t->root_fd = fcntl(p->root_fd, F_DUPFD_CLOEXEC, 0);
 	r = t->root_fd < 0 ? -errno : 0;
-	t->chunk = calloc(INODE_CHUNKS, sizeof(*t->chunk)); /* touched only as far as used */
-	if (!r && !t->chunk)
-		r = -ENOMEM;
+	t->by_ino.hash = hash_ino;
+	t->by_ino.next = next_ino;
+	t->by_dirid.hash = hash_dirid;
+	t->by_dirid.next = next_dirid;
+	if (!r)
+		r = slots_open(t);
 	if (!r) {
 		t->shared = p->shared;
 		t->by_handle = !p->force_path && identity_by_handle(t->root_fd);
@@ -465,29 +371,20 @@ int inode_table_open(struct inode_table **out, const struct inode_params *p)
 	return 0;
 }
 
-static void chunk_close(struct inode_table *t, struct inode *chunk)
+static void slot_close(struct inode_table *t, struct inode *i)
 {
-	for (unsigned n = 0; n < INODE_CHUNK; n++) {
-		if (chunk[n].state != INODE_FREE) {
-			CLEANUP_FD int fd = pin_forget(t, &chunk[n]);
+	CLEANUP_FD int fd = pin_forget(t, i);
 
-			identity_drop(&chunk[n]);
-		}
-		(void)pthread_mutex_destroy(&chunk[n].lock);
-	}
-	free(chunk);
+	identity_drop(i);
 }
 
 void inode_table_close(struct inode_table *t)
 {
 	if (!t)
 		return;
-	for (unsigned n = 0; t->chunk && n <= atomic_load(&t->top) / INODE_CHUNK; n++)
-		if (atomic_load(&t->chunk[n]))
-			chunk_close(t, atomic_load(&t->chunk[n]));
-	free(t->chunk);
-	free(t->by_ino.head);
-	free(t->by_dirid.head);
+	slots_close(t, slot_close);
+	inode_chains_free(&t->by_ino);
+	inode_chains_free(&t->by_dirid);
 	cleanup_fd(&t->root_fd);
 	(void)pthread_mutex_destroy(&t->lock);
 	free(t);

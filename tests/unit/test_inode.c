@@ -86,7 +86,7 @@ static void slots_come_back(void **state)
 	/* Forgetting more than there is does no harm. */
 	i = look(&bk.root, "b");
 	assert_int_equal(i->nodeid, nodeid);
-	assert_int_equal(i->generation, generation + 1);
+	assert_true(i->generation > generation);
 	assert_false(i->have_fileid || i->no_acl || i->unflushed || i->flags);
 	inode_forget(table, nodeid, 5);
 	inode_forget(table, nodeid, 5);

@@ -2,9 +2,9 @@
  * at hand.
  *
  * Nodeids are dense slot numbers (root 1), reused only with a new generation, so that purge and watchdog can
- * walk 1..inode_top(). Memory of inodes the kernel forgot goes back to the system. Identity is a file handle (open_by_handle_at) where the process may (CAP_DAC_READ_SEARCH and the
- * backing exports handles), else an O_PATH descriptor. Real descriptors of directories are kept in an LRU; never one
- * descriptor per inode in handle mode.
+ * walk 1..inode_top(). Memory of inodes the kernel forgot goes back to the system. Identity is a file handle
+ * (open_by_handle_at) where the process may (CAP_DAC_READ_SEARCH and the backing exports handles), else an O_PATH
+ * descriptor. Real descriptors of directories are kept in an LRU; never one descriptor per inode in handle mode.
  *
  * States of an inode: live (nlookup > 0, found by dev/ino), stale (detached from dev/ino by inode_detach, still known
  * to the kernel), free. Counts: nlookup is the kernel's; refs are ours (an operation, an open file, a syncer). A slot

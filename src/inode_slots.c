@@ -173,7 +173,8 @@ static void chunk_blank(struct inode *memory)
 	for (uint32_t i = 0; i < INODE_CHUNK; i++)
 		(void)pthread_mutex_destroy(&memory[i].lock);
 	/* The process may be locked in memory; kernels before 5.18 keep locked pages, so these are emptied by hand. */
-	if (madvise(memory, INODE_CHUNK_BYTES, MADV_DONTNEED_LOCKED) && madvise(memory, INODE_CHUNK_BYTES, MADV_DONTNEED))
+	if (madvise(memory, INODE_CHUNK_BYTES, MADV_DONTNEED_LOCKED) &&
+	    madvise(memory, INODE_CHUNK_BYTES, MADV_DONTNEED))
 		memset(memory, 0, INODE_CHUNK_BYTES);
 }
 

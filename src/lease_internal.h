@@ -1,7 +1,8 @@
 /* lease_internal.h — what the parts of the lease module share: lease.c (gate, life, administrator), lease_lock.c (lease
  * and drain threads), lease_probe.c (canary, domain secret), lease_ring.c (which key service serves what),
- * lease_rekey.c (one key takes another's place), lease_key.c (keys of existing files), lease_key_life.c (one key, the
- * table), lease_key_call.c (asking the KMS for them), lease_pool.c (KMS threads, keys of new files).
+ * lease_rekey.c (one key takes another's place), lease_key.c (keys of existing files), lease_key_life.c (one key),
+ * lease_key_table.c (the table), lease_key_call.c (asking the KMS for them), lease_pool.c (KMS threads, keys of new
+ * files).
  *
  * Locks: lease.lock, then keys.lock; neither is held across a call of the KMS, a hook or ready(). */
 #ifndef BYOKFS_LEASE_INTERNAL_H

@@ -86,7 +86,7 @@ static int take(struct lease_keys *k, struct lease_key *key, struct lease_key **
 
 	wanted(k, key);
 	key->refs++;
-	key->used = now;
+	lease_key_touch(key);
 	k->hits++;
 	if (k->accepting && !key->busy && now >= key->refresh && askable(k, key->blob)) {
 		/* A renewal that fails is not tried again with every use. */
@@ -414,20 +414,17 @@ static void sweep(struct lease_keys *k, uint64_t now, struct lease_key **dead)
 	if (now < k->sweep)
 		return;
 	k->sweep = now + idle / 4;
-	for (size_t i = 0; i < k->buckets; i++) {
-		struct lease_key *key = k->bucket[i], *next;
-
-		for (; key; key = next) {
-			next = key->next;
-			/* Renewed in vain: nobody used it since. */
-			if (key->queue == &k->refreshes && key->refs == 1 && now - key->used >= idle) {
-				lease_unqueue(k, key);
-				key->busy = false;
-				key->refs--;
-			}
-			if (!key->refs && !key->busy && now - key->used >= idle)
-				lease_table_drop(k, key, dead);
+	/* In the order of use: who comes after one that is not idle is not either. */
+	for (struct lease_key *key = TAILQ_FIRST(&k->aged), *next; key && now - key->used >= idle; key = next) {
+		next = TAILQ_NEXT(key, aged);
+		/* Renewed in vain: nobody used it since. */
+		if (key->queue == &k->refreshes && key->refs == 1) {
+			lease_unqueue(k, key);
+			key->busy = false;
+			key->refs--;
 		}
+		if (!key->refs && !key->busy)
+			lease_table_drop(k, key, dead);
 	}
 }
 

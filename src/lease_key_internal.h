@@ -1,5 +1,5 @@
 /* lease_key_internal.h — keys of files at run time, and what the files that handle them share: lease_key.c, _life.c,
- * _call.c and lease_pool.c. Locks: see lease_internal.h. */
+ * _table.c, _call.c and lease_pool.c. Locks: see lease_internal.h. */
 #ifndef BYOKFS_LEASE_KEY_INTERNAL_H
 #define BYOKFS_LEASE_KEY_INTERNAL_H
 
@@ -7,6 +7,11 @@
 #include <sys/queue.h>
 
 #include "lease.h"
+
+/* Keys of files in memory, all domains together, but for those in use: what they take of locked memory fits into the
+ * usual RLIMIT_MEMLOCK of 8 MiB. Every domain may have LEASE_KEYS_LEAST. */
+#define LEASE_KEYS_MOST  65536u
+#define LEASE_KEYS_LEAST 1024u
 
 /* Keys fetched ahead that wait for a thread; beyond, none is taken on. */
 #define LEASE_AHEAD_MAX 4096u
@@ -22,6 +27,7 @@ struct lease_blob {
 struct lease_key {
 	struct lease_key *next;   /* chain of the table, the pool, or a list to be freed */
 	TAILQ_ENTRY(lease_key) queued;
+	TAILQ_ENTRY(lease_key) aged; /* while listed */
 	struct lease_queue *queue; /* it is in; NULL: none */
 	struct lease_keys *owner;
 	uint8_t file[CONTEXT_ID], commit[32];
@@ -61,6 +67,7 @@ struct lease_keys {
 	uint8_t seed[16];
 	struct lease_key **bucket;
 	size_t buckets, count;
+	TAILQ_HEAD(, lease_key) aged; /* the table's, least recently used first */
 	/* unwraps somebody waits for, those of read-ahead, and those that only renew a key in use (before the former);
 	 * first come, first served */
 	struct lease_queue jobs, aheads, refreshes;
@@ -131,11 +138,17 @@ MUST_CHECK int lease_key_set_blob(struct lease_key *, const struct header_slot *
 MUST_CHECK int lease_key_set_other(struct lease_key *, const struct header_slot *);
 /* The blob from the end of the call under way on. */
 MUST_CHECK int lease_key_set_fresh(struct lease_key *, const struct header_slot *);
+/* lease_key_table.c */
 /* locked. The key with this commitment; else one with another that was proved; else NULL. Keys that were not proved yet
  * are as many as headers claim there are. */
 struct lease_key *lease_table_find(
     struct lease_keys *, const uint8_t file[static CONTEXT_ID], const uint8_t commit[static 32]);
+/* locked. When the table is full, keys unused for longest go. */
 void lease_table_add(struct lease_keys *, struct lease_key *);
+/* locked. It is used now. */
+void lease_key_touch(struct lease_key *);
+/* No lock held: keys that nobody uses go, the older half; true: there were any. */
+bool lease_keys_shed(struct lease_keys *);
 void lease_table_remove(struct lease_keys *, struct lease_key *);
 /* locked: removes from the table, and from memory when nobody holds it: then it is put on the list *dead. */
 void lease_table_drop(struct lease_keys *, struct lease_key *, struct lease_key **dead);

@@ -1,16 +1,14 @@
-/* One file's keys from derivation to wipe, and the hash table they are found in.
+/* One file's keys from derivation to wipe.
  *
- * file_ids come from the disk, so whoever owns the disk chooses them: the table's hash is keyed (SipHash). It needs no
- * bound of its own; idle keys leave it. */
+ * Locked memory is scarce, and others of this process want some: when there is none, the keys that were used longest
+ * ago make room. */
 #include <errno.h>
-#include <sodium.h>
 
 #include "io.h"
 #include "lease_internal.h"
 #include "log.h"
 #include "secret.h"
 
-#define BUCKETS_MIN   256u
 #define LOG_WINDOW_MS 10000u
 #define LOG_LINES     20u
 
@@ -54,6 +52,8 @@ struct file_keys *lease_key_derive(
 {
 	struct file_keys *keys = secret_alloc(sizeof(*keys));
 
+	if (!keys && lease_keys_shed(k))
+		keys = secret_alloc(sizeof(*keys));
 	if (keys && kdf_file(keys, secret, &k->lease->ids, file)) {
 		secret_free(keys);
 		return NULL;
@@ -74,7 +74,7 @@ void lease_key_load(struct lease_key *key, struct file_keys *keys, uint64_t sent
 	memcpy(key->commit, keys->commit, sizeof(key->commit));
 	key->unwrapped = sent;
 	key->refresh = sent + l->times.max_age_ms / 5 * 4;
-	key->used = lease_clock();
+	lease_key_touch(key);
 	key->loaded = true;
 }
 
@@ -124,120 +124,6 @@ int lease_key_set_other(struct lease_key *key, const struct header_slot *slot)
 int lease_key_set_fresh(struct lease_key *key, const struct header_slot *slot)
 {
 	return set_blob(&key->fresh, slot);
-}
-
-static struct lease_key **bucket_of(struct lease_keys *k, const uint8_t *file)
-{
-	uint64_t hash;
-
-	(void)crypto_shorthash((unsigned char *)&hash, file, CONTEXT_ID, k->seed);
-	return &k->bucket[hash & (k->buckets - 1)];
-}
-
-int lease_keys_init(struct lease_keys *k, struct lease *l)
-{
-	int r;
-
-	k->lease = l;
-	TAILQ_INIT(&k->jobs);
-	TAILQ_INIT(&k->aheads);
-	TAILQ_INIT(&k->refreshes);
-	k->pool_tail = &k->pool;
-	k->wanting_tail = &k->wanting;
-	k->tells_tail = &k->tells;
-	secret_random(k->seed, sizeof(k->seed));
-	k->bucket = calloc(BUCKETS_MIN, sizeof(struct lease_key *));
-	if (!k->bucket)
-		return -ENOMEM;
-	k->buckets = BUCKETS_MIN;
-	r = io_cond_init(&k->work);
-	if (r) {
-		free(k->bucket);
-		return r;
-	}
-	(void)pthread_mutex_init(&k->lock, NULL);
-	return 0;
-}
-
-void lease_keys_destroy(struct lease_keys *k)
-{
-	(void)pthread_cond_destroy(&k->work);
-	(void)pthread_mutex_destroy(&k->lock);
-	free(k->bucket);
-}
-
-/* Twice as many buckets; without memory chains just get longer. */
-static void table_grow(struct lease_keys *k)
-{
-	struct lease_key **old = k->bucket;
-	struct lease_key **bucket = calloc(2 * k->buckets, sizeof(struct lease_key *));
-	size_t n = k->buckets;
-
-	if (!bucket)
-		return;
-	k->bucket = bucket;
-	k->buckets = 2 * n;
-	for (size_t i = 0; i < n; i++) {
-		while (old[i]) {
-			struct lease_key *key = old[i];
-			struct lease_key **to = bucket_of(k, key->file);
-
-			old[i] = key->next;
-			key->next = *to;
-			*to = key;
-		}
-	}
-	free(old);
-}
-
-struct lease_key *lease_table_find(
-    struct lease_keys *k, const uint8_t file[static CONTEXT_ID], const uint8_t commit[static 32])
-{
-	struct lease_key *other = NULL;
-
-	for (struct lease_key *key = *bucket_of(k, file); key; key = key->next) {
-		if (memcmp(key->file, file, CONTEXT_ID) != 0)
-			continue;
-		if (bytes_equal(key->commit, commit, sizeof(key->commit)))
-			return key;
-		if (key->loaded)
-			other = key;
-	}
-	return other;
-}
-
-void lease_table_add(struct lease_keys *k, struct lease_key *key)
-{
-	struct lease_key **at;
-
-	if (k->count >= k->buckets)
-		table_grow(k);
-	at = bucket_of(k, key->file);
-	key->next = *at;
-	*at = key;
-	key->listed = true;
-	k->count++;
-}
-
-void lease_table_remove(struct lease_keys *k, struct lease_key *key)
-{
-	struct lease_key **at = bucket_of(k, key->file);
-
-	while (*at != key)
-		at = &(*at)->next;
-	*at = key->next;
-	key->next = NULL;
-	key->listed = false;
-	k->count--;
-}
-
-void lease_table_drop(struct lease_keys *k, struct lease_key *key, struct lease_key **dead)
-{
-	lease_table_remove(k, key);
-	if (key->refs)
-		return;
-	key->next = *dead;
-	*dead = key;
 }
 
 void lease_park(struct lease_keys *k, struct lease_waiter **list, struct lease_waiter *w)
@@ -291,7 +177,7 @@ static void drop_ref(struct lease_keys *k, struct lease_key *key)
 
 	{
 		LOCK_SCOPE(&k->lock);
-		key->used = lease_clock();
+		lease_key_touch(key);
 		last = lease_key_unref(key);
 	}
 	if (last)

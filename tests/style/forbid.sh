@@ -56,7 +56,7 @@ counted() {
 	done
 }
 	counted memcmp src/block.c=1 src/block_pool.c=1 src/file_shared.c=3 src/file_write.c=2 src/header.c=1 src/inode.c=1 src/inode_fd.c=1 \
-	src/lease_key.c=3 src/lease_key_life.c=2 src/ops.c=1 src/state.c=3 src/store_copies.c=1 src/store.c=1 tools/check.c=2 tools/check_file.c=1 \
+	src/lease_key.c=3 src/lease_key_life.c=1 src/lease_key_table.c=1 src/ops.c=1 src/state.c=3 src/store_copies.c=1 src/store.c=1 tools/check.c=2 tools/check_file.c=1 \
 	tools/check_data.c=1 tools/check_keys.c=1 tools/devkms_crypto.c=1 tools/keys_files.c=1 tools/rotate_plan.c=1
 counted strcpy src/awscred_answer.c=2 src/awscred_file.c=3 src/awscred_sts.c=1 src/kms_aws_endpoint.c=4 src/kms_keyfile.c=6 src/kms_open.c=1 src/kms_pkcs11.c=6 src/kms_pkcs11_uri.c=1
 counted strcat src/awscred_sts.c=1 src/kms_aws_endpoint.c=1

@@ -1,0 +1,141 @@
+"""What an operation costs, and what the daemon holds in memory, as the tree grows: 10^3 to 10^6 files, 100 in a directory.
+
+    make bench-scale            (BENCH='--files 1000000 --seal file --dir /var/tmp --nofile 1024 --json out.json')
+
+Reports and never judges a time. create, remove: by one process. walk, stat, read: after the kernel has forgotten all
+there was (drop_caches); hot-read: once more, from the kernel's caches. Bytes an inode: resident memory after the walk,
+less what there was after the mount, by the number of inodes."""
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+os.environ["BUILD"] = os.path.abspath(os.environ.get("BUILD", os.path.join(HERE, "..", "..", "build")))
+
+import contenders
+
+STORES = {"domain": contenders.ByokfsDomain, "file": contenders.ByokfsFile}
+PATIENCE = 3600
+REPEAT = {1000: 5, 10000: 3}
+
+
+def arguments():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--files", type=int, default=1000000, help="files of the largest tree (1000000)")
+    p.add_argument("--seal", choices=list(STORES), default="domain")
+    p.add_argument("--dir", default="/dev/shm", help="where the store is (/dev/shm)")
+    p.add_argument("--per-directory", type=int, default=100, help="files in a directory (100)")
+    p.add_argument("--nofile", type=int, default=1024, help="descriptors the daemon may have (1024)")
+    p.add_argument("--json", metavar="FILE", help="write every point there")
+    return p.parse_args()
+
+
+def status(pid):
+    """Resident memory in bytes, and the number of descriptors."""
+    with open(f"/proc/{pid}/status") as f:
+        lines = dict(line.split(":", 1) for line in f)
+    return {"rss": int(lines["VmRSS"].split()[0]) * 1024, "fds": len(os.listdir(f"/proc/{pid}/fd"))}
+
+
+def limit_descriptors(n):
+    """Of everything started from now on; the hard limit, too, or the daemon raises it."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n, n))
+
+
+def drop(what):
+    os.sync()
+    with open("/proc/sys/vm/drop_caches", "w") as f:
+        f.write(str(what))
+
+
+class Tree:
+    def __init__(self, forest, store, files, per_directory):
+        self.forest, self.store, self.files, self.per_directory = forest, store, files, per_directory
+        self.base = None
+
+    def run(self, op):
+        done = subprocess.run([self.forest, op, self.store.plain, str(self.files), str(self.per_directory)],
+                              capture_output=True, text=True, timeout=PATIENCE)
+        if done.returncode:
+            raise contenders.Broken(f"{op} of {self.files}: {done.stderr.strip()}")
+        return int(done.stdout) / 1000 / self.files
+
+    def point(self, op, us=None):
+        """Inodes: those of the tree; the root is there before."""
+        now = status(self.store.process.pid)
+        inodes = self.files + -(-self.files // self.per_directory)
+        return {"files": self.files, "op": op, "us": us, **now, "bytes_per_inode": (now["rss"] - self.base["rss"]) / inodes}
+
+    def measure(self):
+        self.base = status(self.store.process.pid)
+        points = [self.point("create", self.run("create"))]
+        self.store.umount()
+        self.store.mount()
+        self.base = status(self.store.process.pid)
+        for op, name, caches in (("walk", "walk", 3), ("stat", "stat", 3), ("read", "read", 3), ("read", "hot-read", 0), ("remove", "remove", 2)):
+            if caches:
+                drop(caches)
+            points.append(self.point(name, self.run(op)))
+        drop(2)
+        points.append(self.point("forgotten"))
+        return points
+
+
+def best(rounds):
+    """The quickest round of each operation; its own memory beside it."""
+    return [min(points, key=lambda p: p["us"] or 0) for points in zip(*rounds, strict=True)]
+
+
+def show(points):
+    for p in points:
+        us = f"{p['us']:10.1f}" if p["us"] is not None else "         -"
+        print(f"{p['files']:9} {p['op']:10} {us} {p['rss'] / 2**20:9.1f} {p['fds']:6} {p['bytes_per_inode']:9.0f}",
+              flush=True)
+
+
+def run(args):
+    points = []
+    base = tempfile.mkdtemp(prefix="byokfs-scale.", dir=args.dir)
+    forest = os.path.join(base, "forest")
+    store = STORES[args.seal](os.path.join(base, "store"))
+    print(f"{args.seal} mode, {args.dir}, {args.per_directory} files in a directory, {args.nofile} descriptors\n"
+          "    files op                us   RSS MiB    fds  B/inode", flush=True)
+    try:
+        subprocess.run(["cc", "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-o", forest, os.path.join(HERE, "forest.c")], check=True)
+        store.create()
+        limit_descriptors(args.nofile)
+        files = 1000
+        while files <= args.files:
+            rounds = []
+            for _ in range(REPEAT.get(files, 1)):
+                store.mount()
+                rounds.append(Tree(forest, store, files, args.per_directory).measure())
+                store.umount()
+            show(best(rounds))
+            points += best(rounds)
+            files *= 10
+    finally:
+        store.close()
+        shutil.rmtree(base, ignore_errors=True)
+    return {"kind": "scale", "seal": args.seal, "per_directory": args.per_directory, "points": points}
+
+
+def main():
+    args = arguments()
+    try:
+        result = run(args)
+    except contenders.Broken as e:
+        sys.exit(f"scale: {e}")
+    if args.json:
+        with open(args.json, "w") as f:
+            json.dump(result, f, indent=1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

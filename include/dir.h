@@ -121,7 +121,8 @@ struct dir_namer {
  * not decrypt. */
 MUST_CHECK int dir_plain_path(int root_fd, const struct dir_namer *, const char *backing, char *out, size_t size);
 
-/* Iteration over plaintext entries. The stream owns its own descriptor; positions are the backing's d_off, valid across
+/* Iteration over plaintext entries. The stream has its own descriptor, which goes and comes when there are many
+ * (fdpool.h), and a buffer while it is between beginning and end; positions are the backing's d_off, valid across
  * rewinds and for the life of the stream. Names that do not decrypt are skipped with one log line per stream. "." and
  * ".." are not produced. One thread at a time. */
 struct dir_stream;
@@ -134,9 +135,9 @@ struct dir_item {
 	int64_t next;                   /* position after this entry, never 0 */
 };
 MUST_CHECK int dir_stream_open(struct dir_stream **out, const struct dir *);
-/* 1 an item, 0 end, -errno. pos: where to go on (0 start, else a `next`). names are passed anew: after a lock they are
- * other keys. */
-MUST_CHECK int dir_stream_next(struct dir_stream *, const struct name_keys *, int64_t pos, struct dir_item *out);
+/* 1 an item, 0 end, -errno. pos: where to go on (0 start, else a `next`). The directory is passed anew: after a lock
+ * its names are under other keys. */
+MUST_CHECK int dir_stream_next(struct dir_stream *, const struct dir *, int64_t pos, struct dir_item *out);
 /* Wipes plaintext it holds (lock). */
 void dir_stream_wipe(struct dir_stream *);
 void dir_stream_close(struct dir_stream *);

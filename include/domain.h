@@ -153,6 +153,8 @@ const struct name_keys *domain_names(const struct domain *);
 /* Page 0 of a file of the domain without a key, as file_peek(), with the slot to ask with: the one that rules, unless
  * a rotation is under way and only the other one is under a key at hand. */
 MUST_CHECK int domain_peek(const struct domain *, int fd, struct header_ident *, struct header_slot *);
+MUST_CHECK int domain_peek_loaded(
+    const struct domain *, struct file *, struct header_ident *, struct header_slot *);
 
 /* ---- where objects belong */
 

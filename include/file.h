@@ -50,6 +50,9 @@ struct file_params {
 	void *arg;
 	/* Hears of a unit that is not acceptable, instead of the log. May be NULL. */
 	void (*damaged)(void *arg, enum unit_type, uint64_t index, const char *reason);
+	/* Gives a new descriptor of the backing file, or -errno; no lock of this file held. With it the descriptor is
+	 * closed when there are too many (fdpool.h), and opened again for the next call. May be NULL. */
+	int (*reopen)(void *arg, bool readonly);
 	/* Shared mode: true ends a wait for the lock with -EIO. Asked with this file's locks held. May be NULL. */
 	bool (*withdrawn)(void *arg);
 };
@@ -76,7 +79,9 @@ MUST_CHECK int file_make_writable(struct file *, int fd);
 /* Frees the state and closes fd. Nothing is written: flush first. NULL is fine. */
 void file_close(struct file *);
 
-int file_fd(const struct file *);
+/* The descriptor, until file_release(); -errno when it was closed and cannot be opened again. */
+MUST_CHECK int file_hold(struct file *);
+void file_release(struct file *);
 const struct header_ident *file_ident(const struct file *);
 /* Current plaintext size; no key, no lock, any time. */
 uint64_t file_size(const struct file *);

@@ -92,7 +92,7 @@ void task_init(struct task *, struct fs *, fuse_req_t, fuse_ino_t, struct fuse_f
 /* Runs it to its reply, or parks a copy. The task itself may live on the stack. */
 void task_start(struct task *);
 /* Gets the key of a file state into t->key and *fk. 0, -EAGAIN or -EINPROGRESS (return it from run), or -EIO. */
-MUST_CHECK int task_key(struct task *, const struct file *, struct file_key *fk);
+MUST_CHECK int task_key(struct task *, struct file *, struct file_key *fk);
 /* The same for a file not loaded yet. */
 MUST_CHECK int task_key_for(
     struct task *, const struct header_ident *, const struct header_slot *, struct file_key *fk);
@@ -191,6 +191,7 @@ void fs_modified(struct fs *, struct file *);
 void fs_describe_in(struct fs *);
 /* Names a file for a log line: its plain path, when the domains on the way are open, and its path in the store. */
 void fs_describe(void *inode, char *out, size_t size);
+int fs_reopen(void *inode, bool readonly);
 bool fs_withdrawn(void *inode); /* its key domain is being locked: whoever has entered must leave soon */
 /* Says in the log, once, that this object is refused and why. Between enter and leave. */
 void fs_damaged(struct inode *, const char *why);

@@ -10,7 +10,7 @@
 MUST_CHECK int keywait_enter(
     struct domain *, const struct header_ident *, const struct header_slot *, struct lease_key **key);
 /* The same for a loaded file, whose sealed key is read only when it is needed. */
-MUST_CHECK int keywait_enter_file(struct domain *, const struct file *, struct lease_key **key);
+MUST_CHECK int keywait_enter_file(struct domain *, struct file *, struct lease_key **key);
 void keywait_leave(struct domain *, struct lease_key *);
 
 #endif

@@ -31,7 +31,7 @@ void state_unpin(struct fs *, struct inode *);
  * inode. */
 void state_settle(struct fs *, struct inode *);
 /* No name leads to the file any more, here or on another host: nothing has to be written. */
-bool state_gone(const struct file *);
+bool state_gone(struct file *);
 /* The file changed: have the syncer look at it. */
 void state_changed(struct fs *, struct inode *);
 /* Flushes every dirty state of the domain with the keys that are at hand (lock): number of files that could not be. */

@@ -3,20 +3,23 @@
  *
  * Reading on from where the stream stands costs no lseek. One step back is free too: a reader whose reply was full
  * asks again for the item that did not fit. Plaintext goes straight to the caller; the buffer holds backing names
- * only. */
+ * only, and is there only while somebody reads: open directories are many. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "dir_internal.h"
+#include "fdpool.h"
 #include "log.h"
 
 #define STREAM_BUFFER 65536u
 
 struct dir_stream {
-	int fd;
+	struct fdslot slot;
+	int from; /* while an item is read: a descriptor of the directory */
 	uint8_t id[16];
 	int64_t pos;      /* after the last item produced */
 	int64_t last_pos; /* before it */
@@ -25,31 +28,56 @@ struct dir_stream {
 	bool can_step_back;
 	bool complained;
 	size_t at, end;
-	_Alignas(struct dir_dirent) char buf[STREAM_BUFFER];
+	char *buf; /* of backing entries; NULL: none are wanted yet */
 };
+
+static int open_same(int fd)
+{
+	int new = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	return new < 0 ? -errno : new;
+}
+
+static int slot_reopen(struct fdslot *slot)
+{
+	struct dir_stream *s = (struct dir_stream *)(void *)((char *)slot - offsetof(struct dir_stream, slot));
+
+	s->placed = s->can_step_back = false;
+	return open_same(s->from);
+}
 
 int dir_stream_open(struct dir_stream **out, const struct dir *d)
 {
-	struct dir_stream *s = malloc(sizeof(*s));
+	static const struct fdslot_ops ops = { .reopen = slot_reopen };
+	struct dir_stream *s = calloc(1, sizeof(*s));
+	int fd;
 
 	if (!s)
 		return -ENOMEM;
-	memset(s, 0, offsetof(struct dir_stream, buf));
 	memcpy(s->id, d->id, sizeof(s->id));
-	s->fd = openat(d->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (s->fd < 0) {
-		int r = -errno;
-
+	fd = open_same(d->fd);
+	if (fd < 0) {
 		free(s);
-		return r;
+		return fd;
 	}
+	fdslot_open(&s->slot, fd, &ops);
 	*out = s;
 	return 0;
 }
 
+static void drop_buffer(struct dir_stream *s)
+{
+	if (s->buf)
+		explicit_bzero(s->buf, STREAM_BUFFER); /* plain names, in that mode */
+	free(s->buf);
+	s->buf = NULL;
+	s->at = s->end = 0;
+	s->can_step_back = false;
+}
+
 void dir_stream_wipe(struct dir_stream *s)
 {
-	explicit_bzero(s->buf, sizeof(s->buf)); /* plain names, in that mode */
+	drop_buffer(s);
 	s->at = s->end = 0;
 	s->placed = s->can_step_back = false;
 }
@@ -58,7 +86,9 @@ void dir_stream_close(struct dir_stream *s)
 {
 	if (!s)
 		return;
-	(void)close(s->fd);
+	CLEANUP_FD int fd = fdslot_take(&s->slot);
+
+	drop_buffer(s);
 	free(s);
 }
 
@@ -70,7 +100,7 @@ static int stream_place(struct dir_stream *s, int64_t pos)
 		s->at = s->last_at;
 	} else {
 		s->placed = false;
-		if (lseek(s->fd, pos, SEEK_SET) < 0)
+		if (lseek(s->slot.fd, pos, SEEK_SET) < 0)
 			return -errno;
 		s->at = s->end = 0;
 	}
@@ -82,8 +112,13 @@ static int stream_place(struct dir_stream *s, int64_t pos)
 
 static int stream_fill(struct dir_stream *s)
 {
-	ssize_t n = dir_getdents(s->fd, s->buf, sizeof(s->buf));
+	ssize_t n;
 
+	if (!s->buf)
+		s->buf = malloc(STREAM_BUFFER); /* aligned for anything */
+	if (!s->buf)
+		return -ENOMEM;
+	n = dir_getdents(s->slot.fd, s->buf, STREAM_BUFFER);
 	s->can_step_back = false;
 	s->at = 0;
 	s->end = n > 0 ? (size_t)n : 0;
@@ -101,10 +136,10 @@ static int stream_item(
 
 	if (dir_is_dots(e->d_name))
 		return 0;
-	n = dir_decrypt(s->fd, s->id, names, e->d_name, out->name);
+	n = dir_decrypt(s->slot.fd, s->id, names, e->d_name, out->name);
 	if (n == -EBADMSG && !s->complained) {
 		s->complained = true;
-		log_warn("%s: ignoring '%.100s' and perhaps more: not names of this directory", dir_where(s->fd, where),
+		log_warn("%s: ignoring '%.100s' and perhaps more: not names of this directory", dir_where(s->slot.fd, where),
 		    e->d_name);
 	}
 	if (n <= 0)
@@ -117,14 +152,14 @@ static int stream_item(
 	if (out->type == DT_UNKNOWN) {
 		struct stat st;
 
-		if (fstatat(s->fd, out->entry, &st, AT_SYMLINK_NOFOLLOW))
+		if (fstatat(s->slot.fd, out->entry, &st, AT_SYMLINK_NOFOLLOW))
 			return errno == ENOENT ? 0 : -errno;
 		out->type = (unsigned char)IFTODT(st.st_mode);
 	}
 	return 1;
 }
 
-int dir_stream_next(struct dir_stream *s, const struct name_keys *names, int64_t pos, struct dir_item *out)
+static int stream_next(struct dir_stream *s, const struct name_keys *names, int64_t pos, struct dir_item *out)
 {
 	int r = stream_place(s, pos);
 
@@ -150,5 +185,20 @@ int dir_stream_next(struct dir_stream *s, const struct name_keys *names, int64_t
 	}
 	if (r < 0)
 		s->placed = false;
+	return r;
+}
+
+int dir_stream_next(struct dir_stream *s, const struct dir *d, int64_t pos, struct dir_item *out)
+{
+	int r;
+
+	s->from = d->fd;
+	r = fdslot_hold(&s->slot);
+	if (r < 0)
+		return r;
+	r = stream_next(s, d->names, pos, out);
+	fdslot_release(&s->slot);
+	if (r <= 0)
+		drop_buffer(s);
 	return r;
 }

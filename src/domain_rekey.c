@@ -282,3 +282,14 @@ int domain_peek(const struct domain *d, int fd, struct header_ident *ident, stru
 		*slot = other;
 	return 0;
 }
+
+int domain_peek_loaded(const struct domain *d, struct file *f, struct header_ident *ident, struct header_slot *slot)
+{
+	int fd = file_hold(f), r;
+
+	if (fd < 0)
+		return fd;
+	r = domain_peek(d, fd, ident, slot);
+	file_release(f);
+	return r;
+}

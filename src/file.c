@@ -168,7 +168,7 @@ int file_load(struct file *f, const struct file_key *key, const uint8_t page[sta
 static int load_from_disk(struct file *f, const struct file_key *key)
 {
 	uint8_t page[LAYOUT_PAGE];
-	int rc = file_read_page0(f->fd, page);
+	int rc = file_read_page0(f->slot.fd, page);
 
 	if (rc == -ENODATA)
 		return file_damaged(f, UNIT_ROOT, 0, "it is cut short");
@@ -205,6 +205,51 @@ static void release(struct file *f)
 	free(f);
 }
 
+/* ---- the descriptor, which comes and goes when there are many */
+
+static struct file *file_of(struct fdslot *s)
+{
+	return (struct file *)(void *)((char *)s - offsetof(struct file, slot));
+}
+
+static int slot_reopen(struct fdslot *s)
+{
+	const struct file *f = file_of(s);
+
+	return f->params.reopen(f->params.arg, atomic_load(&f->reader));
+}
+
+/* An error of writing is told to whoever flushes a descriptor that was open when it happened: a new one would not hear
+ * of it. */
+static int slot_settle(struct fdslot *s)
+{
+	struct file *f = file_of(s);
+	int rc = atomic_load(&f->unsynced) ? file_sync(f) : 0;
+
+	if (rc != 0)
+		atomic_store(&f->lost, rc);
+	return rc;
+}
+
+static void join_pool(struct file *f)
+{
+	static const struct fdslot_ops ops = { .reopen = slot_reopen, .settle = slot_settle };
+
+	atomic_store(&f->reader, f->params.readonly);
+	if (f->params.reopen)
+		fdslot_open(&f->slot, f->slot.fd, &ops);
+}
+
+int file_hold(struct file *f)
+{
+	return fdslot_hold(&f->slot);
+}
+
+void file_release(struct file *f)
+{
+	fdslot_release(&f->slot);
+}
+
 static int file_make(struct file **out, int fd, const struct file_params *params)
 {
 	struct file *f = file_io->alloc(sizeof(*f));
@@ -215,7 +260,7 @@ static int file_make(struct file **out, int fd, const struct file_params *params
 		return -ENOMEM;
 	TAILQ_INIT(&f->clean);
 	TAILQ_INIT(&f->busy);
-	f->fd = fd;
+	f->slot.fd = fd;
 	f->params = *params;
 	f->root = file_root_new();
 	rc = f->root ? file_io->stat(fd, &st) : -ENOMEM;
@@ -240,12 +285,14 @@ int file_new(struct file **out, int fd, const uint8_t page[static LAYOUT_PAGE], 
 		return rc;
 	rc = file_load(f, key, page);
 	if (rc != 0) {
-		f->fd = -1;
+		f->slot.fd = -1;
 		file_close(f);
 		return rc;
 	}
 	f->fresh = f->begun = f->checked = true;
+	f->unsynced = true; /* the page */
 	file_publish(f);
+	join_pool(f);
 	*out = f;
 	return 0;
 }
@@ -284,10 +331,11 @@ static int open_state(struct file **out, int fd, const struct file_key *key, con
 		}
 	}
 	if (rc != 0) {
-		f->fd = -1;
+		f->slot.fd = -1;
 		file_close(f);
 		return rc;
 	}
+	join_pool(f);
 	*out = f;
 	return 0;
 }
@@ -307,18 +355,22 @@ int file_open_mending(struct file **out, int fd, const struct file_key *key, con
 int file_make_writable(struct file *f, int fd)
 {
 	uint64_t hint;
-	int rc;
+	int rc = file_hold(f);
 
+	if (rc < 0)
+		return rc;
 	(void)pthread_rwlock_wrlock(&f->content);
-	rc = dup3(fd, f->fd, O_CLOEXEC) < 0 ? -errno : 0;
+	rc = dup3(fd, f->slot.fd, O_CLOEXEC) < 0 ? -errno : 0;
 	if (rc == 0 && f->params.readonly) {
 		f->params.readonly = false;
+		atomic_store(&f->reader, false);
 		hint = layout_hint(f->size, f->inlined);
 		f->want_hint = f->want_hint || f->st_size != hint;
 		f->repair = f->st_size / LAYOUT_PAGE > hint / LAYOUT_PAGE;
 		file_publish(f);
 	}
 	(void)pthread_rwlock_unlock(&f->content);
+	file_release(f);
 	return rc;
 }
 
@@ -326,16 +378,11 @@ void file_close(struct file *f)
 {
 	if (!f)
 		return;
+	CLEANUP_FD int fd = fdslot_take(&f->slot);
+
 	(void)pthread_rwlock_destroy(&f->content);
 	(void)pthread_mutex_destroy(&f->cache);
-	if (f->fd >= 0)
-		(void)close(f->fd);
 	release(f);
-}
-
-int file_fd(const struct file *f)
-{
-	return f->fd;
 }
 
 const struct header_ident *file_ident(const struct file *f)
@@ -376,15 +423,21 @@ bool file_fresh(const struct file *f)
 static int lock_for(struct file *f, const struct file_key *key, int type)
 {
 	uint64_t since = f->params.shared ? file_io->now_us() : 0;
-	int rc = 0;
+	int rc = file_hold(f);
 
+	if (rc < 0)
+		return rc;
 	(void)pthread_rwlock_wrlock(&f->content);
+	file_note_lost(f);
+	rc = 0;
 	if (f->params.shared)
 		rc = file_section_begin(f, key, type, since);
 	else if (!f->loaded)
 		rc = load_from_disk(f, key);
-	if (rc != 0)
+	if (rc != 0) {
 		(void)pthread_rwlock_unlock(&f->content);
+		file_release(f);
+	}
 	return rc;
 }
 
@@ -409,7 +462,7 @@ int file_lock_quiet(struct file *f, const struct file_key *key)
 
 void file_unlock(struct file *f)
 {
-	int rc = f->times_saved ? file_io->set_mtime(f->fd, &f->mtime) : 0;
+	int rc = f->times_saved ? file_io->set_mtime(f->slot.fd, &f->mtime) : 0;
 
 	if (rc != 0)
 		log_warn("cannot put back the modification time of a backing file: %s", strerror(-rc));
@@ -419,15 +472,19 @@ void file_unlock(struct file *f)
 	file_trim(f);
 	file_publish(f);
 	(void)pthread_rwlock_unlock(&f->content);
+	file_release(f);
 }
 
 int file_set_times(struct file *f, const struct timespec times[2])
 {
-	int rc;
+	int rc = file_hold(f);
 
+	if (rc < 0)
+		return rc;
 	(void)pthread_rwlock_wrlock(&f->content);
-	rc = futimens(f->fd, times) == 0 ? 0 : -errno;
+	rc = futimens(f->slot.fd, times) == 0 ? 0 : -errno;
 	(void)pthread_rwlock_unlock(&f->content);
+	file_release(f);
 	return rc;
 }
 

@@ -157,6 +157,14 @@ static int flush_result(struct file *f, int rc)
 	return rc;
 }
 
+void file_note_lost(struct file *f)
+{
+	int rc = atomic_exchange_explicit(&f->lost, 0, memory_order_relaxed);
+
+	if (rc != 0 && f->failed == 0)
+		(void)flush_result(f, rc);
+}
+
 int file_flush_now(struct file *f, const struct file_key *key)
 {
 	struct file_mark mark;
@@ -166,7 +174,7 @@ int file_flush_now(struct file *f, const struct file_key *key)
 		return rc;
 	f->fresh = false;
 	mark = file_mark_now(f);
-	rc = flush_result(f, file_io->sync(f->fd));
+	rc = flush_result(f, file_sync(f));
 	return rc == 0 ? file_settle(f, key, &mark) : rc;
 }
 
@@ -235,8 +243,10 @@ static int flush_aside(struct file *f, const struct file_key *key)
 
 	f->fresh = false;
 	mark = file_mark_now(f);
+	rc = file_hold(f);
 	file_unlock(f);
-	rc = file_io->sync(f->fd);
+	if (rc >= 0)
+		rc = file_sync(f);
 	(void)pthread_rwlock_wrlock(&f->content);
 	f->keep_times = true;
 	rc = flush_result(f, rc);
@@ -308,7 +318,7 @@ int file_promote_end(struct file *f, const struct file_key *key, uint64_t mark, 
 	rc = f->failed;
 	/* a syncfs may have failed for another file's sake; our own flush tells */
 	if (rc == 0 && !durable)
-		rc = flush_result(f, file_io->sync(f->fd));
+		rc = flush_result(f, file_sync(f));
 	if (rc == 0 && f->promotion.no == mark)
 		rc = file_settle(f, key, &f->promotion);
 	file_unlock(f);

@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 
+#include "fdpool.h"
 #include "file.h"
 
 #define FILE_B (1ull << 18) /* section 5.1 */
@@ -88,7 +89,10 @@ struct file_mark {
 enum file_drop { DROP_NONE, DROP_LISTED /* before T2 */, DROP_REMOVED /* before T3 */ };
 
 struct file {
-	int fd;
+	struct fdslot slot;   /* held by whoever holds a content lock, and by others while they use its descriptor */
+	atomic_bool unsynced; /* written since the last flush of the backing file */
+	_Atomic int lost;     /* a flush failed before the descriptor was to be closed: f->failed soon */
+	atomic_bool reader;   /* params.readonly, for those who open it again */
 	struct file_params params;
 	struct header_ident ident;
 	pthread_rwlock_t content; /* guards all below; readers share */
@@ -181,6 +185,8 @@ static inline bool file_tentative(const struct file *f)
 }
 
 /* ---- file_io.c ---- */
+/* fdatasync(2) of the backing file. Held; no lock needed. */
+MUST_CHECK int file_sync(struct file *);
 /* Page-aligned, FILE_BUFFER pages, of this thread, until its next use; NULL: no memory. For
  * ciphertext only. */
 uint8_t *file_buffer(void);
@@ -303,6 +309,8 @@ struct file_scan {
 MUST_CHECK int file_scan(struct file_scan *);
 
 /* ---- file_commit.c ---- */
+/* Exclusive lock held: takes in what was found out without it. */
+void file_note_lost(struct file *);
 /* Makes room for n more versions (section 5.1); may write page 0 and flush. */
 MUST_CHECK int file_budget(struct file *, const struct file_key *, uint64_t n);
 /* A version; after file_budget(). */

@@ -128,25 +128,32 @@ uint8_t *file_buffer(void)
 	return mine;
 }
 
-ssize_t file_pread(struct file *f, void *buf, size_t n, uint64_t page)
+int file_sync(struct file *f)
 {
-	return file_io->read(f->fd, buf, n, page * LAYOUT_PAGE);
+	int rc;
+
+	atomic_store(&f->unsynced, false);
+	rc = file_io->sync(f->slot.fd);
+	if (rc != 0)
+		atomic_store(&f->unsynced, true);
+	return rc;
 }
 
 ssize_t file_preadv(struct file *f, struct iovec *iov, int cnt, uint64_t page)
 {
-	return file_io->readv(f->fd, iov, cnt, page * LAYOUT_PAGE);
+	return file_io->readv(f->slot.fd, iov, cnt, page * LAYOUT_PAGE);
 }
 
-/* Before the first change of quiet work: the time to put back. */
+/* Before a change. For the first one of quiet work: the time to put back. */
 static int keep_mtime(struct file *f)
 {
 	struct stat st;
 	int rc;
 
+	atomic_store_explicit(&f->unsynced, true, memory_order_relaxed);
 	if (!f->keep_times || f->times_saved)
 		return 0;
-	rc = file_io->stat(f->fd, &st);
+	rc = file_io->stat(f->slot.fd, &st);
 	if (rc != 0)
 		return rc;
 	f->mtime = st.st_mtim;
@@ -159,7 +166,7 @@ static void relearn_length(struct file *f)
 {
 	struct stat st;
 
-	if (file_io->stat(f->fd, &st) == 0)
+	if (file_io->stat(f->slot.fd, &st) == 0)
 		f->st_size = (uint64_t)st.st_size;
 }
 
@@ -170,7 +177,7 @@ int file_pwrite(struct file *f, const void *buf, size_t pages, uint64_t page)
 
 	if (rc != 0)
 		return rc;
-	rc = file_io->write(f->fd, buf, pages * LAYOUT_PAGE, off);
+	rc = file_io->write(f->slot.fd, buf, pages * LAYOUT_PAGE, off);
 	if (rc != 0)
 		relearn_length(f);
 	else if (end > f->st_size)
@@ -183,7 +190,7 @@ int file_pwrite_slot(struct file *f, const uint8_t page[static LAYOUT_PAGE], int
 	size_t at = HEADER_SLOT_AT(which);
 	int rc = keep_mtime(f);
 
-	return rc == 0 ? file_io->write(f->fd, page + at, HEADER_SLOT_BYTES, at) : rc;
+	return rc == 0 ? file_io->write(f->slot.fd, page + at, HEADER_SLOT_BYTES, at) : rc;
 }
 
 int file_set_length(struct file *f, uint64_t size)
@@ -191,7 +198,7 @@ int file_set_length(struct file *f, uint64_t size)
 	int rc = keep_mtime(f);
 
 	if (rc == 0)
-		rc = file_io->truncate(f->fd, size);
+		rc = file_io->truncate(f->slot.fd, size);
 	if (rc == 0)
 		f->st_size = size;
 	return rc;
@@ -212,7 +219,7 @@ int file_secure_backing(struct file *f, uint64_t page)
 {
 	int rc = keep_mtime(f); /* the backing takes this for a change, too */
 
-	return rc == 0 ? file_io->allocate(f->fd, FALLOC_FL_KEEP_SIZE, page * LAYOUT_PAGE, LAYOUT_PAGE) : rc;
+	return rc == 0 ? file_io->allocate(f->slot.fd, FALLOC_FL_KEEP_SIZE, page * LAYOUT_PAGE, LAYOUT_PAGE) : rc;
 }
 
 int file_punch_backing(struct file *f, uint64_t page, uint64_t pages)
@@ -221,13 +228,13 @@ int file_punch_backing(struct file *f, uint64_t page, uint64_t pages)
 
 	if (rc == 0)
 		rc = file_io->allocate(
-		    f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, page * LAYOUT_PAGE, pages * LAYOUT_PAGE);
+		    f->slot.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, page * LAYOUT_PAGE, pages * LAYOUT_PAGE);
 	return rc == -EOPNOTSUPP ? zero_backing(f, page, pages) : rc;
 }
 
 uint64_t file_next_backed(struct file *f, uint64_t page)
 {
-	int64_t at = file_io->seek_data(f->fd, page * LAYOUT_PAGE);
+	int64_t at = file_io->seek_data(f->slot.fd, page * LAYOUT_PAGE);
 
 	if (at == -ENXIO)
 		return UINT64_MAX;

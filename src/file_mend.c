@@ -29,7 +29,7 @@ static int mend(struct file *f, const struct file_key *key, struct file_scan *s)
 	int rc = f->root_lost && !s->may(s->arg, UNIT_ROOT, 0) ? -EIO : 0;
 
 	if (rc == 0 && s->write)
-		rc = file_io->sync(f->fd);
+		rc = file_sync(f);
 	if (rc == 0)
 		rc = file_lock_quiet(f, key);
 	if (rc != 0)
@@ -41,7 +41,7 @@ static int mend(struct file *f, const struct file_key *key, struct file_scan *s)
 	if (rc == 0 && s->write)
 		rc = settle(f, key);
 	/* the hint and the last records are not durable yet */
-	return rc == 0 && s->write ? file_io->sync(f->fd) : rc;
+	return rc == 0 && s->write ? file_sync(f) : rc;
 }
 
 int file_mend(

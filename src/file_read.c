@@ -240,12 +240,15 @@ static int read_pages(struct file *f, const struct file_key *key, const struct r
 int file_lock_shared(struct file *f, const struct file_key *key)
 {
 	for (;;) {
-		int rc;
+		int rc = file_hold(f);
 
+		if (rc < 0)
+			return rc;
 		(void)pthread_rwlock_rdlock(&f->content);
 		if (f->loaded)
 			return 0;
 		(void)pthread_rwlock_unlock(&f->content);
+		file_release(f);
 		rc = file_lock_reading(f, key);
 		if (rc != 0)
 			return rc;
@@ -256,6 +259,7 @@ int file_lock_shared(struct file *f, const struct file_key *key)
 void file_unlock_shared(struct file *f)
 {
 	(void)pthread_rwlock_unlock(&f->content);
+	file_release(f);
 }
 
 /* At most n bytes into r, whose end moves. */

@@ -73,7 +73,7 @@ static int take(struct file *f, int type, uint64_t since)
 
 	be_polite(f, begun);
 	for (;;) {
-		rc = file_io->lock(f->fd, type);
+		rc = file_io->lock(f->slot.fd, type);
 		if (rc != -EAGAIN)
 			break;
 		if (in_vain(f, begun, since))
@@ -89,7 +89,7 @@ static int take(struct file *f, int type, uint64_t since)
 
 void file_section_unlock(struct file *f)
 {
-	int rc = file_io->lock(f->fd, F_UNLCK);
+	int rc = file_io->lock(f->slot.fd, F_UNLCK);
 
 	if (rc != 0)
 		(void)!not_locked(f, strerror(-rc)); /* and so it stays, until the descriptor goes */
@@ -140,12 +140,12 @@ static enum change changed(const struct file *f, const uint8_t page[static LAYOU
 static int read_again(struct file *f, uint8_t page[static LAYOUT_PAGE])
 {
 	struct stat st;
-	int rc = file_read_page0(f->fd, page);
+	int rc = file_read_page0(f->slot.fd, page);
 
 	if (rc == -ENODATA)
 		return file_damaged(f, UNIT_ROOT, 0, "it is cut short");
 	if (rc == 0)
-		rc = file_io->stat(f->fd, &st);
+		rc = file_io->stat(f->slot.fd, &st);
 	if (rc == 0)
 		f->st_size = (uint64_t)st.st_size;
 	return rc;
@@ -257,8 +257,11 @@ int file_promote_shared(struct file *f, const struct file_key *key)
 
 int file_fsync_shared(struct file *f)
 {
-	int rc = file_io->sync(f->fd);
+	int rc = file_hold(f);
 
+	if (rc < 0)
+		return rc;
+	rc = file_sync(f);
 	(void)pthread_rwlock_wrlock(&f->content);
 	if (rc == 0)
 		f->fresh = false;
@@ -266,6 +269,7 @@ int file_fsync_shared(struct file *f)
 		forget(f);
 	file_publish(f);
 	(void)pthread_rwlock_unlock(&f->content);
+	file_release(f);
 	return rc;
 }
 
@@ -274,7 +278,7 @@ int file_fsync_shared(struct file *f)
 int file_still_current(const struct file *f)
 {
 	uint8_t page[LAYOUT_PAGE];
-	int rc = file_read_page0(f->fd, page);
+	int rc = file_read_page0(f->slot.fd, page);
 
 	if (rc != 0)
 		return rc;

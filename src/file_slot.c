@@ -44,12 +44,15 @@ static int exchange(struct file *f, uint32_t seq, const struct header_slot *fres
 static int change(struct file *f, uint32_t seq, const struct header_slot *fresh)
 {
 	uint64_t since = f->params.shared ? file_io->now_us() : 0;
-	int rc;
+	int rc = file_hold(f);
 
+	if (rc < 0)
+		return rc;
 	(void)pthread_rwlock_wrlock(&f->content);
 	rc = f->params.shared ? file_section_begin_keyless(f, since) : 0;
 	if (rc != 0) {
 		(void)pthread_rwlock_unlock(&f->content);
+		file_release(f);
 		return rc;
 	}
 	f->keep_times = true;

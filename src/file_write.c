@@ -365,7 +365,7 @@ static int flip_data(struct file *f, const struct file_key *key, const uint8_t o
 	if (rc == 0)
 		rc = file_pwrite(f, page, 1, layout_phys(UNIT_DATA, 0));
 	if (rc == 0 && !f->fresh) {
-		rc = f->failed ? f->failed : file_io->sync(f->fd);
+		rc = f->failed ? f->failed : file_sync(f);
 		f->failed = rc;
 	}
 	if (rc != 0)

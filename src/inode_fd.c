@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 
+#include "fdpool.h"
 #include "inode_internal.h"
 #include "log.h"
 
@@ -111,8 +112,10 @@ void inode_removed(struct inode *i, int *fd)
 	int none = -1;
 
 	atomic_store(&i->removed, true);
-	if (*fd >= 0 && atomic_compare_exchange_strong(&i->held, &none, *fd))
+	if (*fd >= 0 && atomic_compare_exchange_strong(&i->held, &none, *fd)) {
 		*fd = -1;
+		fdpool_lend(1);
+	}
 	cleanup_fd(fd);
 	*fd = -1;
 }
@@ -121,6 +124,8 @@ void identity_drop(struct inode *i)
 {
 	int held = atomic_exchange(&i->held, -1);
 
+	if (held >= 0)
+		fdpool_lend(-1);
 	cleanup_fd(&held);
 	if (!i->handle_len)
 		cleanup_fd(&i->id.fd);
@@ -187,6 +192,8 @@ static int open_privileged(const struct inode_table *t, struct inode *i, int fla
 {
 	int fd = open_identity(t, i, flags);
 
+	if ((fd == -EMFILE || fd == -ENFILE) && fdpool_shed())
+		fd = open_identity(t, i, flags);
 	if (fd == -EPERM && flags & O_NOATIME)
 		fd = open_identity(t, i, flags & ~O_NOATIME);
 	if (fd == -EACCES && geteuid())

@@ -67,7 +67,7 @@ int keywait_enter(
 	return r;
 }
 
-int keywait_enter_file(struct domain *d, const struct file *f, struct lease_key **key)
+int keywait_enter_file(struct domain *d, struct file *f, struct lease_key **key)
 {
 	struct header_ident ident;
 	struct header_slot slot;
@@ -75,7 +75,7 @@ int keywait_enter_file(struct domain *d, const struct file *f, struct lease_key 
 
 	if (r != -EAGAIN)
 		return r;
-	if (domain_peek(d, file_fd(f), &ident, &slot))
+	if (domain_peek_loaded(d, f, &ident, &slot))
 		return -EIO;
 	return keywait_enter(d, &ident, &slot, key);
 }

@@ -12,6 +12,7 @@
 #include "bytes.h"
 #include "config.h"
 #include "exitcode.h"
+#include "fdpool.h"
 #include "fs.h"
 #include "fuseio.h"
 #include "io.h"
@@ -28,6 +29,8 @@
 
 /* How long a mount waits for the lock of a store that is mounted no more. */
 #define PREDECESSOR_MS 10000u
+/* Descriptors of directories that are kept at most, however many are allowed. */
+#define FDS_MOST 65536u
 
 int main_fail(int code, const char *what, const char *hint)
 {
@@ -45,8 +48,9 @@ int main_fail_errno(const char *what, int err)
 	return main_fail(EXIT_FAILED, text, NULL);
 }
 
-/* As many descriptors as allowed: open files and directories each want one. */
-static size_t raise_nofile(void)
+/* As many descriptors as allowed. Open files and directories want one each and make do with half of them, the table of
+ * directories with a quarter, which this returns; the rest is for sockets, and for work under way. */
+static size_t raise_nofile(bool shared)
 {
 	struct rlimit lim;
 
@@ -55,7 +59,11 @@ static size_t raise_nofile(void)
 	lim.rlim_cur = lim.rlim_max;
 	(void)setrlimit(RLIMIT_NOFILE, &lim);
 	(void)getrlimit(RLIMIT_NOFILE, &lim);
-	return lim.rlim_cur / 4 > 65536 ? 65536 : lim.rlim_cur / 4;
+	if (lim.rlim_cur > 4 * FDS_MOST)
+		lim.rlim_cur = 4 * FDS_MOST;
+	/* The locks of applications take a quarter, too. */
+	fdpool_limit(shared ? lim.rlim_cur / 4 : lim.rlim_cur / 2);
+	return lim.rlim_cur / 4;
 }
 
 /* umount(8) comes back before the daemon it ends has flushed everything: whoever mounts again at once need not know.
@@ -171,7 +179,7 @@ static int authenticate(struct daemon *d)
 static int open_fs(struct daemon *d)
 {
 	struct inode_params ip = { .root_fd = d->store.fd,
-		.max_fds = raise_nofile(),
+		.max_fds = raise_nofile(d->config.mount.shared),
 		.shared = d->config.mount.shared };
 	struct fs *fs = &d->fs;
 	int r = inode_table_open(&fs->inodes, &ip);

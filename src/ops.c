@@ -218,7 +218,7 @@ int task_key_for(struct task *t, const struct header_ident *ident, const struct 
 	return 0;
 }
 
-int task_key(struct task *t, const struct file *f, struct file_key *fk)
+int task_key(struct task *t, struct file *f, struct file_key *fk)
 {
 	struct header_ident ident;
 	struct header_slot slot;
@@ -227,7 +227,7 @@ int task_key(struct task *t, const struct file *f, struct file_key *fk)
 
 	if (r != -EAGAIN)
 		return r;
-	r = domain_peek(t->domain, file_fd(f), &ident, &slot);
+	r = domain_peek_loaded(t->domain, f, &ident, &slot);
 	if (r || memcmp(ident.file, file_ident(f)->file, sizeof(ident.file)) != 0)
 		return -EIO;
 	return task_key_for(t, &ident, &slot, fk);

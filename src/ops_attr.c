@@ -43,6 +43,20 @@ static int told_size(struct fs *fs, struct inode *inode, struct stat *st)
 	return 0;
 }
 
+static int attr_loaded(struct fs *fs, struct file *f, struct stat *st)
+{
+	int fd = file_hold(f), r;
+
+	if (fd < 0)
+		return fd;
+	r = fstat(fd, st) ? -errno : 0;
+	/* Others may have changed it since. */
+	st->st_size = (off_t)(fs->params.shared && !r ? state_told_size(fs, fd, -1, NULL, st) : file_size(f));
+	st->st_blksize = LAYOUT_PAGE;
+	file_release(f);
+	return r;
+}
+
 /* Attributes as users see them. A loaded file has a descriptor at hand and knows its size; for others fd serves
  * (O_PATH, may be -1). */
 static int attr_get(struct fs *fs, struct inode *inode, int fd, struct stat *st)
@@ -52,13 +66,8 @@ static int attr_get(struct fs *fs, struct inode *inode, int fd, struct stat *st)
 	pthread_mutex_lock(&inode->lock);
 	bool loaded = inode->file != NULL;
 
-	if (loaded) {
-		r = fstat(file_fd(inode->file), st) ? -errno : 0;
-		/* Others may have changed it since. */
-		st->st_size = (off_t)(fs->params.shared && !r ? state_told_size(fs, file_fd(inode->file), -1, NULL, st)
-		                                              : file_size(inode->file));
-		st->st_blksize = LAYOUT_PAGE;
-	}
+	if (loaded)
+		r = attr_loaded(fs, inode->file, st);
 	pthread_mutex_unlock(&inode->lock);
 	if (loaded)
 		return r;
@@ -258,9 +267,15 @@ static int kill_bits(const struct task *t, int fd)
 
 int fs_drop_privileges(struct task *t, struct inode *inode, struct file *f)
 {
-	int r = t->kill ? kill_bits(t, file_fd(f)) : 0;
+	int fd = file_hold(f), r;
 
-	return r ? r : fs_drop_capability(t->fs, inode, file_fd(f));
+	if (fd < 0)
+		return fd;
+	r = t->kill ? kill_bits(t, fd) : 0;
+	if (!r)
+		r = fs_drop_capability(t->fs, inode, fd);
+	file_release(f);
+	return r;
 }
 
 /* Sets the size first: it alone can ask for a key, and nothing may have happened before that. */
@@ -327,7 +342,11 @@ static int set_attributes(struct task *t, struct inode *inode)
 		return r;
 	f = state_pin_loaded(inode);
 	if (f) { /* its descriptor saves finding the file again */
-		r = set_others(t, inode, file_fd(f));
+		r = file_hold(f);
+		if (r >= 0) {
+			r = set_others(t, inode, r);
+			file_release(f);
+		}
 		state_unpin(fs, inode);
 		return r;
 	}

@@ -71,6 +71,12 @@ void fs_describe(void *arg, char *out, size_t size)
 		(void)snprintf(out, size, "'%s' (in the store '%s')", tail(plain), tail(backing));
 }
 
+/* A state whose descriptor was closed because there were too many. */
+int fs_reopen(void *inode, bool readonly)
+{
+	return inode_open(mounted->inodes, inode, readonly ? O_RDONLY : O_RDWR);
+}
+
 bool fs_withdrawn(void *inode)
 {
 	return mounted && !domain_is_open(domain_of_inode(mounted, inode));

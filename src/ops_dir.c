@@ -173,7 +173,7 @@ static int fill_items(struct fill *f, struct dir_stream *stream, off_t pos)
 	if (pos == AFTER_DOTDOT)
 		pos = 0;
 	for (;;) {
-		r = dir_stream_next(stream, f->dir->dir.names, pos, &item);
+		r = dir_stream_next(stream, &f->dir->dir, pos, &item);
 		if (r <= 0)
 			break;
 		if (f->plus ? !fill_plus(f, &item) : !fill_plain(f, &item))

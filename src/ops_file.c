@@ -69,6 +69,7 @@ static int create_reply_open(struct task *t, struct birth *b)
 		.shared = fs->params.shared,
 		.describe = fs_describe,
 		.withdrawn = fs_withdrawn,
+		.reopen = fs_reopen,
 		.arg = b->inode };
 	struct handle *h = handle_new(b->inode, t->fi.flags);
 	struct file *f = NULL;
@@ -332,7 +333,7 @@ static uint8_t *scratch_get(size_t size)
 
 /* The daemon's own reading leaves the backing's atime alone; the first read through a handle moves it the way the
  * backing's mount options say, by being one. */
-static void touch(const struct fs *fs, struct handle *h, int fd)
+static void touch_by(const struct fs *fs, struct handle *h, int fd)
 {
 	char c;
 	int flags;
@@ -345,6 +346,16 @@ static void touch(const struct fs *fs, struct handle *h, int fd)
 		return;
 	if (pread(fd, &c, 1, 0) < 0 || fcntl(fd, F_SETFL, flags))
 		log_debug("cannot move an access time");
+}
+
+static void touch(const struct fs *fs, struct handle *h, struct file *f)
+{
+	int fd = file_hold(f);
+
+	if (fd < 0)
+		return;
+	touch_by(fs, h, fd);
+	file_release(f);
 }
 
 static int run_read(struct task *t)
@@ -371,7 +382,7 @@ static int run_read(struct task *t)
 		return r;
 	}
 	if (n > 0 && !atomic_load_explicit(&t->handle->touched, memory_order_relaxed))
-		touch(t->fs, t->handle, file_fd(f));
+		touch(t->fs, t->handle, f);
 	(void)fuse_reply_buf(t->req, (const char *)buf, (size_t)n);
 	if (!room)
 		explicit_bzero(buf, (size_t)n);

@@ -79,13 +79,17 @@ static bool look_at(void *arg, struct inode *inode)
 	struct file *f;
 	struct stat st;
 	bool found;
+	int fd;
 
 	if (inode->nodeid < s->from || atomic_load(&inode->domain) != s->domain->index)
 		return true;
 	f = state_pin_loaded(inode);
 	if (!f)
 		return true;
-	found = fstat(file_fd(f), &st) == 0 && st.st_nlink == 0 && reslot_read(file_fd(f), &o.view) == 0;
+	fd = file_hold(f);
+	found = fd >= 0 && fstat(fd, &st) == 0 && st.st_nlink == 0 && reslot_read(fd, &o.view) == 0;
+	if (fd >= 0)
+		file_release(f);
 	state_unpin(s->domain->fs, inode);
 	return !found || s->fn(s->arg, &o);
 }

@@ -149,11 +149,16 @@ static struct file *detach(struct fs *fs, struct inode *inode)
 	return f;
 }
 
-bool state_gone(const struct file *f)
+bool state_gone(struct file *f)
 {
 	struct stat st;
+	int fd = file_hold(f), r;
 
-	return fstat(file_fd(f), &st) ? errno == ESTALE || errno == ENOENT : st.st_nlink == 0;
+	if (fd < 0)
+		return fd == -ESTALE;
+	r = fstat(fd, &st) ? -errno : 0;
+	file_release(f);
+	return r ? r == -ESTALE || r == -ENOENT : st.st_nlink == 0;
 }
 
 void state_settle(struct fs *fs, struct inode *inode)
@@ -214,6 +219,7 @@ static int load_locked(struct fs *fs, struct inode *inode, int *fd, bool readonl
 		.shared = fs->params.shared,
 		.describe = fs_describe,
 		.withdrawn = fs_withdrawn,
+		.reopen = fs_reopen,
 		.arg = inode,
 	};
 	struct file *f = NULL;

@@ -38,7 +38,7 @@ static bool wanted(const struct file *f)
 }
 
 /* 0: the file's key is at hand, 1: it was asked for, or -errno. */
-static int ask_ahead(struct domain *d, const struct file *f)
+static int ask_ahead(struct domain *d, struct file *f)
 {
 	struct header_ident ident;
 	struct header_slot slot;
@@ -49,7 +49,7 @@ static int ask_ahead(struct domain *d, const struct file *f)
 		keywait_leave(d, key);
 	if (r != -EAGAIN)
 		return r;
-	if (domain_peek(d, file_fd(f), &ident, &slot))
+	if (domain_peek_loaded(d, f, &ident, &slot))
 		return -EIO;
 	if (slot.wrap == HEADER_WRAP_DOMAIN)
 		return 0;
@@ -62,13 +62,13 @@ static int ask_ahead(struct domain *d, const struct file *f)
 }
 
 /* What is cached, or unwrapped without the KMS. */
-static int enter_nested(struct domain *d, const struct file *f, struct lease_key **key)
+static int enter_nested(struct domain *d, struct file *f, struct lease_key **key)
 {
 	struct header_ident ident;
 	struct header_slot slot;
 	int r = keywait_enter(d, file_ident(f), NULL, key);
 
-	if (r != -EAGAIN || domain_peek(d, file_fd(f), &ident, &slot))
+	if (r != -EAGAIN || domain_peek_loaded(d, f, &ident, &slot))
 		return r;
 	return slot.wrap == HEADER_WRAP_DOMAIN ? keywait_enter(d, &ident, &slot, key) : r;
 }

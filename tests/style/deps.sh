@@ -21,7 +21,7 @@ function may(header, files) { allowed[header] = "^(" files ")$" }
 
 BEGIN {
 	# base, format (pure), keys, files, FUSE, configuration and control, programs
-	place(0, "cleanup bytes io log secret jsonio exitcode histogram")
+	place(0, "cleanup bytes io log secret jsonio exitcode histogram fdpool")
 	place(1, "layout context hmac kdf block header name descriptor acl keyage job")
 	place(2, "sigv4 http awsclock stsxml awscred kms seal audit lease")
 	place(3, "dir store file inode xattr newborn reslot")

@@ -500,6 +500,15 @@ UNUSED static int sim_open(struct file **f, bool strict)
 }
 
 /* As the syncer does. Returns rounds taken, -1 when it does not come to an end. */
+/* Of a file that nobody takes it from. */
+UNUSED static int fd_of(struct file *f)
+{
+	int fd = file_hold(f);
+
+	file_release(f);
+	return fd;
+}
+
 UNUSED static int promote(struct file *f)
 {
 	uint64_t mark;
@@ -507,7 +516,7 @@ UNUSED static int promote(struct file *f)
 	for (int round = 0; round < 9; round++) {
 		if (!file_pending(f))
 			return round;
-		if (file_promote_begin(f, &test_key, &mark) != 0 || file_io->sync(file_fd(f)) != 0 ||
+		if (file_promote_begin(f, &test_key, &mark) != 0 || file_io->sync(fd_of(f)) != 0 ||
 		    file_promote_end(f, &test_key, mark, true) != 0)
 			return -1;
 	}

@@ -57,7 +57,7 @@ static void every_byte_in_names(void **state)
 		assert_int_equal(backing_create(&bk.root, name), c == '/' ? -EINVAL : 0);
 	}
 	assert_int_equal(dir_stream_open(&s, &bk.root), 0);
-	while ((r = dir_stream_next(s, bk.names, pos, &item)) == 1) {
+	while ((r = dir_stream_next(s, &bk.root, pos, &item)) == 1) {
 		assert_int_equal(item.len, 2);
 		assert_int_equal(item.name[1], 'n');
 		seen[(uint8_t)item.name[0]] = true;
@@ -313,7 +313,7 @@ static void long_links_are_checked(void **state)
 			assert_int_equal(symlinkat("BLadSzQVlqxFET_J0BKksJB7se-wXYxA__eV4NaywUE", bk.fd, link), 0);
 		assert_int_equal(backing_exists(&bk.root, name), -ENOENT);
 		assert_int_equal(dir_stream_open(&s, &bk.root), 0);
-		assert_int_equal(dir_stream_next(s, bk.names, 0, &item), 0);
+		assert_int_equal(dir_stream_next(s, &bk.root, 0, &item), 0);
 		dir_stream_close(s);
 		/* A second try to make it finds it, and sets the link right. */
 		assert_int_equal(backing_create(&bk.root, name), -EEXIST);
@@ -353,7 +353,7 @@ static void iterate(void **state)
 	}
 	memset(seen, 0, sizeof(seen));
 	assert_int_equal(dir_stream_open(&s, &bk.root), 0);
-	while ((r = dir_stream_next(s, bk.names, pos, &item)) == 1) {
+	while ((r = dir_stream_next(s, &bk.root, pos, &item)) == 1) {
 		struct stat st;
 		int i = atoi(item.name + 6);
 
@@ -372,23 +372,23 @@ static void iterate(void **state)
 	}
 	assert_int_equal(r, 0);
 	assert_int_equal(n, MANY);
-	assert_int_equal(dir_stream_next(s, bk.names, pos, &item), 0);
+	assert_int_equal(dir_stream_next(s, &bk.root, pos, &item), 0);
 	/* Anywhere, in any order; one step back; after a wipe; and from the start. */
 	for (int k = 0; k < 400; k++) {
 		int i = (int)(((unsigned)k * 7919u) % MANY);
 
-		assert_int_equal(dir_stream_next(s, bk.names, before[i], &item), 1);
+		assert_int_equal(dir_stream_next(s, &bk.root, before[i], &item), 1);
 		assert_string_equal(item.name, names[i]);
-		assert_int_equal(dir_stream_next(s, bk.names, before[i], &item), 1);
+		assert_int_equal(dir_stream_next(s, &bk.root, before[i], &item), 1);
 		assert_string_equal(item.name, names[i]);
 		if (k % 8 == 0)
 			dir_stream_wipe(s);
 		if (i + 1 < MANY) {
-			assert_int_equal(dir_stream_next(s, bk.names, item.next, &item), 1);
+			assert_int_equal(dir_stream_next(s, &bk.root, item.next, &item), 1);
 			assert_string_equal(item.name, names[i + 1]);
 		}
 	}
-	assert_int_equal(dir_stream_next(s, bk.names, 0, &item), 1);
+	assert_int_equal(dir_stream_next(s, &bk.root, 0, &item), 1);
 	assert_string_equal(item.name, names[0]);
 	dir_stream_close(s);
 	dir_stream_close(NULL);
@@ -417,7 +417,7 @@ static void iterate_rubbish(void **state)
 	assert_int_equal(backing_create(&bk.root, "good"), 0);
 	assert_int_equal(dir_symlink(&bk.root, lname, 255, "t", 1, &nobody, &st), 0);
 	assert_int_equal(dir_stream_open(&s, &bk.root), 0);
-	while ((r = dir_stream_next(s, bk.names, pos, &item)) == 1) {
+	while ((r = dir_stream_next(s, &bk.root, pos, &item)) == 1) {
 		if (item.len == 255)
 			assert_int_equal(item.type, DT_LNK);
 		assert_string_equal(item.name, item.len == 255 ? lname : "good");
@@ -436,11 +436,11 @@ static void rewind_sees_news(void **state)
 
 	(void)state;
 	assert_int_equal(dir_stream_open(&s, &bk.root), 0);
-	assert_int_equal(dir_stream_next(s, bk.names, 0, &item), 0);
+	assert_int_equal(dir_stream_next(s, &bk.root, 0, &item), 0);
 	assert_int_equal(backing_create(&bk.root, "new"), 0);
-	assert_int_equal(dir_stream_next(s, bk.names, 0, &item), 1);
+	assert_int_equal(dir_stream_next(s, &bk.root, 0, &item), 1);
 	assert_string_equal(item.name, "new");
-	assert_int_equal(dir_stream_next(s, bk.names, item.next, &item), 0);
+	assert_int_equal(dir_stream_next(s, &bk.root, item.next, &item), 0);
 	dir_stream_close(s);
 }
 
@@ -461,7 +461,7 @@ static void names_are_bound(void **state)
 	assert_int_equal(renameat(bk.fd, entry, d.fd, entry), 0);
 	assert_int_equal(backing_exists(&d, "f"), -ENOENT);
 	assert_int_equal(dir_stream_open(&s, &d), 0);
-	assert_int_equal(dir_stream_next(s, bk.names, 0, &item), 0);
+	assert_int_equal(dir_stream_next(s, &d, 0, &item), 0);
 	dir_stream_close(s);
 	(void)close(d.fd);
 }

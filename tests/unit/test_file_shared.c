@@ -422,7 +422,7 @@ static void test_slot_of_another_host(void **state)
 	fresh.provider = 2;
 	assert_int_equal(file_put_slot(b, 1, &fresh), 0);
 	assert_int_equal(do_write(a, 100, 3 * PAGE), 0);
-	assert_int_equal(file_peek(file_fd(a), &ident, &ruling), 0);
+	assert_int_equal(file_peek(fd_of(a), &ident, &ruling), 0);
 	assert_int_equal(ruling.provider, 2);
 	same_as_model(b);
 	fresh.provider = 3;
@@ -430,7 +430,7 @@ static void test_slot_of_another_host(void **state)
 	same_as_model(a);
 	same_as_model(b);
 	assert_int_equal(do_write(b, 0, 10), 0);
-	assert_int_equal(file_peek(file_fd(a), &ident, &ruling), 0);
+	assert_int_equal(file_peek(fd_of(a), &ident, &ruling), 0);
 	assert_int_equal(ruling.provider, 3);
 	file_close(a);
 	file_close(b);

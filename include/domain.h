@@ -42,7 +42,6 @@ struct domain {
 	 * only, and stay open until the mount ends, so whoever loaded one may go on using it. */
 	_Atomic(struct kms *) kms, previous;
 	atomic_bool ready;      /* may be entered: there is a lease, and what it opens was authenticated */
-	atomic_bool drained;    /* this lock's drain invalidated every inode */
 	atomic_uint stragglers; /* passes over the open files still to be made while locked, see purge_again() */
 	atomic_uint opening;    /* counts up each time the domain opens, from 1: inode->lost_in is the one in which a
 	                           loss was counted */

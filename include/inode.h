@@ -129,9 +129,8 @@ void inode_dir_put(struct inode_table *, struct inode_pin *);
 /* No live inode has a higher nodeid; and a shared counter page may be given that is kept equal to it (watchdog). */
 uint64_t inode_top(const struct inode_table *);
 void inode_share_top(struct inode_table *, _Atomic uint64_t *top);
-/* Calls fn for every live or stale inode with a ref held and no lock; fn false stops. opened_first: those with opens >
- * 0 or file != NULL come first. */
-void inode_each(struct inode_table *, bool opened_first, bool (*fn)(void *arg, struct inode *), void *arg);
+/* Calls fn for every live or stale inode with a ref held and no lock; fn false stops. */
+void inode_each(struct inode_table *, bool (*fn)(void *arg, struct inode *), void *arg);
 size_t inode_count(const struct inode_table *);
 
 #endif

@@ -8,6 +8,12 @@
 #include "lease_internal.h"
 #include "log.h"
 
+static void drop_rest(const struct lease *l)
+{
+	if (l->hooks.rest)
+		l->hooks.rest(l->hooks.arg);
+}
+
 /* lock held; given up. The key before is withdrawn, the domain stays open: what that key opened is written back while
  * its keys are at hand, then they go, then the kernel's pages. A lock that begins meanwhile does all that again. */
 static void give_up(struct lease *l)
@@ -21,6 +27,7 @@ static void give_up(struct lease *l)
 	l->hooks.drain(l->hooks.arg);
 	dropped = lease_keys_withdraw(&l->keys, lease_ring(l));
 	l->hooks.purge(l->hooks.arg);
+	drop_rest(l);
 	log_warn(
 	    "files that are only under the key a rotation is leaving give EIO (%u keys dropped): %s", dropped, text);
 	(void)pthread_mutex_lock(&l->lock);
@@ -124,6 +131,7 @@ static void lock_domain(struct lease *l)
 	lease_keys_wipe(&l->keys);
 	block_forget_all();
 	lease_domain_wipe(&l->domain);
+	drop_rest(l);
 	log_warn("locked: %s", reason);
 	tell_changed(l, LEASE_LOCKED, reason);
 	(void)pthread_mutex_lock(&l->lock);

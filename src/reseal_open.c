@@ -98,5 +98,5 @@ void reseal_orphans(struct domain *d, uint64_t from, bool (*fn)(void *arg, const
 {
 	struct search s = { d, from, fn, arg };
 
-	inode_each(d->fs->inodes, false, look_at, &s);
+	inode_each(d->fs->inodes, look_at, &s);
 }

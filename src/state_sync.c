@@ -348,7 +348,7 @@ void states_close(struct fs *fs)
 
 	if (!s)
 		return;
-	inode_each(fs->inodes, true, close_one, fs);
+	inode_each(fs->inodes, close_one, fs);
 	pthread_mutex_destroy(&s->lock);
 	pthread_cond_destroy(&s->wake);
 	free(s);
@@ -401,7 +401,7 @@ unsigned states_flush_cached(struct domain *d)
 {
 	struct sweep sweep = { .fs = d->fs, .domain = d };
 
-	inode_each(d->fs->inodes, true, flush_cached, &sweep);
+	inode_each(d->fs->inodes, flush_cached, &sweep);
 	return sweep.count;
 }
 
@@ -426,6 +426,6 @@ unsigned states_wipe(struct domain *d)
 {
 	struct sweep sweep = { .fs = d->fs, .domain = d };
 
-	inode_each(d->fs->inodes, true, wipe_one, &sweep);
+	inode_each(d->fs->inodes, wipe_one, &sweep);
 	return sweep.count;
 }

@@ -66,10 +66,11 @@ class Tree:
         return int(done.stdout) / 1000 / self.files
 
     def point(self, op, us=None):
-        """Inodes: those of the tree; the root is there before."""
+        """Memory is counted by the inodes there are: others may make the kernel forget some."""
         now = status(self.store.process.pid)
-        inodes = self.files + -(-self.files // self.per_directory)
-        return {"files": self.files, "op": op, "us": us, **now, "bytes_per_inode": (now["rss"] - self.base["rss"]) / inodes}
+        inodes = self.store.store.status()["counters"]["inodes"] - 1
+        each = (now["rss"] - self.base["rss"]) / inodes if inodes > self.files / 2 else None
+        return {"files": self.files, "op": op, "us": us, **now, "inodes": inodes, "bytes_per_inode": each}
 
     def measure(self):
         self.base = status(self.store.process.pid)
@@ -93,8 +94,9 @@ def best(rounds):
 
 def show(points):
     for p in points:
+        each = "-" if p["bytes_per_inode"] is None else f"{p['bytes_per_inode']:.0f}"
         us = f"{p['us']:10.1f}" if p["us"] is not None else "         -"
-        print(f"{p['files']:9} {p['op']:10} {us} {p['rss'] / 2**20:9.1f} {p['fds']:6} {p['bytes_per_inode']:9.0f}",
+        print(f"{p['files']:9} {p['op']:10} {us} {p['rss'] / 2**20:9.1f} {p['fds']:6} {p['inodes']:9} {each:>9}",
               flush=True)
 
 
@@ -104,7 +106,7 @@ def run(args):
     forest = os.path.join(base, "forest")
     store = STORES[args.seal](os.path.join(base, "store"))
     print(f"{args.seal} mode, {args.dir}, {args.per_directory} files in a directory, {args.nofile} descriptors\n"
-          "    files op                us   RSS MiB    fds  B/inode", flush=True)
+          "    files op                us   RSS MiB    fds    inodes   B/inode", flush=True)
     try:
         subprocess.run(["cc", "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-o", forest, os.path.join(HERE, "forest.c")], check=True)
         store.create()

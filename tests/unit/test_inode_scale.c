@@ -136,7 +136,7 @@ static void sparse_walk(void **state)
 		last = appear(i);
 	for (uint64_t id = 2; id < last; id++)
 		inode_forget(table, id, 1);
-	inode_each(table, true, count, &n);
+	inode_each(table, count, &n);
 	assert_int_equal(n, 2);
 	assert_int_equal(inode_top(table), last);
 	inode_forget(table, last, 1);

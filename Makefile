@@ -146,7 +146,7 @@ lint: deps-lint deps-test
 	@$(MAKE) --no-print-directory BUILD=build-analyzer OPT='-O2 -g -fanalyzer $(ANALYZER_OFF)' WERROR=1 all 
 
 # --- trial, bench, installation -------------------------------------------------------------------------------------
-.PHONY: try untry bench bench-plots install deb
+.PHONY: try untry bench bench-plots bench-scale install deb
 try: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@sh tools/try.sh start $(BUILD)
@@ -159,6 +159,11 @@ bench: deps-bench deps-test
 PLOTS ?= $(BUILD)/bench.json
 bench-plots:
 	$(PYTHON) -B tests/bench/plots.py --out docs/bench $(PLOTS)
+
+# What an operation costs as the tree grows, to a million files; some minutes, and 8 GiB of /dev/shm.
+bench-scale: deps deps-test
+	@$(MAKE) --no-print-directory -j$$(nproc) all
+	BUILD=$(abspath $(BUILD)) $(PYTHON) -B tests/bench/scale.py $(BENCH)
 
 # The packages of the last commit, in $(BUILD)/deb; then: apt install ./build/deb/byokfs_*.deb
 deb: deps-deb

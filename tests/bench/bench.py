@@ -19,6 +19,7 @@ import latency
 import peers
 import report
 import runner
+import scale
 import sealing
 import workloads
 from comparison import Comparison
@@ -39,6 +40,9 @@ def chosen(all_names):
 
 
 def arguments():
+    """Without --scale-curve, whose own options come after it."""
+    if "--scale-curve" in sys.argv[1:]:
+        sys.exit(scale.main([a for a in sys.argv[1:] if a != "--scale-curve"]))
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--rounds", type=int, default=3, help="rounds of each workload; the median counts (3)")
     p.add_argument("--scale", type=float, default=1.0, help="size of the work; 0.1 for a quick look (1)")
@@ -54,6 +58,7 @@ def arguments():
     p.add_argument("--sealing", action="store_true", help="only compare byokfs with itself: --seal=file beside --seal=domain")
     p.add_argument("--keep-caches", action="store_true", help="leave the machine's caches alone, so that cold means a fresh mount only")
     p.add_argument("--priority", action="store_true", help="before everybody else on this machine, when others use it too; as root")
+    p.add_argument("--scale-curve", action="store_true", help="only byokfs, on trees of 1,000 to 1,000,000 files; see scale.py --help")
     p.add_argument("--cpu", action="store_true", help="also print the processor time of the daemons")
     p.add_argument("--json", metavar="FILE", default=os.path.join(os.environ["BUILD"], "bench.json"),
                    help="write every sample there (bench.json in the build directory)")

@@ -24,7 +24,7 @@ PATIENCE = 3600
 REPEAT = {1000: 5, 10000: 3}
 
 
-def arguments():
+def arguments(argv):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--files", type=int, default=1000000, help="files of the largest tree (1000000)")
     p.add_argument("--seal", choices=list(STORES), default="domain")
@@ -32,7 +32,8 @@ def arguments():
     p.add_argument("--per-directory", type=int, default=100, help="files in a directory (100)")
     p.add_argument("--nofile", type=int, default=1024, help="descriptors the daemon may have (1024)")
     p.add_argument("--json", metavar="FILE", help="write every point there")
-    return p.parse_args()
+    p.add_argument("--scale-curve", action="store_true", help=argparse.SUPPRESS)
+    return p.parse_args(argv)
 
 
 def status(pid):
@@ -127,8 +128,8 @@ def run(args):
     return {"kind": "scale", "seal": args.seal, "per_directory": args.per_directory, "points": points}
 
 
-def main():
-    args = arguments()
+def main(argv=None):
+    args = arguments(argv)
     try:
         result = run(args)
     except contenders.Broken as e:

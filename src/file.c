@@ -491,11 +491,15 @@ int file_set_times(struct file *f, const struct timespec times[2])
 bool file_has_mtime(struct file *f, const struct timespec *mtime)
 {
 	struct stat st;
+	int fd = file_hold(f);
 	bool same;
 
+	if (fd < 0)
+		return false;
 	(void)pthread_rwlock_wrlock(&f->content);
-	same = fstat(f->fd, &st) == 0 && st.st_mtim.tv_sec == mtime->tv_sec && st.st_mtim.tv_nsec == mtime->tv_nsec;
+	same = fstat(fd, &st) == 0 && st.st_mtim.tv_sec == mtime->tv_sec && st.st_mtim.tv_nsec == mtime->tv_nsec;
 	(void)pthread_rwlock_unlock(&f->content);
+	file_release(f);
 	return same;
 }
 

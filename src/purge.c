@@ -210,7 +210,11 @@ static void changed(void *arg, enum lease_state state, const char *reason)
 
 void purge_hooks(struct domain *d, struct lease_hooks *out)
 {
-	*out = (struct lease_hooks){
-		.arg = d, .drain = drain, .purge = purge, .wipe = wipe, .rest = rest, .opened = opened, .changed = changed
-	};
+	*out = (struct lease_hooks){ .arg = d,
+		.drain = drain,
+		.purge = purge,
+		.wipe = wipe,
+		.rest = rest,
+		.opened = opened,
+		.changed = changed };
 }

@@ -221,8 +221,8 @@ static void test_threads(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { T(test_limit), T(test_held_stay), T(test_order), T(test_errors), T(test_lent),
-		T(test_not_ours), T(test_threads) };
+	const struct CMUnitTest tests[] = { T(test_limit), T(test_held_stay), T(test_order), T(test_errors),
+		T(test_lent), T(test_not_ours), T(test_threads) };
 
 	return cmocka_run_group_tests_name("fdpool", tests, NULL, NULL);
 }

@@ -187,8 +187,7 @@ void fs_lost(struct fs *, struct inode *);
 MUST_CHECK int fs_drop_privileges(struct task *, struct inode *, struct file *);
 /* The content changed, perhaps in memory only: mtime moves now. With the writeback cache the kernel says when. */
 void fs_modified(struct fs *, struct file *);
-/* The filesystem that fs_describe() speaks of; before the first operation. */
-void fs_describe_in(struct fs *);
+void fs_describe_in(struct fs *); /* whom the next three speak of; before the first operation */
 /* Names a file for a log line: its plain path, when the domains on the way are open, and its path in the store. */
 void fs_describe(void *inode, char *out, size_t size);
 int fs_reopen(void *inode, bool readonly);
@@ -196,5 +195,4 @@ bool fs_withdrawn(void *inode); /* its key domain is being locked: whoever has e
 /* Says in the log, once, that this object is refused and why. Between enter and leave. */
 void fs_damaged(struct inode *, const char *why);
 void fs_key_refused(struct fs *, struct inode *); /* the same for a key that did not come: why is logged */
-
 #endif

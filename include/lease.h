@@ -48,12 +48,10 @@ enum lease_state { LEASE_OPEN, LEASE_LOCKING, LEASE_LOCKED, LEASE_OPENING };
 /* Called on lease threads with no lock held. */
 struct lease_hooks {
 	void *arg;
-	void (*drain)(
-	    void *arg); /* write back kernel-dirty pages, flush files; operations as LEASE_WRITEBACK still enter */
-	void (*purge)(void *arg);  /* invalidate what the kernel caches and somebody can still reach */
-	void (*wipe)(void *arg);   /* drop plaintext the files layer holds; nothing is in flight */
-	/* may be NULL: invalidate all the rest, however much it is; the keys are gone by then, LOCKED is not told yet */
-	void (*rest)(void *arg);
+	void (*drain)(void *arg); /* write back dirty pages, flush files; LEASE_WRITEBACK still enters */
+	void (*purge)(void *arg); /* invalidate what the kernel caches and somebody can still reach */
+	void (*wipe)(void *arg);  /* drop plaintext the files layer holds; nothing is in flight */
+	void (*rest)(void *arg);  /* may be NULL: invalidate all else, before LOCKED is told; the keys are gone */
 	void (*opened)(void *arg); /* the domain answers again */
 	/* may be NULL: LOCKING begins (with the reason), LOCKED is complete, OPEN again; for the audit */
 	void (*changed)(void *arg, enum lease_state, const char *reason);

@@ -139,8 +139,8 @@ static int stream_item(
 	n = dir_decrypt(s->slot.fd, s->id, names, e->d_name, out->name);
 	if (n == -EBADMSG && !s->complained) {
 		s->complained = true;
-		log_warn("%s: ignoring '%.100s' and perhaps more: not names of this directory", dir_where(s->slot.fd, where),
-		    e->d_name);
+		log_warn("%s: ignoring '%.100s' and perhaps more: not names of this directory",
+		    dir_where(s->slot.fd, where), e->d_name);
 	}
 	if (n <= 0)
 		return n == -EBADMSG ? 0 : n;

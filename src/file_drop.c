@@ -399,7 +399,8 @@ static int reserve(struct file *f, uint64_t off, uint64_t end)
 
 	if (f->inlined && end <= LAYOUT_INLINE_MAX)
 		return 0;
-	return file_io->allocate(f->slot.fd, FALLOC_FL_KEEP_SIZE, first * LAYOUT_PAGE, (last - first + 1) * LAYOUT_PAGE);
+	return file_io->allocate(
+	    f->slot.fd, FALLOC_FL_KEEP_SIZE, first * LAYOUT_PAGE, (last - first + 1) * LAYOUT_PAGE);
 }
 
 static int allocate(struct file *f, const struct file_key *key, int mode, uint64_t off, uint64_t end)

@@ -7,7 +7,7 @@
  *   file_record.c  what a completed flush allows to conclude     file_page.c    one unit: judge, open
  *   file_io.c      the backing's system calls, buffers           file_scan.c    every unit in turn; check
  *   file_mend.c    repair                                       file_slot.c    slots of page 0
- *   file_shared.c  other hosts: sections, locks
+ *   file_shared.c  other hosts: sections, locks                 file_fd.c      the descriptor
  *
  * A version is "known" when it was issued or accepted in this tenure. Sections are those of
  * byokfs-format(5). */
@@ -183,6 +183,10 @@ static inline bool file_tentative(const struct file *f)
 {
 	return f->params.shared && !f->held;
 }
+
+/* ---- file_fd.c ---- */
+/* The state is complete: from now on its descriptor may be closed by others. */
+void file_join_pool(struct file *);
 
 /* ---- file_io.c ---- */
 /* fdatasync(2) of the backing file. Held; no lock needed. */

@@ -69,6 +69,10 @@ MUST_CHECK int special_birth(const struct fs_birth *, int fd);
 /* Ends the thread that op_lseek may have started. */
 void seeker_stop(struct fs *);
 
+/* The daemon's own reading leaves the backing's atime alone; the first read through a handle moves it the way the
+ * backing's mount options say, by being one. */
+void fs_touch(const struct fs *, struct handle *, struct file *);
+
 /* Brackets what puts an entry into a directory. -EBUSY: it is closed. No key is asked for in between. */
 #define FS_DIR_CLOSED 0x80000000u
 MUST_CHECK static inline int fs_dir_enter(const struct fs_dir *d)

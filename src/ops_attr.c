@@ -11,6 +11,7 @@
 #include "fs.h"
 #include "ops.h"
 #include "fuseio.h"
+#include "log.h"
 #include "state.h"
 #include "xattr.h"
 
@@ -436,4 +437,29 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int mask, str
 	task_start(&t);
 	if (outside != t.domain)
 		domain_leave(outside, LEASE_WORK);
+}
+
+static void touch_by(const struct fs *fs, struct handle *h, int fd)
+{
+	char c;
+	int flags;
+
+	if (fs->params.readonly || fs->params.noatime ||
+	    atomic_exchange_explicit(&h->touched, true, memory_order_relaxed))
+		return;
+	flags = fcntl(fd, F_GETFL);
+	if (flags < 0 || !(flags & O_NOATIME) || fcntl(fd, F_SETFL, flags & ~O_NOATIME))
+		return;
+	if (pread(fd, &c, 1, 0) < 0 || fcntl(fd, F_SETFL, flags))
+		log_debug("cannot move an access time");
+}
+
+void fs_touch(const struct fs *fs, struct handle *h, struct file *f)
+{
+	int fd = file_hold(f);
+
+	if (fd < 0)
+		return;
+	touch_by(fs, h, fd);
+	file_release(f);
 }

@@ -331,33 +331,6 @@ static uint8_t *scratch_get(size_t size)
 	return scratch.p;
 }
 
-/* The daemon's own reading leaves the backing's atime alone; the first read through a handle moves it the way the
- * backing's mount options say, by being one. */
-static void touch_by(const struct fs *fs, struct handle *h, int fd)
-{
-	char c;
-	int flags;
-
-	if (fs->params.readonly || fs->params.noatime ||
-	    atomic_exchange_explicit(&h->touched, true, memory_order_relaxed))
-		return;
-	flags = fcntl(fd, F_GETFL);
-	if (flags < 0 || !(flags & O_NOATIME) || fcntl(fd, F_SETFL, flags & ~O_NOATIME))
-		return;
-	if (pread(fd, &c, 1, 0) < 0 || fcntl(fd, F_SETFL, flags))
-		log_debug("cannot move an access time");
-}
-
-static void touch(const struct fs *fs, struct handle *h, struct file *f)
-{
-	int fd = file_hold(f);
-
-	if (fd < 0)
-		return;
-	touch_by(fs, h, fd);
-	file_release(f);
-}
-
 static int run_read(struct task *t)
 {
 	struct file *f = t->handle->inode->file;
@@ -382,7 +355,7 @@ static int run_read(struct task *t)
 		return r;
 	}
 	if (n > 0 && !atomic_load_explicit(&t->handle->touched, memory_order_relaxed))
-		touch(t->fs, t->handle, f);
+		fs_touch(t->fs, t->handle, f);
 	(void)fuse_reply_buf(t->req, (const char *)buf, (size_t)n);
 	if (!room)
 		explicit_bzero(buf, (size_t)n);

@@ -3,7 +3,7 @@
     make bench-scale            (BENCH='--files 1000000 --seal file --dir /var/tmp --nofile 1024 --json out.json')
 
 Reports and never judges a time. create, remove: by one process. walk, stat, read: after the kernel has forgotten all
-there was (drop_caches); hot-read: once more, from the kernel's caches. Bytes an inode: resident memory after the walk,
+there was (drop_caches); hot-read: once more, from the kernel's caches. CPU: the daemon's processor time. Bytes an inode: resident memory after the walk,
 less what there was after the mount, by the number of inodes."""
 import argparse
 import json
@@ -66,23 +66,28 @@ class Tree:
             raise contenders.Broken(f"{op} of {self.files}: {done.stderr.strip()}")
         return int(done.stdout) / 1000 / self.files
 
-    def point(self, op, us=None):
+    def timed(self, op, name):
+        before = self.store.cpu()
+        us = self.run(op)
+        return self.point(name, us, (self.store.cpu() - before) * 1e6 / self.files)
+
+    def point(self, op, us=None, cpu_us=None):
         """Memory is counted by the inodes there are: others may make the kernel forget some."""
         now = status(self.store.process.pid)
         inodes = self.store.store.status()["counters"]["inodes"] - 1
         each = (now["rss"] - self.base["rss"]) / inodes if inodes > self.files / 2 else None
-        return {"files": self.files, "op": op, "us": us, **now, "inodes": inodes, "bytes_per_inode": each}
+        return {"files": self.files, "op": op, "us": us, "cpu_us": cpu_us, **now, "inodes": inodes, "bytes_per_inode": each}
 
     def measure(self):
         self.base = status(self.store.process.pid)
-        points = [self.point("create", self.run("create"))]
+        points = [self.timed("create", "create")]
         self.store.umount()
         self.store.mount()
         self.base = status(self.store.process.pid)
         for op, name, caches in (("walk", "walk", 3), ("stat", "stat", 3), ("read", "read", 3), ("read", "hot-read", 0), ("remove", "remove", 2)):
             if caches:
                 drop(caches)
-            points.append(self.point(name, self.run(op)))
+            points.append(self.timed(op, name))
         drop(2)
         points.append(self.point("forgotten"))
         return points
@@ -96,7 +101,7 @@ def best(rounds):
 def show(points):
     for p in points:
         each = "-" if p["bytes_per_inode"] is None else f"{p['bytes_per_inode']:.0f}"
-        us = f"{p['us']:10.1f}" if p["us"] is not None else "         -"
+        us = f"{p['us']:10.1f} {p['cpu_us']:9.1f}" if p["us"] is not None else f"{'-':>10} {'-':>9}"
         print(f"{p['files']:9} {p['op']:10} {us} {p['rss'] / 2**20:9.1f} {p['fds']:6} {p['inodes']:9} {each:>9}",
               flush=True)
 
@@ -107,7 +112,7 @@ def run(args):
     forest = os.path.join(base, "forest")
     store = STORES[args.seal](os.path.join(base, "store"))
     print(f"{args.seal} mode, {args.dir}, {args.per_directory} files in a directory, {args.nofile} descriptors\n"
-          "    files op                us   RSS MiB    fds    inodes   B/inode", flush=True)
+          "    files op                us    CPU us   RSS MiB    fds    inodes   B/inode", flush=True)
     try:
         subprocess.run(["cc", "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-o", forest, os.path.join(HERE, "forest.c")], check=True)
         store.create()

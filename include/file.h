@@ -53,6 +53,8 @@ struct file_params {
 	/* Gives a new descriptor of the backing file, or -errno; no lock of this file held. With it the descriptor is
 	 * closed when there are too many (fdpool.h), and opened again for the next call. May be NULL. */
 	int (*reopen)(void *arg, bool readonly);
+	/* With reopen: does the file stay when it has no name and its descriptor goes? */
+	bool (*kept)(void *arg);
 	/* Shared mode: true ends a wait for the lock with -EIO. Asked with this file's locks held. May be NULL. */
 	bool (*withdrawn)(void *arg);
 };

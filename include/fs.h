@@ -190,7 +190,8 @@ void fs_modified(struct fs *, struct file *);
 void fs_describe_in(struct fs *); /* whom the next three speak of; before the first operation */
 /* Names a file for a log line: its plain path, when the domains on the way are open, and its path in the store. */
 void fs_describe(void *inode, char *out, size_t size);
-int fs_reopen(void *inode, bool readonly);
+int fs_reopen(void *inode, bool readonly); /* these for struct file_params */
+bool fs_kept(void *inode);
 bool fs_withdrawn(void *inode); /* its key domain is being locked: whoever has entered must leave soon */
 /* Says in the log, once, that this object is refused and why. Between enter and leave. */
 void fs_damaged(struct inode *, const char *why);

@@ -22,8 +22,14 @@ static int slot_reopen(struct fdslot *s)
 static int slot_settle(struct fdslot *s)
 {
 	struct file *f = file_of(s);
-	int rc = atomic_load(&f->unsynced) ? file_sync(f) : 0;
+	struct stat st;
+	int rc = file_io->stat(s->fd, &st);
 
+	if (rc != 0)
+		return rc;
+	if (st.st_nlink == 0 && !f->params.kept(f->params.arg))
+		return -EBUSY; /* made without a name: it would be gone */
+	rc = atomic_load(&f->unsynced) ? file_sync(f) : 0;
 	if (rc != 0)
 		atomic_store(&f->lost, rc);
 	return rc;

@@ -148,6 +148,11 @@ int inode_held_fd(const struct inode *i)
 	return own_fd(i);
 }
 
+bool inode_kept(const struct inode *i)
+{
+	return own_fd(i) >= 0;
+}
+
 static int open_identity(const struct inode_table *t, struct inode *i, int flags)
 {
 	struct inode_identity who = { .fd = -1 };

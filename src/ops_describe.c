@@ -77,6 +77,11 @@ int fs_reopen(void *inode, bool readonly)
 	return inode_open(mounted->inodes, inode, readonly ? O_RDONLY : O_RDWR);
 }
 
+bool fs_kept(void *inode)
+{
+	return inode_kept(inode);
+}
+
 bool fs_withdrawn(void *inode)
 {
 	return mounted && !domain_is_open(domain_of_inode(mounted, inode));

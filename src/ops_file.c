@@ -70,6 +70,7 @@ static int create_reply_open(struct task *t, struct birth *b)
 		.describe = fs_describe,
 		.withdrawn = fs_withdrawn,
 		.reopen = fs_reopen,
+		.kept = fs_kept,
 		.arg = b->inode };
 	struct handle *h = handle_new(b->inode, t->fi.flags);
 	struct file *f = NULL;

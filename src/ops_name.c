@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "acl.h"
+#include "fdpool.h"
 #include "fs.h"
 #include "ops.h"
 #include "log.h"
@@ -286,12 +287,13 @@ static int leaving_find(struct fs *fs, const struct fs_dir *d, const char *name,
 	struct stat st;
 	int r;
 
-	l->inode = NULL;
-	l->fd = -1;
+	*l = (struct leaving){ .fd = -1 };
 	r = name_encrypt(d->dir.names, d->dir.id, name, strlen(name), &l->name);
 	if (r)
 		return r;
-	l->fd = openat(d->dir.fd, l->name.entry, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	do /* without it, whoever has the file open would lose it */
+		l->fd = openat(d->dir.fd, l->name.entry, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	while (l->fd < 0 && errno == EMFILE && fdpool_shed());
 	if (l->fd >= 0 && fstat(l->fd, &st) == 0)
 		l->inode = inode_find(fs->inodes, &st);
 	if (l->inode && S_ISDIR(st.st_mode))

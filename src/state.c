@@ -220,6 +220,7 @@ static int load_locked(struct fs *fs, struct inode *inode, int *fd, bool readonl
 		.describe = fs_describe,
 		.withdrawn = fs_withdrawn,
 		.reopen = fs_reopen,
+		.kept = fs_kept,
 		.arg = inode,
 	};
 	struct file *f = NULL;

@@ -126,6 +126,29 @@ def test_more_open_files_than_descriptors(make_mount, shared_devkms):
         assert f.read(12) == b"000001000001"
 
 
+def test_files_without_a_name(make_mount, shared_devkms):
+    """Nothing leads back to them, so they keep their descriptors while others lose theirs."""
+    m = make_mount("m", shared_devkms, init=("--seal", "domain")).mount()
+    fds = []
+    try:
+        for i in range(300):
+            fds.append(os.open(m.plain, os.O_RDWR | os.O_TMPFILE, 0o644))
+            os.write(fds[-1], b"%06d" % i * 1000)
+        for i in range(600):
+            fds.append(os.open(f"{m.plain}/{i}", os.O_RDWR | os.O_CREAT, 0o644))
+            os.write(fds[-1], b"with a name")
+        for i, fd in enumerate(fds):
+            assert os.pread(fd, 12, 0) == (b"%06d" % i * 2 if i < 300 else b"with a name")
+            os.fsync(fd)
+        os.link(f"/proc/self/fd/{fds[7]}", f"{m.plain}/seven", src_dir_fd=fds[7])    # linkat(2), which follows
+        with open(f"{m.plain}/seven", "rb") as f:
+            assert f.read() == b"000007" * 1000
+        assert descriptors(m) < DESCRIPTORS
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
 def test_more_open_directories_than_descriptors(make_mount, shared_devkms):
     m = make_mount("m", shared_devkms, init=("--seal", "domain")).mount()
     for i in range(OPEN):

@@ -71,11 +71,14 @@ def test_memory_of_a_tree(make_mount, shared_devkms, forest):
     for tree in "ab":
         os.mkdir(f"{m.plain}/{tree}")
         forest("create", f"{m.plain}/{tree}")
-    m.remount()
-    forest("stat", f"{m.plain}/a")
-    first = resident(m)
-    forest("stat", f"{m.plain}/b")
-    grown = resident(m) - first
+    for _ in range(5):    # others on this machine may make the kernel forget meanwhile
+        m.remount()
+        forest("stat", f"{m.plain}/a")
+        first = resident(m)
+        forest("stat", f"{m.plain}/b")
+        grown = resident(m) - first
+        if inodes(m) >= 2 * INODES:
+            break
     assert inodes(m) >= 2 * INODES
     assert grown <= INODES * BOUND, f"{grown / INODES:.0f} bytes an inode"
     assert descriptors(m) < DESCRIPTORS / 2

@@ -230,7 +230,7 @@ int file_flush_times(struct file *f, const struct file_key *key, bool hint, cons
 	rc = file_commit(f, key, false);
 	if (rc == 0 && hint)
 		rc = file_hint(f);
-	if (futimens(f->fd, times) != 0 && rc == 0)
+	if (futimens(f->slot.fd, times) != 0 && rc == 0)
 		rc = -errno;
 	return file_end(f, key, rc);
 }

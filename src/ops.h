@@ -14,6 +14,9 @@ void op_mkdir(fuse_req_t, fuse_ino_t, const char *, mode_t);
 void op_mknod(fuse_req_t, fuse_ino_t, const char *, mode_t, dev_t);
 void op_symlink(fuse_req_t, const char *, fuse_ino_t, const char *);
 void op_readlink(fuse_req_t, fuse_ino_t);
+/* What one key seals cannot get another name under a second key: mv(1) then copies. Decided before anything else, open
+ * or locked. Replies when true. */
+MUST_CHECK bool fs_crosses(fuse_req_t, fuse_ino_t one, fuse_ino_t other);
 void op_unlink(fuse_req_t, fuse_ino_t, const char *);
 void op_rmdir(fuse_req_t, fuse_ino_t, const char *);
 void op_rename(fuse_req_t, fuse_ino_t, const char *, fuse_ino_t, const char *, unsigned);

@@ -48,11 +48,16 @@ void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 /* Replies with the attributes after the times were set. The kernel asks for nothing of it and keeps nothing. */
 static int times_done(struct task *t)
 {
-	const struct file *f = t->handle->inode->file;
+	struct file *f = t->handle->inode->file;
 	struct stat st;
+	int fd = file_hold(f), r;
 
-	if (fstat(file_fd(f), &st))
-		return -errno;
+	if (fd < 0)
+		return fd;
+	r = fstat(fd, &st) ? -errno : 0;
+	file_release(f);
+	if (r)
+		return r;
 	st.st_size = (off_t)file_size(f);
 	st.st_blksize = LAYOUT_PAGE;
 	(void)fuse_reply_attr(t->req, &st, 0);

@@ -139,6 +139,11 @@ int file_sync(struct file *f)
 	return rc;
 }
 
+ssize_t file_pread(struct file *f, void *buf, size_t n, uint64_t page)
+{
+	return file_io->read(f->slot.fd, buf, n, page * LAYOUT_PAGE);
+}
+
 ssize_t file_preadv(struct file *f, struct iovec *iov, int cnt, uint64_t page)
 {
 	return file_io->readv(f->slot.fd, iov, cnt, page * LAYOUT_PAGE);

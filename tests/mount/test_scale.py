@@ -71,7 +71,7 @@ def test_memory_of_a_tree(make_mount, shared_devkms, forest):
     for tree in "ab":
         os.mkdir(f"{m.plain}/{tree}")
         forest("create", f"{m.plain}/{tree}")
-    for _ in range(5):    # others on this machine may make the kernel forget meanwhile
+    for _ in range(30):    # other tests make the kernel forget meanwhile
         m.remount()
         forest("stat", f"{m.plain}/a")
         first = resident(m)

@@ -129,7 +129,12 @@ def test_rotated_while_in_use(shop, kms, init):
 
 
 MOVER = r"""
-import itertools, os, random, sys
+import itertools, os, random, signal, sys
+going = True
+def stop(*_):
+    global going
+    going = False
+signal.signal(signal.SIGTERM, stop)
 what, top = sys.argv[1], sys.argv[2]
 os.chdir(top)
 rng = random.Random(what)
@@ -141,7 +146,7 @@ def try_(fn, *args):
         fn(*args)
     except (FileNotFoundError, FileExistsError, OSError):
         pass
-for n in itertools.count():
+for n in itertools.takewhile(lambda n: going, itertools.count()):
     if what == "files":  # every old file, from directory to directory, for ever
         for d, f in files(1000):
             try_(os.rename, f"{d}/{f}", f"{rng.choice(dirs)}/{f}")
@@ -193,8 +198,9 @@ def test_nothing_ever_stays_where_it_is(shop, kms):
         assert not [p for p in movers if p.poll() is not None]
     finally:
         for p in movers:
-            p.kill()
-            p.wait()
+            p.terminate()  # SIGKILL in a rename would have the kernel take its times for lost: EIO at the next close
+        for p in movers:
+            assert p.wait(60) == 0
     assert answer["mounted"] and answer["failed"] == 0
     assert slots_of(m) == [k2] and under(m.cipher, k2)
     kms.disable(m.key)

@@ -114,7 +114,8 @@ check: deps-test deps-deb
 	@$(MAKE) --no-print-directory check-asan
 
 units: $(UNITS)
-tools-test: $(patsubst tests/tools/%.c,$(BUILD)/tests/tools/%,$(wildcard tests/tools/*.c))
+# lockprof.c is no program: it is linked into a daemon by LOCKPROF=1.
+tools-test: $(patsubst tests/tools/%.c,$(BUILD)/tests/tools/%,$(filter-out tests/tools/lockprof.c,$(wildcard tests/tools/*.c)))
 $(BUILD)/tests/tools/%: $(BUILD)/tests/tools/%.o $(BUILD)/libbyokfs.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)

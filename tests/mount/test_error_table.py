@@ -127,9 +127,13 @@ lease = {int(LEASE * 1000)}ms
         self.healed()
 
     def at_lease_end(self, error):
-        before = self.mount.status()["kms"]
-        self.fault(error)
-        s = self.locked_by()
+        for _ in range(3):
+            before = self.mount.status()["kms"]
+            self.fault(error)
+            s = self.locked_by()
+            if "Timeout" not in s["reason"]:
+                break
+            self.healed()  # a busy machine: the KMS did not say it in time
         assert "lease ended" in s["reason"] and bare(error) in s["reason"], (error, s["reason"])
         assert s["kms"]["errors"] > before["errors"] and s["kms"]["denied"] == before["denied"], error
         self.healed()

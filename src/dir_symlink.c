@@ -132,7 +132,7 @@ int dir_readlink(int fd, const char *entry, const struct name_keys *names, char 
 
 	if (r >= 0)
 		r = name_link_decrypt(names, text, (size_t)r, out);
-	if (r >= 0 || r != -EBADMSG)
+	if (r != -EBADMSG)
 		return r;
 	log_damage("%s%s%s: symlink target does not authenticate", dir_where(fd, where), *entry ? "/" : "", entry);
 	return -EIO;

@@ -19,6 +19,7 @@
 #include "domain.h"
 #include "file.h"
 #include "inode.h"
+#include "lane.h"
 #include "lease.h"
 #include "store.h"
 
@@ -46,6 +47,7 @@ struct fs {
 	struct domain *first; /* domain 0; ready once the store was authenticated (false only after locked_start) */
 	struct inode_table *inodes;
 	struct states *states;
+	struct lane *lane;         /* what may keep a thread for long takes turns there */
 	struct audit *audit;       /* NULL: none is kept */
 	struct keyahead *keyahead; /* NULL: none */
 	struct locks *locks;       /* applications' locks between hosts; NULL: the kernel does them alone */
@@ -64,6 +66,7 @@ struct handle {
 
 struct task {
 	struct lease_waiter waiter;
+	struct lane_job lane; /* task_start_in_lane() */
 	struct fs *fs;
 	struct domain *domain; /* of ino */
 	fuse_req_t req;
@@ -91,6 +94,8 @@ struct task {
 void task_init(struct task *, struct fs *, fuse_req_t, fuse_ino_t, struct fuse_file_info *, int (*run)(struct task *));
 /* Runs it to its reply, or parks a copy. The task itself may live on the stack. */
 void task_start(struct task *);
+/* The same when its turn has come: another thread may do it. file: nodeid of what is written; 0: nothing. */
+void task_start_in_lane(struct task *, uint64_t file);
 /* Gets the key of a file state into t->key and *fk. 0, -EAGAIN or -EINPROGRESS (return it from run), or -EIO. */
 MUST_CHECK int task_key(struct task *, struct file *, struct file_key *fk);
 /* The same for a file not loaded yet. */
@@ -99,8 +104,7 @@ MUST_CHECK int task_key_for(
 /* The key of a file about to be made. */
 MUST_CHECK int task_key_new(struct task *, struct header_ident *, struct header_slot *, struct file_key *fk);
 
-/* For operations that never need a file key: brackets fn(...) with enter and leave of the domain of ino, which it is
- * about, and replies its error. */
+/* For what never needs a file key: body between enter and leave of the domain of ino; its error is replied. */
 #define FS_OP(req, ino, body)                                \
 	do {                                                 \
 		struct fs *fs = fuse_req_userdata(req);      \
@@ -115,8 +119,7 @@ MUST_CHECK int task_key_new(struct task *, struct header_ident *, struct header_
 			fs_error(domain_, req, r_);          \
 		domain_leave(domain_, LEASE_WORK);           \
 	} while (0)
-/* Replies -errno. */
-void fs_error(struct domain *, fuse_req_t, int err);
+void fs_error(struct domain *, fuse_req_t, int err); /* replies -errno */
 
 /* The inode of a nodeid with a ref, or NULL (the caller answers ESTALE). */
 static inline struct inode *fs_inode(struct fs *fs, fuse_ino_t ino)
@@ -148,8 +151,7 @@ MUST_CHECK int fs_look(
 MUST_CHECK int fs_entry(struct fs *, const struct fs_dir *, const char *entry, const struct stat *,
     struct fuse_entry_param *out, struct inode **inode);
 
-/* The operations table (ops.c). */
-extern const struct fuse_lowlevel_ops fs_ops;
+extern const struct fuse_lowlevel_ops fs_ops; /* ops.c */
 /* Wipes what the domain's open directory handles still hold in the clear. */
 void op_dir_wipe(struct domain *);
 
@@ -165,8 +167,7 @@ MUST_CHECK int fs_birth(
 /* Stores the inherited ACLs in the new object behind fd and frees them. */
 MUST_CHECK int fs_birth_acl(const struct name_keys *, struct fs_birth *, int fd, const uint8_t id[static 16]);
 void fs_birth_free(struct fs_birth *);
-/* chmod(2) of any descriptor's object, O_PATH too. */
-MUST_CHECK int fs_chmod(int fd, mode_t mode);
+MUST_CHECK int fs_chmod(int fd, mode_t mode); /* of any descriptor's object, O_PATH too */
 /* inode->flags: known to have no security.capability. */
 #define FS_NO_CAPABILITY 1u
 /* inode->flags: known to have no extended attribute; may have got one in this inode's life, so that the first must not

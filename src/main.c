@@ -188,6 +188,8 @@ static int open_fs(struct daemon *d)
 		r = states_open(fs);
 	if (!r && d->config.mount.shared)
 		r = locks_open(fs, ip.max_fds);
+	if (!r)
+		r = lane_open(&fs->lane, d->config.mount.threads, LANE_BYTES);
 	if (r)
 		return main_fail_errno("cannot set up the file table", r);
 	fs->audit = d->audit;
@@ -229,7 +231,7 @@ static int mount_fs(struct daemon *d)
 	if (fuse_session_mount(fs->se, d->options.mountpoint))
 		return main_fail(EXIT_FAILED, "cannot mount", "is /dev/fuse there, and may you use it?");
 	if (strcmp(d->config.mount.transport, "fuse") != 0)
-		fuseio_want_ring(d->config.mount.threads, strcmp(d->config.mount.transport, "auto") == 0);
+		fuseio_want_ring(d->config.mount.threads + LANE_SPARE, strcmp(d->config.mount.transport, "auto") == 0);
 	r = fuseio_attach(fs->se, answered, d);
 	if (r)
 		return main_fail_errno("cannot attach to the FUSE device", r);
@@ -257,8 +259,8 @@ static int serve(struct daemon *d)
 
 	if (!loop)
 		return main_fail_errno("cannot start", ENOMEM);
-	fuse_loop_cfg_set_max_threads(loop, d->config.mount.threads);
-	fuse_loop_cfg_set_idle_threads(loop, d->config.mount.threads);
+	fuse_loop_cfg_set_max_threads(loop, d->config.mount.threads + LANE_SPARE);
+	fuse_loop_cfg_set_idle_threads(loop, d->config.mount.threads + LANE_SPARE);
 	fuse_loop_cfg_set_clone_fd(loop, 0);
 	audit_first_state(d);
 	r = domains_start(fs);
@@ -325,6 +327,7 @@ static void end(struct daemon *d, bool mounted)
 	keyahead_close(&d->fs);
 	if (d->fs.states)
 		states_close(&d->fs);
+	lane_close(d->fs.lane);
 	if (d->fs.inodes)
 		inode_table_close(d->fs.inodes);
 	watchdog_stop(d->service.watchdog);

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/statvfs.h>
 
+#include "bulk.h"
 #include "fs.h"
 #include "ops.h"
 #include "fuseio.h"
@@ -43,10 +44,7 @@ void task_init(
 
 static void task_free(struct task *t)
 {
-	if (t->data) {
-		explicit_bzero((void *)(uintptr_t)t->data, t->size); // NOLINT(performance-no-int-to-ptr)
-		free((void *)(uintptr_t)t->data);                    // NOLINT(performance-no-int-to-ptr)
-	}
+	bulk_put((void *)(uintptr_t)t->data, t->size); // NOLINT(performance-no-int-to-ptr)
 	explicit_bzero(t->name, sizeof(t->name));
 	free(t);
 }
@@ -65,7 +63,7 @@ static struct task *task_copy(const struct task *t)
 	h->data = NULL;
 	h->waiter = (struct lease_waiter){ .ready = task_ready, .cause = t->waiter.cause };
 	if (t->data) {
-		void *data = malloc(t->size ? t->size : 1);
+		void *data = bulk_get(t->size);
 
 		if (!data) {
 			free(h);
@@ -194,6 +192,45 @@ void task_start(struct task *t)
 	if (task_attempt(t))
 		task_park(t);
 	explicit_bzero(t->name, sizeof(t->name));
+}
+
+/* On the heap since it had to wait for its turn; waiting for a key begins only now. */
+static void task_turn(struct lane_job *job)
+{
+	struct task *t = (struct task *)(void *)((char *)job - offsetof(struct task, lane));
+	struct domain *d = t->domain; /* a parked task may be gone */
+	int r;
+
+	t->parked = histogram_clock();
+	r = task_attempt(t);
+	if (r == -EINPROGRESS)
+		atomic_fetch_add_explicit(&d->parked, 1, memory_order_relaxed);
+	task_finish(t, r);
+}
+
+void task_start_in_lane(struct task *t, uint64_t file)
+{
+	struct lane *lane = t->fs->lane;
+	struct task *h;
+
+	t->lane = (struct lane_job){ .file = file, .bytes = sizeof(*t) + t->size, .run = task_turn };
+	switch (lane_enter(lane, &t->lane)) {
+	case LANE_GO:
+		task_start(t);
+		lane_leave(lane, &t->lane);
+		return;
+	case LANE_WAIT:
+		h = task_copy(t);
+		if (h) {
+			lane_add(lane, &h->lane);
+			return;
+		}
+		lane_forego(lane, &t->lane);
+		break;
+	case LANE_FULL:
+		break;
+	}
+	task_start(t);
 }
 
 static void key_fill(struct task *t, struct file_key *fk)

@@ -263,28 +263,32 @@ static int sync_children(struct fs *fs, uint64_t dir)
 	return 0;
 }
 
-static int fsyncdir_(struct fs *fs, fuse_req_t req, fuse_ino_t ino)
+static int run_fsyncdir(struct task *t)
 {
+	struct fs *fs = t->fs;
 	struct fs_dir d;
-	int r = fs_dir_get(fs, ino, &d);
+	int r = fs_dir_get(fs, t->ino, &d);
 
 	if (r)
 		return r;
 	if (!fs->params.readonly)
-		r = sync_children(fs, ino);
+		r = sync_children(fs, t->ino);
 	if (!r && fsync(d.dir.fd))
 		r = -errno;
 	fs_dir_put(fs, &d);
 	if (!r)
-		(void)fuse_reply_err(req, 0);
+		(void)fuse_reply_err(t->req, 0);
 	return r;
 }
 
 void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
+	struct task t;
+
 	(void)datasync;
 	(void)fi;
-	FS_OP(req, ino, fsyncdir_(fs, req, ino));
+	task_init(&t, fuse_req_userdata(req), req, ino, NULL, run_fsyncdir);
+	task_start_in_lane(&t, 0);
 }
 
 void op_dir_wipe(struct domain *d)

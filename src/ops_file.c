@@ -409,7 +409,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 	t.data = buf;
 	t.size = size;
 	t.off = (uint64_t)off;
-	task_start(&t);
+	task_start_in_lane(&t, ino);
 }
 
 static int run_fallocate(struct task *t)

@@ -144,5 +144,5 @@ void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_inf
 	(void)datasync;
 	task_init(&t, fuse_req_userdata(req), req, ino, fi, run_fsync);
 	atomic_store_explicit(&t.handle->synced, true, memory_order_relaxed);
-	task_start(&t);
+	task_start_in_lane(&t, 0);
 }

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bulk.h"
 #include "io.h"
 #include "keywait.h"
 #include "log.h"
@@ -280,6 +281,7 @@ static void *syncer(void *arg)
 
 		purge_again(fs);
 		flush_old(fs);
+		bulk_relax();
 		if (many || now - s->promoted >= STATES_PROMOTE_MS) {
 			(void)promote(fs);
 			s->promoted = io_boot_ms();

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 PROMISE = 2.0  # seconds from the denial to EIO, with a probe every second
 SLACK = 1.5    # for a busy machine
 GONE = (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.ESTALE, errno.ECANCELED)  # the last: on its way into a ring
@@ -129,3 +131,41 @@ class Child:
         """All it wrote. After its end, or this waits for it."""
         with os.fdopen(self.read_fd, "r") as f:
             return f.read().splitlines()
+
+
+class FreezableDisk:
+    """A file system of its own in a file: frozen, a write to it waits and a read does not. Skips where there are no loop devices."""
+
+    def __init__(self, directory, mib):
+        self.directory, self.image, self.frozen = directory / "disk", directory / "image", False
+        with open(self.image, "wb") as f:
+            f.truncate(mib << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-b", "4096", self.image], check=True)
+
+    def __enter__(self):
+        self.directory.mkdir()
+        if subprocess.run(["mount", "-o", "loop", self.image, self.directory], check=False).returncode:
+            pytest.skip("no loop devices here")
+        return self
+
+    def __exit__(self, *exc):
+        self.thaw()
+        while os.path.ismount(self.directory):
+            subprocess.run(["umount", "-l", self.directory], check=True)
+
+    def base(self):
+        """Where a Mount may be made whose store is in there."""
+        base = self.directory.parent / "m"
+        (self.directory / "cipher").mkdir()
+        base.mkdir()
+        os.symlink(self.directory / "cipher", base / "cipher")
+        return base
+
+    def freeze(self):
+        subprocess.run(["fsfreeze", "-f", self.directory], check=True)
+        self.frozen = True
+
+    def thaw(self):
+        if self.frozen:
+            subprocess.run(["fsfreeze", "-u", self.directory], check=True)
+        self.frozen = False

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from conftest import BYOKFS, Mount, wait_until
-from faults import put
+from faults import FreezableDisk, put
 from programs import Systemd, background, terminate
 
 
@@ -165,45 +165,29 @@ def answers(m, begun):
 
 def test_alive_while_the_storage_hangs(tmp_path, shared_devkms, systemd, watched):
     """Every thread that serves requests waits for a frozen disk: killing the daemon would lose what it holds."""
-    image, disk = tmp_path / "image", tmp_path / "disk"
-    with open(image, "wb") as f:
-        f.truncate(64 << 20)
-    disk.mkdir()
-    subprocess.run(["mkfs.ext4", "-q", "-b", "4096", image], check=True)
-    if subprocess.run(["mount", "-o", "loop", image, disk], check=False).returncode:
-        pytest.skip("no loop devices here")
-    frozen, writers, m = False, [], None
-    try:
-        (disk / "cipher").mkdir()
-        (tmp_path / "m").mkdir()
-        os.symlink(disk / "cipher", tmp_path / "m" / "cipher")
-        m = Mount(tmp_path / "m", shared_devkms)
-        m.mount()
-        for i in range(8):
-            put(m.path(f"f{i}"), b"x" * 5000)
-        subprocess.run(["fsfreeze", "-f", disk], check=True)
-        frozen = True
-        for i in range(8):
-            writers.append(subprocess.Popen(["dd", "if=/dev/zero", f"of={m.path(f'f{i}')}", "bs=5000", "count=1", "conv=notrunc,fsync"],
-                                            stderr=subprocess.DEVNULL))
-        wait_until(lambda: threads_in_storage(m.process.pid) >= 1)
-        wait_until(lambda: not answers(m, writers))
-        pats(systemd, 10)
-        assert threads_in_storage(m.process.pid) >= 1 and not answers(m, writers)
-        subprocess.run(["fsfreeze", "-u", disk], check=True)
-        frozen = False
-        assert not any(w.wait(30) for w in writers)
-        pats(systemd, 3)
-        m.umount()
-    finally:
-        if frozen:
-            subprocess.run(["fsfreeze", "-u", disk], check=False)
-        for w in writers:
-            w.wait(30)
-        if m:
+    writers = []
+    with FreezableDisk(tmp_path, mib=64) as disk:
+        m = Mount(disk.base(), shared_devkms)
+        try:
+            m.mount()
+            for i in range(8):
+                os.mkdir(m.path(str(i)))
+            disk.freeze()
+            for i in range(8):
+                writers.append(subprocess.Popen(["mkdir", m.path(str(i), "new")]))
+            wait_until(lambda: threads_in_storage(m.process.pid) >= 1)
+            wait_until(lambda: not answers(m, writers))
+            pats(systemd, 10)
+            assert threads_in_storage(m.process.pid) >= 1 and not answers(m, writers)
+            disk.thaw()
+            assert not any(w.wait(30) for w in writers)
+            pats(systemd, 3)
+            m.umount()
+        finally:
+            disk.thaw()
+            for w in writers:
+                w.wait(30)
             m.close()
-        while os.path.ismount(disk):
-            subprocess.run(["umount", "-l", disk], check=True)
 
 
 # ---- the journal

@@ -21,11 +21,11 @@ function may(header, files) { allowed[header] = "^(" files ")$" }
 
 BEGIN {
 	# base, format (pure), keys, files, FUSE, configuration and control, programs
-	place(0, "cleanup bytes io log secret jsonio exitcode histogram fdpool")
+	place(0, "cleanup bytes bulk io log secret jsonio exitcode histogram fdpool")
 	place(1, "layout context hmac kdf block header name descriptor acl keyage job")
 	place(2, "sigv4 http awsclock stsxml awscred kms seal audit lease")
 	place(3, "dir store file inode xattr newborn reslot")
-	place(4, "fuseio fs domain ops state reseal purge keywait keyahead sweep watchdog alive uring")
+	place(4, "fuseio fs lane domain ops state reseal purge keywait keyahead sweep watchdog alive uring")
 	place(5, "config ctl")
 	place(6, "control service options params pathcheck notify main")
 

@@ -68,7 +68,7 @@ static int chunk_fill(struct inode_table *t, uint32_t n)
 	struct inode_chunk *c = &t->chunk[n];
 	int r = c->memory ? 0 : group_map(t, n - n % GROUP);
 
-	if (r)
+	if (!c->memory)
 		return r;
 	for (uint32_t i = 0; i < INODE_CHUNK; i++) {
 		c->memory[i].nodeid = (uint64_t)n * INODE_CHUNK + i;

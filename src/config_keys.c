@@ -128,7 +128,7 @@ static const struct key keys[] = {
 	    "accept a backing with blocks under 4096 bytes: a power cut may then damage pages" },
 	{ "mount", "locked_start", FLAG, AT(mount.locked_start), 0, 0, "no", "", "no|yes", NULL,
 	    "mount locked when the KMS says no or nothing, and open by itself later" },
-	{ "mount", "readahead", NUMBER, AT(mount.readahead_kib), 0, 16384, "1024", "KiB", NULL, NULL,
+	{ "mount", "readahead", NUMBER, AT(mount.readahead_kib), 0, 16384, "2048", "KiB", NULL, NULL,
 	    "the kernel's read-ahead for this mount (root only)" },
 	{ "mount", "threads", NUMBER, AT(mount.threads), 1, 64, "4", "threads", NULL, NULL,
 	    "that serve the kernel's requests" },

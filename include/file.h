@@ -123,6 +123,8 @@ uint64_t file_seq(const struct file *);
 
 /* futimens(2), in order with what the module itself does to the times. Needs no key. */
 MUST_CHECK int file_set_times(struct file *, const struct timespec times[2]);
+/* A flush succeeded since it was opened or made: after a power cut it is a file, whatever was written since. */
+bool file_flushed(const struct file *);
 /* Is this the time of its last modification? In the same order. */
 bool file_has_mtime(struct file *, const struct timespec *);
 

@@ -35,6 +35,11 @@ static int slot_settle(struct fdslot *s)
 	return rc;
 }
 
+bool file_flushed(const struct file *f)
+{
+	return atomic_load(&f->flushed);
+}
+
 void file_join_pool(struct file *f)
 {
 	static const struct fdslot_ops ops = { .reopen = slot_reopen, .settle = slot_settle };

@@ -91,6 +91,7 @@ enum file_drop { DROP_NONE, DROP_LISTED /* before T2 */, DROP_REMOVED /* before 
 struct file {
 	struct fdslot slot;   /* held by whoever holds a content lock, and by others while they use its descriptor */
 	atomic_bool unsynced; /* written since the last flush of the backing file */
+	atomic_bool flushed;  /* once at least, with success */
 	_Atomic int lost;     /* a flush failed before the descriptor was to be closed: f->failed soon */
 	atomic_bool reader;   /* params.readonly, for those who open it again */
 	struct file_params params;

@@ -136,6 +136,8 @@ int file_sync(struct file *f)
 	rc = file_io->sync(f->slot.fd);
 	if (rc != 0)
 		atomic_store(&f->unsynced, true);
+	else
+		atomic_store(&f->flushed, true);
 	return rc;
 }
 

@@ -222,6 +222,13 @@ void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
 }
 
 /* Makes one child durable; -EAGAIN when it cannot be found any more. */
+/* An fsync of the file itself did it. */
+static bool flushed(struct inode *inode)
+{
+	LOCK_SCOPE(&inode->lock);
+	return inode->file && file_flushed(inode->file);
+}
+
 static int sync_child(struct fs *fs, const struct newborn *b)
 {
 	CLEANUP_FD int fd = -1;
@@ -231,7 +238,7 @@ static int sync_child(struct fs *fs, const struct newborn *b)
 	if (!inode)
 		return -EAGAIN;
 	same = inode->generation == b->generation;
-	bool dir = S_ISDIR(inode->type), reg = S_ISREG(inode->type);
+	bool dir = S_ISDIR(inode->type), reg = S_ISREG(inode->type) && !(same && flushed(inode));
 
 	if (same && (dir || reg))
 		fd = inode_open(fs->inodes, inode, dir ? O_RDONLY | O_DIRECTORY : O_RDONLY);

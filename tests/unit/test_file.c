@@ -133,7 +133,9 @@ static void test_times_and_hints(void **state)
 	write_ok(f, 50000, 0);
 	assert_int_equal(futimens(fd, then), 0);
 	assert_int_equal(file_flush(f, &test_key, true), 0);
+	assert_false(file_flushed(f));
 	assert_int_equal(file_fsync(f, &test_key), 0);
+	assert_true(file_flushed(f));
 	assert_true(promote(f) >= 0);
 	assert_int_equal(fstat(fd, &st), 0);
 	assert_int_equal(st.st_mtim.tv_sec, 2000);
@@ -152,6 +154,7 @@ static void test_times_and_hints(void **state)
 	assert_int_equal(ftruncate(other, st.st_size + PAGE + 5), 0);
 	assert_int_equal(file_open(&f, other, &test_key, &(struct file_params){ 0 }, &wrong), 0);
 	assert_true(wrong);
+	assert_false(file_flushed(f));
 	assert_true(file_pending(f));
 	assert_true(promote(f) >= 0);
 	assert_int_equal(file_flush(f, &test_key, true), 0);
@@ -287,6 +290,7 @@ static void test_failed_flush_stays(void **state)
 	assert_int_equal(file_fsync(f, &test_key), -EIO);
 	sim.fail_at = 0;
 	assert_int_equal(file_fsync(f, &test_key), -EIO);
+	assert_false(file_flushed(f));
 	assert_false(file_pending(f));
 	file_close(f);
 }

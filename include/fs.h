@@ -61,7 +61,8 @@ struct fs {
 struct handle {
 	struct inode *inode;
 	bool write;
-	atomic_bool touched, synced; /* atime was moved; somebody calls fsync on it, and may do so again */
+	atomic_bool touched; /* atime was moved */
+	atomic_bool synced;  /* fsync was called on it, or will be: the exact size on the backing waits for RELEASE */
 };
 
 struct task {

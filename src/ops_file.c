@@ -18,8 +18,14 @@ static struct handle *handle_new(struct inode *inode, int flags)
 {
 	struct handle *h = malloc(sizeof(*h));
 
+	/* Who also reads what it writes is a database rather than a copy: it goes on after its first fsync, and would
+	 * have to cut off the hint again. */
 	if (h)
-		*h = (struct handle){ .inode = inode, .write = (flags & O_ACCMODE) != O_RDONLY };
+		*h = (struct handle){
+			.inode = inode,
+			.write = (flags & O_ACCMODE) != O_RDONLY,
+			.synced = (flags & O_ACCMODE) == O_RDWR,
+		};
 	return h;
 }
 

@@ -75,22 +75,52 @@ static inline uint64_t name_link_size(uint64_t textlen)
 	return n > 24 ? n - 24 : 0;
 }
 
-/* Extended attributes. id: file_id from IDENT, or dirid. Backing name "user.byokfs."+base64url. */
-#define NAME_XATTR_MAX       160u
+/* Extended attributes. id: file_id from IDENT, or dirid. Backing name "user.byokfs."+base64url. A name over
+ * NAME_XATTR_SHORT bytes has the backing name "user.byokfs.L." + a hash of its ciphertext, which is the head of what is
+ * stored. What is over NAME_XATTR_FIRST bytes has its rest in a second attribute, the part, under a name of its own. */
+#define NAME_XATTR_MAX       255u
+#define NAME_XATTR_SHORT     160u
 #define NAME_XATTR_BACKING   256u
 #define NAME_XATTR_OVERHEAD  40u
-#define NAME_XATTR_VALUE_MAX 65496u
+#define NAME_XATTR_VALUE_MAX 65536u
+#define NAME_XATTR_FIRST     65536u
+#define NAME_XATTR_HEAD      272u
+#define NAME_XATTR_TAG       16u
+#define NAME_XATTR_REST      (NAME_XATTR_HEAD + NAME_XATTR_TAG + NAME_XATTR_OVERHEAD)
+#define NAME_XATTR_STORED    (NAME_XATTR_FIRST + NAME_XATTR_REST)
 MUST_CHECK int name_xattr_encrypt(const struct name_keys *, const uint8_t id[static 16], const char *name,
-    char out[static NAME_XATTR_BACKING]); /* 0; -ERANGE for "" and over 160 bytes */
-/* Plain name (NUL added, out holds 161) or -EBADMSG (not ours). */
+    char out[static NAME_XATTR_BACKING]); /* 0; -ERANGE for "" and over 255 bytes */
+/* Plain name (NUL added, out holds 256) or -EBADMSG (not ours, or a long one, whose name is in what is stored). */
 MUST_CHECK int name_xattr_decrypt(
     const struct name_keys *, const uint8_t id[static 16], const char *backing, char *out);
-/* out holds n + 40. 0, -E2BIG over NAME_XATTR_VALUE_MAX, -EIO. */
-MUST_CHECK int name_xattr_seal(const struct name_keys *, const uint8_t id[static 16], const char *backing,
-    const void *value, size_t n, uint8_t *out);
-/* The same with a given nonce, for tests and vectors. */
+bool name_xattr_is_long(const char *backing);
+bool name_xattr_is_part(const char *backing);
+/* Bytes that a single attribute of this backing name has besides the value. */
+size_t name_xattr_over(const char *backing);
+/* As name_xattr_decrypt, of either form: stored is what the attribute holds. */
+MUST_CHECK int name_xattr_name(const struct name_keys *, const uint8_t id[static 16], const char *backing,
+    const uint8_t *stored, size_t n, char *out);
+
+struct name_xattr {
+	char backing[NAME_XATTR_BACKING];
+	char part[NAME_XATTR_BACKING]; /* "" without a second part */
+	size_t first, rest;            /* bytes */
+};
+/* What to store for this name and value: first, then rest, bytes of out, which holds n + NAME_XATTR_REST. The part's
+ * name is a new one each time. 0, -ERANGE, -E2BIG over NAME_XATTR_VALUE_MAX, -EIO, -ENOMEM. */
+MUST_CHECK int name_xattr_pack(const struct name_keys *, const uint8_t id[static 16], const char *name,
+    const void *value, size_t n, uint8_t *out, struct name_xattr *);
+/* Length of the value (out holds n) or -EBADMSG: of first and rest together, or of a single attribute. */
+MUST_CHECK int name_xattr_unpack(const struct name_keys *, const uint8_t id[static 16], const char *backing,
+    const uint8_t *stored, size_t n, void *out);
+/* The part that a first attribute of NAME_XATTR_FIRST bytes names, if it is no single one. */
+void name_xattr_part(const char *backing, const uint8_t *stored, char out[static NAME_XATTR_BACKING]);
+
+/* A single attribute with a short name, from its pieces. out holds n + 40. 0, -E2BIG over NAME_XATTR_VALUE_MAX, -EIO. */
 MUST_CHECK int name_xattr_seal_with_nonce(const struct name_keys *, const uint8_t id[static 16], const char *backing,
     const uint8_t nonce[static 24], const void *value, size_t n, uint8_t *out);
+MUST_CHECK int name_xattr_seal(const struct name_keys *, const uint8_t id[static 16], const char *backing,
+    const void *value, size_t n, uint8_t *out);
 /* Length of the value (out holds n - 40) or -EBADMSG. */
 MUST_CHECK int name_xattr_open(
     const struct name_keys *, const uint8_t id[static 16], const char *backing, const uint8_t *in, size_t n, void *out);

@@ -165,8 +165,7 @@ static int getxattr_(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *
 	ssize_t n = x.special ? special_get(x.fd, name, buf, size)
 	                      : xattr_get(x.fd, x.id, fs_names(fs, x.inode), name, buf, size);
 
-	if (n == -ENODATA && !x.special && !fs->params.shared &&
-	    xattr_list(x.fd, x.id, fs_names(fs, x.inode), NULL, 0) == 0)
+	if (n == -ENODATA && !x.special && !fs->params.shared && xattr_none(x.fd, x.id, fs_names(fs, x.inode)))
 		fs_learn_no_xattr(x.inode);
 	xobject_put(fs, &x);
 	if (n < 0)
@@ -202,6 +201,8 @@ static ssize_t list_for(struct fs *fs, fuse_req_t req, const struct xobject *x, 
 	ssize_t n = x->special ? special_list(x->fd, buf)
 	                       : xattr_list(x->fd, x->id, fs_names(fs, x->inode), buf, XATTR_LIST_MAX);
 
+	if (n == -ERANGE) /* more than the kernel hands over */
+		return -E2BIG;
 	if (n > 0 && fuse_req_ctx(req)->uid != 0 && fs->params.multiuser)
 		n = (ssize_t)hide_trusted(buf, (size_t)n);
 	return n;
@@ -313,6 +314,9 @@ static int setxattr_(
 	pthread_mutex_lock(&x.inode->lock);
 	x.inode->flags = (x.inode->flags & ~(FS_NO_CAPABILITY | FS_NO_XATTR)) | FS_MAYBE_XATTR;
 	pthread_mutex_unlock(&x.inode->lock);
+	/* The kernel lets one caller at a time change attributes of an object, and no other host may write. */
+	if (!x.special && !fs->params.shared && size > NAME_XATTR_FIRST - NAME_XATTR_REST)
+		xattr_sweep(x.fd);
 	if (x.special)
 		r = special_set(req, x.fd, name, value, size);
 	else if (strcmp(name, ACL_ACCESS) == 0)

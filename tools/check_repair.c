@@ -210,6 +210,13 @@ static int drop_xattr(const struct repair_at *at)
 	n = fgetxattr(fd, at->fix->why, value, room);
 	if (n < 0)
 		return errno == ENODATA ? 0 : -errno;
+	if (!at->fix->lossy) { /* half of a value that was never set */
+		if (fremovexattr(fd, at->fix->why) < 0 || fsync(fd) < 0)
+			return -errno;
+		at->r->removed++;
+		repair_say(at, "removed", 0, NULL, "attribute %s: half of one that was never finished", at->fix->why);
+		return 0;
+	}
 	ret = quarantine_note(&at->r->q, &item);
 	if (ret == 0)
 		ret = quarantine_save(&at->r->q, value, (size_t)n);

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/xattr.h>
 
+#include "xattr.h"
+
 #define PREFIX "user.byokfs."
 
 struct attrs {
@@ -25,28 +27,40 @@ static void broken(const struct attrs *at, const char *backing, const char *plai
 
 static void one(const struct attrs *at, const char *backing)
 {
-	size_t room = NAME_XATTR_VALUE_MAX + NAME_XATTR_OVERHEAD;
-	uint8_t *sealed CLEANUP_FREE = malloc(room), *value CLEANUP_FREE = malloc(room);
-	char plain[NAME_XATTR_MAX + 1] = "";
+	uint8_t *value CLEANUP_FREE = malloc(NAME_XATTR_VALUE_MAX);
+	char plain[NAME_XATTR_MAX + 1] = "", part[NAME_XATTR_BACKING];
 	ssize_t n;
 
-	if (!sealed || !value) {
+	if (!value) {
 		at->c->err = -ENOMEM;
 		return;
 	}
-	if (strlen(backing) >= NAME_XATTR_BACKING || name_xattr_decrypt(at->names, at->id, backing, plain) < 0) {
+	if (strlen(backing) >= NAME_XATTR_BACKING ||
+	    (!name_xattr_is_long(backing) && name_xattr_decrypt(at->names, at->id, backing, plain) < 0)) {
 		broken(at, backing, "", "its name does not decrypt");
 		return;
 	}
-	n = fgetxattr(at->fd, backing, sealed, room);
-	if (n < 0 && errno == ENODATA) /* a live store changes */
-		return;
-	if (n < (ssize_t)NAME_XATTR_OVERHEAD ||
-	    name_xattr_open(at->names, at->id, backing, sealed, (size_t)n, value) < 0)
+	n = xattr_read(at->fd, at->id, at->names, backing, plain, value, part);
+	if (n == -ENOMEM)
+		at->c->err = -ENOMEM;
+	else if (n < 0 && n != -ENODATA) /* a live store changes */
 		broken(at, backing, plain, "its value does not authenticate");
-	else
+	else if (n > 0)
 		explicit_bzero(value, (size_t)n);
 	explicit_bzero(plain, sizeof(plain));
+}
+
+/* Half of a value whose other half was never written, or has been replaced. In a live store it may be in use soon. */
+static void strays(const struct attrs *at)
+{
+	char *list CLEANUP_FREE = NULL;
+	ssize_t n = at->c->live ? 0 : xattr_strays(at->fd, &list);
+
+	for (const char *p = list; n > 0 && p < list + n; p += strlen(p) + 1) {
+		check_say(at->c, CHECK_WARNING, at->path, at->name,
+		    "its attribute %s: half of one that was never finished: may be removed", p);
+		check_fix(at->c, FIX_XATTR, false, at->path, at->name, p);
+	}
 }
 
 void check_xattrs(
@@ -67,7 +81,8 @@ void check_xattrs(
 	if (!at.names)
 		return;
 	for (const char *p = list; p < list + n; p += strlen(p) + 1)
-		if (strncmp(p, PREFIX, sizeof(PREFIX) - 1) == 0)
+		if (strncmp(p, PREFIX, sizeof(PREFIX) - 1) == 0 && !name_xattr_is_part(p))
 			one(&at, p);
+	strays(&at);
 	check_keys_put(c->keys, domain);
 }

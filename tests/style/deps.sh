@@ -35,7 +35,7 @@ BEGIN {
 	may("expat.h", "src/stsxml\\.c")
 	may("microhttpd.h", "tools/devkms.*\\.c")
 	may("jansson.h", "include/(jsonio|ctl)\\.h|src/secret\\.c|src/control\\.h|tools/.*")
-	may("sodium.h", "src/(block_aead|bytes|ctl|descriptor_text|lease_key_table|name|secret|store_copies|audit_line|audit_check)\\.c|" \
+	may("sodium.h", "src/(block_aead|bytes|ctl|descriptor_text|lease_key_table|name|name_xattr|secret|store_copies|audit_line|audit_check)\\.c|" \
 	    "tools/(check_entry|cmd_init|devkms_.*|import_file)\\.c")
 	may("p11-kit/pkcs11.h", "src/kms_pkcs11.*\\.[ch]")
 	may("openssl/", "src/(block_internal|hmac|kdf|kms_open|kms_keyfile|name_siv|secret|sigv4)\\.[ch]|tools/devkms_(vault_)?crypto\\.c")

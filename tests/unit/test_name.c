@@ -484,7 +484,7 @@ static void test_xattr_names(void **state)
 
 	(void)state;
 	memset(name, 'u', sizeof(name));
-	for (size_t len = 1; len <= NAME_XATTR_MAX; len++) {
+	for (size_t len = 1; len <= NAME_XATTR_SHORT; len++) {
 		name[len] = '\0';
 		assert_int_equal(name_xattr_encrypt(fx.siv64, fx.file, name, backing), 0);
 		assert_true(strlen(backing) < NAME_XATTR_BACKING);
@@ -531,6 +531,89 @@ static void check_values(uint8_t suite)
 	name_free(k);
 }
 
+/* Long names: of one form only, bound to the object and to what they head. */
+static void test_xattr_long_names(void **state)
+{
+	char name[NAME_XATTR_MAX + 1] = "", back[NAME_XATTR_MAX + 1];
+	uint8_t stored[NAME_XATTR_REST + 2], value[2];
+	struct name_xattr x;
+
+	(void)state;
+	memset(name, 'u', NAME_XATTR_SHORT);
+	assert_int_equal(name_xattr_pack(fx.siv64, fx.file, name, "hi", 2, stored, &x), 0);
+	assert_false(name_xattr_is_long(x.backing));
+	assert_int_equal(x.first, 42);
+	for (size_t len = NAME_XATTR_SHORT + 1; len <= NAME_XATTR_MAX; len++) {
+		name[len - 1] = 'u';
+		assert_int_equal(name_xattr_pack(fx.siv64, fx.file, name, "hi", 2, stored, &x), 0);
+		assert_true(name_xattr_is_long(x.backing) && !name_xattr_is_part(x.backing) && !*x.part && !x.rest);
+		assert_int_equal(strlen(x.backing), 46);
+		assert_int_equal(x.first, 272 + 42);
+		assert_int_equal(name_xattr_name(fx.siv64, fx.file, x.backing, stored, x.first, back), len);
+		assert_string_equal(back, name);
+		assert_int_equal(name_xattr_unpack(fx.siv64, fx.file, x.backing, stored, x.first, value), 2);
+		assert_memory_equal(value, "hi", 2);
+	}
+	assert_int_equal(name_xattr_name(fx.siv64, fx.dirid, x.backing, stored, x.first, back), -EBADMSG);
+	assert_int_equal(name_xattr_decrypt(fx.siv64, fx.file, x.backing, back), -EBADMSG);
+	for (size_t n = 0; n < 272 + 40; n++) {
+		assert_int_equal(name_xattr_name(fx.siv64, fx.file, x.backing, stored, n, back), -EBADMSG);
+		assert_int_equal(name_xattr_unpack(fx.siv64, fx.file, x.backing, stored, n, value), -EBADMSG);
+	}
+	for (size_t i = 0; i < x.first; i++) {
+		stored[i] ^= 1;
+		if (i < 272)
+			assert_int_equal(
+			    name_xattr_name(fx.siv64, fx.file, x.backing, stored, x.first, back), -EBADMSG);
+		assert_int_equal(name_xattr_unpack(fx.siv64, fx.file, x.backing, stored, x.first, value), -EBADMSG);
+		stored[i] ^= 1;
+	}
+	x.backing[40] ^= 1;
+	assert_int_equal(name_xattr_name(fx.siv64, fx.file, x.backing, stored, x.first, back), -EBADMSG);
+}
+
+/* Around the size from which a value has two parts. */
+static void test_xattr_parts(void **state)
+{
+	static uint8_t value[NAME_XATTR_VALUE_MAX + 1], stored[NAME_XATTR_STORED + 1], back[NAME_XATTR_VALUE_MAX];
+	static const size_t over[] = { 40, 312 };
+	char name[NAME_XATTR_MAX + 1] = "";
+
+	(void)state;
+	count_up(value, 7, sizeof(value));
+	memset(name, 'u', 20);
+	for (int form = 0; form < 2; form++, memset(name, 'u', NAME_XATTR_MAX))
+		for (size_t n = 65536 - over[form] - 1; n <= 65536; n += n < 65536 - over[form] + 2 ? 1 : 7) {
+			bool two = n + over[form] > 65536;
+			struct name_xattr x;
+			size_t total;
+
+			assert_int_equal(name_xattr_pack(fx.siv64, fx.file, name, value, n, stored, &x), 0);
+			total = x.first + x.rest;
+			assert_int_equal(total, n + over[form] + (two ? 16 : 0));
+			assert_true(two ? x.first == 65536 && x.rest >= 17 : !x.rest);
+			assert_int_equal(name_xattr_is_part(x.part), two);
+			assert_int_equal(name_xattr_unpack(fx.siv64, fx.file, x.backing, stored, total, back), n);
+			assert_memory_equal(back, value, n);
+			assert_int_equal(name_xattr_unpack(fx.siv64, fx.dirid, x.backing, stored, total, back), -EBADMSG);
+			if (!two)
+				continue;
+			/* Neither half alone, nor either changed: the tag is bound as well. */
+			assert_int_equal(
+			    name_xattr_unpack(fx.siv64, fx.file, x.backing, stored, x.first, back), -EBADMSG);
+			for (size_t i = over[form] - 40; i < total; i += i < over[form] ? 1 : total - 1 - i ? total - 1 - i : 1) {
+				stored[i] ^= 0x20;
+				assert_int_equal(
+				    name_xattr_unpack(fx.siv64, fx.file, x.backing, stored, total, back), -EBADMSG);
+				stored[i] ^= 0x20;
+			}
+			assert_int_equal(name_xattr_unpack(fx.siv64, fx.file, x.backing, stored, total + 1, back), -EBADMSG);
+		}
+	struct name_xattr x;
+
+	assert_int_equal(name_xattr_pack(fx.siv64, fx.file, "user.a", value, sizeof(value), stored, &x), -E2BIG);
+}
+
 static void test_xattr_values(void **state)
 {
 	(void)state;
@@ -560,6 +643,8 @@ int main(void)
 		cmocka_unit_test(test_altered_link),
 		cmocka_unit_test(test_vector_xattr),
 		cmocka_unit_test(test_xattr_names),
+		cmocka_unit_test(test_xattr_long_names),
+		cmocka_unit_test(test_xattr_parts),
 		cmocka_unit_test(test_xattr_values),
 	};
 

@@ -116,7 +116,7 @@ MUST_CHECK int name_xattr_unpack(const struct name_keys *, const uint8_t id[stat
 /* The part that a first attribute of NAME_XATTR_FIRST bytes names, if it is no single one. */
 void name_xattr_part(const char *backing, const uint8_t *stored, char out[static NAME_XATTR_BACKING]);
 
-/* A single attribute with a short name, from its pieces. out holds n + 40. 0, -E2BIG over NAME_XATTR_VALUE_MAX, -EIO. */
+/* A single attribute with a short name, piece by piece. out holds n + 40. 0, -E2BIG over NAME_XATTR_VALUE_MAX, -EIO. */
 MUST_CHECK int name_xattr_seal_with_nonce(const struct name_keys *, const uint8_t id[static 16], const char *backing,
     const uint8_t nonce[static 24], const void *value, size_t n, uint8_t *out);
 MUST_CHECK int name_xattr_seal(const struct name_keys *, const uint8_t id[static 16], const char *backing,

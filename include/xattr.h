@@ -28,10 +28,10 @@ MUST_CHECK int xattr_remove(int fd, const uint8_t id[static 16], const struct na
 bool xattr_none(int fd, const uint8_t id[static 16], const struct name_keys *);
 
 /* For check: the attribute of this backing name, as xattr_get without the log line: -EBADMSG. plain holds 256 and has
- * the name if that was found, value NAME_XATTR_VALUE_MAX. part: the name of its second part, or "". */
+ * the name if it was found, value NAME_XATTR_VALUE_MAX. part: the name of its second part, or "". */
 MUST_CHECK ssize_t xattr_read(int fd, const uint8_t id[static 16], const struct name_keys *, const char *backing,
     char *plain, uint8_t *value, char part[static NAME_XATTR_BACKING]);
-/* Second parts that no attribute names, left by a crash, NUL-separated and malloc'ed; their length, 0 and NULL for none.
+/* Second parts that no attribute names, left by a crash, NUL-separated, malloc'ed; their length, 0 and NULL for none.
  * Harmless. While somebody sets an attribute its new part may be among them. */
 MUST_CHECK ssize_t xattr_strays(int fd, char **out);
 /* Removes them. Nobody else may be setting attributes of the object. */

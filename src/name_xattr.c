@@ -1,5 +1,5 @@
-/* Extended attributes: names by AES-256-SIV, values by the store's AEAD, both bound to the object. Hides how a name that
- * is too long for the backing's, and a value that is too long with what its seal adds, are stored all the same. */
+/* Extended attributes: names by AES-256-SIV, values by the store's AEAD, both bound to the object. Hides how a name
+ * that is too long for the backing, and a value that is too long with what its seal adds, are stored all the same. */
 #include <errno.h>
 #include <sodium.h>
 

@@ -1,6 +1,6 @@
-/* xattr.c — encrypted attributes in the backing's user attributes. Hides their backing names, and that a value may be in
- * two of them: the second, under a name used once, is there before the first names it and goes after the first has been
- * replaced, so whatever stops in between leaves the old value or the new one, and at most a stray that nobody reads. */
+/* xattr.c — encrypted attributes in the backing's user attributes. Hides their backing names, and that a value may be
+ * in two of them: the second, under a name used once, is there before the first names it and goes after the first has
+ * been replaced, so whatever stops in between leaves the old value or the new one, and a stray that nobody reads. */
 #include "xattr.h"
 
 #include <errno.h>
@@ -74,7 +74,7 @@ struct sealed {
 	const char *backing;
 };
 
-/* in: n bytes of the first attribute, which is full, and room for the rest. part: its name, "" if it is a single one. */
+/* in: the first attribute, which is full, and room for the rest. part: its name, "" if it is a single one. */
 static ssize_t open_full(const struct sealed *x, uint8_t *in, uint8_t *value, char part[static NAME_XATTR_BACKING])
 {
 	ssize_t n = name_xattr_unpack(x->names, x->id, x->backing, in, NAME_XATTR_FIRST, value);
@@ -189,7 +189,7 @@ ssize_t xattr_get(
 
 /* ---- change */
 
-/* The part of what is there now, "" for none. What is damaged has none that is known: -ENODATA when nothing is there. */
+/* The part of what is there now, "" for none; what is damaged has none that is known. -ENODATA: nothing is there. */
 static int find_part(const struct sealed *x, char part[static NAME_XATTR_BACKING])
 {
 	CLEANUP_FREE uint8_t *in = NULL, *value = NULL;

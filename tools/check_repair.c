@@ -15,6 +15,7 @@
 #include "cmd.h"
 #include "io.h"
 #include "layout.h"
+#include "xattr.h"
 
 void repair_say(const struct repair_at *at, const char *action, uint64_t n, json_t *lost, const char *fmt, ...)
 {
@@ -224,6 +225,7 @@ static int drop_xattr(const struct repair_at *at)
 		ret = -errno;
 	if (ret < 0)
 		return ret;
+	xattr_sweep(fd); /* its second half, if it had one */
 	at->r->attributes++;
 	at->r->losses++;
 	repair_say(at, "moved", at->r->q.n, NULL, "attribute %s: it does not authenticate", at->fix->why);

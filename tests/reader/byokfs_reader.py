@@ -718,19 +718,47 @@ class Domain:
         """Attributes of a file or directory. Raises Damage for a value that does not open."""
         out = {}
         for backing in os.listxattr(path, follow_symlinks=False):
+            if not backing.startswith('user.byokfs.') or backing.startswith('user.byokfs.P.'):
+                continue
+            stored = os.getxattr(path, backing, follow_symlinks=False)
             try:
-                siv = unb64url(os.fsencode(backing.removeprefix('user.byokfs.')))
-                check(backing.startswith('user.byokfs.') and len(siv) >= 32 and len(siv) % 16 == 0, 'not ours')
-                name = unpad(siv_open(self.keys.xnames, [b'x1', obj], siv, 'attribute name'), 'attribute name')
+                name = self.xattr_name(obj, os.fsencode(backing), stored)
             except Damage:
                 continue
-            value = os.getxattr(path, backing, follow_symlinks=False)
-            out[name] = self.xattr_value(obj, os.fsencode(backing), value)
+            out[name] = self.xattr_stored(obj, os.fsencode(backing), stored, path)
         return out
 
-    def xattr_value(self, obj, backing, value):
+    def xattr_name(self, obj, backing, stored):
+        if not backing.startswith(b'user.byokfs.L.'):
+            siv = unb64url(backing.removeprefix(b'user.byokfs.'))
+            check(32 <= len(siv) <= 176 and len(siv) % 16 == 0, 'not ours')
+            return unpad(siv_open(self.keys.xnames, [b'x1', obj], siv, 'attribute name'), 'attribute name')
+        siv = stored[:272]
+        check(len(siv) == 272, 'attribute is too short')
+        check(b64url(hashlib.blake2b(siv, digest_size=24).digest()) == backing[14:], 'another name')
+        text = siv_open(self.keys.xnames, [b'x1', obj], siv, 'attribute name')
+        name = text.rstrip(b'\0')
+        check(160 < len(name) <= 255 and b'\0' not in name, 'attribute name is badly padded')
+        return name
+
+    def xattr_stored(self, obj, backing, stored, path):
+        """The value, of one attribute or of two."""
+        value = stored[272:] if backing.startswith(b'user.byokfs.L.') else stored
+        try:
+            return self.xattr_value(obj, backing, value)
+        except Damage:
+            if len(stored) != 65536:
+                raise
+        tag = value[:16]
+        try:
+            rest = os.getxattr(path, b'user.byokfs.P.' + b64url(tag), follow_symlinks=False)
+        except OSError as e:
+            raise Damage('the rest of an attribute is missing') from e
+        return self.xattr_value(obj, backing, value[16:] + rest, tag)
+
+    def xattr_value(self, obj, backing, value, tag=b''):
         check(len(value) >= 40, 'attribute is too short')
-        aad = b'byokfs1\0x' + bytes(7) + self.keys.ids.store + obj + backing
+        aad = b'byokfs1\0' + (b'X' if tag else b'x') + bytes(7) + self.keys.ids.store + obj + backing + tag
         return aead_open(self.keys.ids.suite, self.keys.xattrs, value[:24], value[24:], aad, 'attribute')
 
 

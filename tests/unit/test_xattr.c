@@ -279,8 +279,9 @@ static void sixty_four_kilobytes(void **state)
 			const uint8_t *value = values[s % 2];
 			char list[256];
 
-			assert_int_equal(
-			    xattr_set(big, id, bk.names, both[k], value, sizes[s], s ? XATTR_REPLACE : XATTR_CREATE), 0);
+			int flags = s ? XATTR_REPLACE : XATTR_CREATE;
+
+			assert_int_equal(xattr_set(big, id, bk.names, both[k], value, sizes[s], flags), 0);
 			has(both[k], value, sizes[s]);
 			assert_int_equal(kept(), sizes[s] + over > 65536 ? 2 : 1);
 			assert_int_equal(xattr_list(big, id, bk.names, list, sizeof(list)), strlen(both[k]) + 1);

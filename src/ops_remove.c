@@ -46,8 +46,9 @@ static int leaving_find(struct fs *fs, const struct fs_dir *d, const char *name,
 	do /* without it, whoever has the file open would lose it */
 		l->fd = openat(d->dir.fd, l->name.entry, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	while (l->fd < 0 && errno == EMFILE && fdpool_shed());
-	if (l->fd >= 0 && fstat(l->fd, &st) == 0)
-		l->inode = inode_find(fs->inodes, &st);
+	if (l->fd < 0 || fstat(l->fd, &st))
+		return 0;
+	l->inode = inode_find(fs->inodes, &st);
 	if (l->inode && S_ISDIR(st.st_mode))
 		directory_known(fs, l->inode);
 	return 0;

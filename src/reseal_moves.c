@@ -79,7 +79,7 @@ static bool grow(void)
 		return true;
 	if (!more)
 		return false;
-	for (size_t i = 0; i < moves.n; i++)
+	for (size_t i = 0; moves.room && i < moves.n; i++)
 		more[i] = moves.queue[(moves.first + i) % moves.room];
 	free(moves.queue);
 	moves.queue = more;

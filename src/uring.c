@@ -179,11 +179,11 @@ static unsigned read_cpus(const char *path, bool *set)
 static int lay_out(struct uring *u)
 {
 	bool online[CPUS_MAX], possible[CPUS_MAX];
-	unsigned next = 0;
+	unsigned next = 0, servers = read_cpus("/sys/devices/system/cpu/online", online);
 
 	u->queues = read_cpus("/sys/devices/system/cpu/possible", possible);
-	u->servers = read_cpus("/sys/devices/system/cpu/online", online);
-	if (!u->queues || !u->servers || u->servers > u->queues)
+	u->servers = servers;
+	if (!u->queues || !servers || servers > u->queues)
 		return -ENODEV;
 	u->queue = calloc(u->queues, sizeof(*u->queue));
 	u->server = calloc(u->servers, sizeof(*u->server));
@@ -192,7 +192,7 @@ static int lay_out(struct uring *u)
 	for (unsigned i = 0; i < u->servers; i++)
 		u->server[i] = (struct uring_server){ .uring = u, .event = -1, .ring.fd = -1 };
 	for (unsigned i = 0; i < u->queues; i++) {
-		struct uring_server *s = &u->server[online[i] && next < u->servers ? next : i % u->servers];
+		struct uring_server *s = &u->server[online[i] && next < servers ? next : i % servers];
 
 		if (online[i] && next < u->servers) {
 			s->cpu = i;

@@ -32,8 +32,7 @@ struct fs_params {
 	_Atomic double timeout; /* seconds the kernel may keep attributes; at most the lease */
 	_Atomic double entry_timeout;
 	bool readonly, shared; /* the mount; other hosts have one too */
-	bool noatime;   /* reading moves no access time */
-	bool writeback, commit_strict;
+	bool writeback, commit_strict, noatime; /* noatime: reading moves no access time */
 	bool multiuser; /* root: set owners, POSIX ACLs */
 	uint32_t max_background;
 };

@@ -86,6 +86,9 @@ static int run_times(struct task *t)
 		r = file_flush_times(f, &fk, !atomic_load_explicit(&t->handle->synced, memory_order_relaxed), ts);
 	else if (file_set_times(f, ts))
 		log_debug("cannot set a modification time");
+	/* Of a failed write-back the kernel keeps for close(2) that there is no room, or else EIO. */
+	if (r == -EDQUOT)
+		r = -ENOSPC;
 	return r ? r : times_done(t);
 }
 

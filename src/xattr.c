@@ -235,8 +235,8 @@ int xattr_set(int fd, const uint8_t id[static 16], const struct name_keys *names
     size_t size, int flags)
 {
 	CLEANUP_FREE uint8_t *stored = NULL;
-	char old[NAME_XATTR_BACKING];
-	struct name_xattr new;
+	char old[NAME_XATTR_BACKING] = "";
+	struct name_xattr new = { .part = "" };
 	struct sealed x = { fd, id, names, new.backing };
 	int r;
 

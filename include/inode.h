@@ -108,8 +108,6 @@ struct inode *inode_find(struct inode_table *, const struct stat *);
 /* We took the object's last name. Whoever has it open may go on: *fd (O_PATH, taken over; -1: none) leads to it until
  * the kernel forgets it. */
 void inode_removed(struct inode *, int *fd);
-/* A descriptor of the table's own keeps it, though it has no name. */
-bool inode_kept(const struct inode *);
 
 /* A new descriptor of the object with these open(2) flags (O_CLOEXEC is added; O_NOFOLLOW semantics kept: the type must
  * be the one looked up, else -EIO). O_PATH works for every type, other flags for regular files and directories (-ELOOP,

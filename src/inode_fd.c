@@ -137,26 +137,15 @@ void identity_drop(struct inode *i)
 
 /* ---- descriptors */
 
-/* The descriptor that stands for the object, or -1: there is only the handle. */
-static int own_fd(const struct inode *i)
-{
-	return i->handle_len ? atomic_load(&i->held) : i->id.fd;
-}
-
 int inode_held_fd(const struct inode *i)
 {
-	return own_fd(i);
-}
-
-bool inode_kept(const struct inode *i)
-{
-	return own_fd(i) >= 0;
+	return i->handle_len ? atomic_load(&i->held) : i->id.fd;
 }
 
 static int open_identity(const struct inode_table *t, struct inode *i, int flags)
 {
 	struct inode_identity who = { .fd = -1 };
-	int fd = own_fd(i);
+	int fd = inode_held_fd(i);
 
 	if (fd >= 0) {
 		if (!(flags & O_PATH))
@@ -383,8 +372,8 @@ int inode_stat(struct inode_table *t, struct inode *i, struct stat *st)
 	CLEANUP_FD int fd = -1;
 	int r;
 
-	if (own_fd(i) >= 0)
-		return fstat(own_fd(i), st) ? -errno : 0;
+	if (inode_held_fd(i) >= 0)
+		return fstat(inode_held_fd(i), st) ? -errno : 0;
 	if (S_ISDIR(i->type)) {
 		(void)pthread_mutex_lock(&t->lock);
 		(void)pin_use(t, i, &pin);

@@ -79,7 +79,7 @@ int fs_reopen(void *inode, bool readonly)
 
 bool fs_kept(void *inode)
 {
-	return inode_kept(inode);
+	return inode_held_fd(inode) >= 0;
 }
 
 bool fs_withdrawn(void *inode)

@@ -7,14 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MUST(x)                                                           \
-	do {                                                              \
-		if (!(x)) {                                               \
-			fprintf(stderr, "line %d: %s\n", __LINE__, #x);   \
-			perror("errno");                                  \
-			exit(1);                                          \
-		}                                                         \
-	} while (0)
+#include "must.h"
 
 struct seen {
 	long before; /* telldir before the entry */

@@ -10,14 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MUST(x)                                                           \
-	do {                                                              \
-		if (!(x)) {                                               \
-			fprintf(stderr, "line %d: %s\n", __LINE__, #x);   \
-			perror("errno");                                  \
-			exit(1);                                          \
-		}                                                         \
-	} while (0)
+#include "must.h"
 
 static sigjmp_buf trap;
 

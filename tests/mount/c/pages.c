@@ -11,15 +11,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "must.h"
+
 #define PAGE 4096
-#define MUST(x)                                                           \
-	do {                                                              \
-		if (!(x)) {                                               \
-			fprintf(stderr, "line %d: %s\n", __LINE__, #x);   \
-			perror("errno");                                  \
-			exit(1);                                          \
-		}                                                         \
-	} while (0)
 
 static sigjmp_buf trap;
 
